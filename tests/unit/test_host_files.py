@@ -1,0 +1,537 @@
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from thinpoolmgr.errors import NeedsPersonError, RefusedError
+from thinpoolmgr.host import files
+from thinpoolmgr.host.files import FileFailedError, mounts_on_or_below, move_aside, read_text, write_atomically
+
+ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "etc" / "daemon.json"
+    path.parent.mkdir()
+    path.write_bytes(b"{}\r\n")
+    return path
+
+
+# read_text
+
+
+def test_text_comes_back_as_it_stands(config: Path) -> None:
+    assert read_text(str(config), 4) == "{}\r\n"
+
+
+@pytest.mark.parametrize("data", [b"{}\r\nx", b"\xff"])
+def test_too_long_or_not_utf8_is_refused(config: Path, data: bytes) -> None:
+    config.write_bytes(data)
+    with pytest.raises(ValueError, match=r"longer than 4 bytes|byte 0 is 0xff"):
+        read_text(str(config), 4)
+
+
+def test_a_pipe_or_folder_does_not_block(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path):
+        with pytest.raises(ValueError, match="not a regular file"):
+            read_text(str(path), 4)
+
+
+def test_links_are_followed_only_when_asked(tmp_path: Path, config: Path) -> None:
+    (tmp_path / "link").symlink_to(config)
+    assert read_text(str(tmp_path / "link"), 9) == "{}\r\n"
+    with pytest.raises(ValueError, match="not a regular file"):
+        read_text(str(tmp_path / "link"), 9, follow=False)
+    with pytest.raises(FileNotFoundError):
+        read_text(str(tmp_path / "none"), 9)
+
+
+# write_atomically
+
+
+def test_text_is_replaced_and_nothing_else_is_left(config: Path) -> None:
+    inode = config.stat().st_ino
+    write_atomically(str(config), '{"é": 1}\r\n', expect_text="{}\r\n")
+    assert config.read_bytes() == '{"é": 1}\r\n'.encode()
+    assert config.stat().st_ino != inode
+    assert names(config.parent) == {"daemon.json"}
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o644, 0o666, 0o4755])
+def test_mode_is_kept(config: Path, mode: int) -> None:
+    config.chmod(mode)
+    write_atomically(str(config), "new", expect_text="{}\r\n")
+    assert stat.S_IMODE(config.stat().st_mode) == mode
+
+
+@ROOT_ONLY
+def test_owner_is_kept_with_mode(config: Path) -> None:
+    os.chown(config, 12345, 23456)
+    config.chmod(0o6640)
+    write_atomically(str(config), "new", expect_text="{}\r\n")
+    status = config.stat()
+    assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (12345, 23456, 0o6640)
+
+
+def test_extended_attributes_are_kept(config: Path) -> None:
+    try:
+        os.setxattr(config, "user.note", b"kept")
+    except OSError as error:
+        if error.errno == errno.ENOTSUP:
+            pytest.skip("no user attributes on this file system")
+        raise
+    write_atomically(str(config), "new", expect_text="{}\r\n")
+    assert os.getxattr(config, "user.note") == b"kept"
+
+
+def test_attributes_other_than_user_are_copied_too(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: dict[str, bytes] = {}
+    monkeypatch.setattr(os, "listxattr", lambda _fd: ["security.selinux"])
+    monkeypatch.setattr(os, "getxattr", lambda _fd, name: f"label of {name}".encode())
+    monkeypatch.setattr(os, "setxattr", lambda _fd, name, value: written.update({name: value}))
+    write_atomically(str(config), "new", expect_text="{}\r\n")
+    assert written == {"security.selinux": b"label of security.selinux"}
+
+
+def test_a_new_file_and_its_folder_are_made(tmp_path: Path) -> None:
+    path = tmp_path / "docker" / "daemon.json"
+    old_mask = os.umask(0o077)
+    try:
+        write_atomically(str(path), "new", expect_text=None)
+    finally:
+        os.umask(old_mask)
+    assert path.read_text() == "new"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    assert stat.S_ISDIR(path.parent.stat().st_mode)
+
+
+def test_only_the_last_folder_is_made(tmp_path: Path) -> None:
+    with pytest.raises(FileFailedError, match="cannot write"):
+        write_atomically(str(tmp_path / "a" / "b" / "c"), "new", expect_text=None)
+    assert names(tmp_path) == set()
+
+
+def test_a_file_that_changed_is_refused(config: Path) -> None:
+    for expected in ("{}\n", "", None):
+        with pytest.raises(RefusedError, match="changed") as caught:
+            write_atomically(str(config), "new", expect_text=expected)
+        assert caught.value.code == "FILE_CHANGED"
+    config.unlink()
+    with pytest.raises(RefusedError, match="changed"):
+        write_atomically(str(config), "new", expect_text="{}\r\n")
+    assert names(config.parent) == set()
+
+
+def test_a_file_that_changes_while_the_new_one_is_written_is_refused(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.fchmod
+    monkeypatch.setattr(os, "fchmod", lambda fd, mode: (config.write_text("other"), real(fd, mode)))
+    with pytest.raises(RefusedError, match="changed"):
+        write_atomically(str(config), "new", expect_text="{}\r\n")
+    assert config.read_text() == "other"
+    assert names(config.parent) == {"daemon.json"}
+
+
+def test_a_link_stays_and_its_target_is_replaced(tmp_path: Path, config: Path) -> None:
+    link = tmp_path / "link.json"
+    link.symlink_to("etc/daemon.json")
+    write_atomically(str(link), "new", expect_text="{}\r\n")
+    assert os.readlink(link) == "etc/daemon.json"
+    assert config.read_text() == "new"
+    assert names(tmp_path) == {"etc", "link.json"}
+    assert names(config.parent) == {"daemon.json"}
+
+
+def test_links_to_nothing_or_to_no_file_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "dangling").symlink_to("nowhere")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "folder").symlink_to(".")
+    (tmp_path / "device").symlink_to("/dev/null")
+    before = names(tmp_path)
+    for name in before:
+        with pytest.raises(RefusedError):
+            write_atomically(str(tmp_path / name), "new", expect_text=None)
+    assert names(tmp_path) == before
+
+
+def test_a_folder_or_pipe_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("folder", "pipe"):
+        with pytest.raises(RefusedError, match="left alone"):
+            write_atomically(str(tmp_path / name), "new", expect_text="")
+    assert names(tmp_path) == {"folder", "pipe"}
+
+
+@pytest.mark.parametrize("call", ["fsync", "fchown", "fchmod", "rename"])
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_nothing_stays_behind_on_any_error(
+    config: Path, monkeypatch: pytest.MonkeyPatch, call: str, error: BaseException
+) -> None:
+    def fail(*_args: object, **_keywords: object) -> None:
+        raise error
+
+    monkeypatch.setattr(os, call, fail)
+    with pytest.raises(FileFailedError if isinstance(error, OSError) else KeyboardInterrupt):
+        write_atomically(str(config), "new", expect_text="{}\r\n")
+    monkeypatch.undo()
+    assert config.read_bytes() == b"{}\r\n"
+    assert names(config.parent) == {"daemon.json"}
+
+
+def test_text_that_is_no_utf8_is_refused(config: Path) -> None:
+    with pytest.raises(RefusedError, match="UTF-8"):
+        write_atomically(str(config), "\ud800", expect_text="{}\r\n")
+    assert names(config.parent) == {"daemon.json"}
+
+
+def test_what_a_killed_run_left_is_replaced(config: Path, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("safe")
+    (config.parent / ".daemon.json.thinpoolmgr").symlink_to(victim)
+    write_atomically(str(config), "new", expect_text="{}\r\n")
+    assert config.read_text() == "new"
+    assert not config.is_symlink()
+    assert victim.read_text() == "safe"
+    assert names(config.parent) == {"daemon.json"}
+
+
+def test_the_text_reaches_the_disk_before_the_name_does(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    real_fsync, real_rename = os.fsync, os.rename
+
+    def fsync(fd: int) -> None:
+        calls.append("folder" if stat.S_ISDIR(os.fstat(fd).st_mode) else f"file of {os.fstat(fd).st_size}")
+        real_fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+
+    def rename(source: str, target: str, **keywords: int) -> None:
+        calls.append("rename")
+        real_rename(source, target, **keywords)
+
+    monkeypatch.setattr(os, "rename", rename)
+    write_atomically(str(config), "new", expect_text="{}\r\n")
+    assert calls == ["file of 3", "rename", "folder"]
+
+
+# mounts_on_or_below
+
+MOUNTINFO = (
+    "22 1 254:0 / / rw - ext4 /dev/vda rw\n"
+    "30 22 254:0 /x /d/docker/devicemapper/mnt/a\\040b rw shared:1 - ext4 /dev/vda rw\n"
+    "31 22 254:0 /é\u2028 /d/docker/é\u2028x rw - ext4 /dev/vda rw\n"
+    "cut short\n"
+)
+
+
+def fake_proc(tmp_path: Path, own: str = MOUNTINFO, first: str | None = None) -> str:
+    proc = tmp_path / "proc"
+    for pid, text in (("self", own), ("1", first)):
+        if text is not None:
+            (proc / pid).mkdir(parents=True, exist_ok=True)
+            (proc / pid / "mountinfo").write_text(text)
+    return str(proc)
+
+
+def test_mounts_are_found_at_and_below_a_path(tmp_path: Path) -> None:
+    proc = fake_proc(tmp_path)
+    below = "/d/docker/devicemapper/mnt/a b"
+    assert mounts_on_or_below(("/d/docker/devicemapper",), proc) == (below,)
+    assert mounts_on_or_below((below,), proc) == (below,)
+    assert mounts_on_or_below(("/d/docker/device",), proc) == ()
+    assert mounts_on_or_below((f"{below}/c",), proc) == ()
+    assert mounts_on_or_below(("/d/docker/é\u2028x",), proc) == ("/d/docker/é\u2028x",)
+
+
+def test_mounts_of_process_1_count_too(tmp_path: Path) -> None:
+    proc = fake_proc(tmp_path, "", "9 1 0:1 / /d/x rw - tmpfs none rw\n")
+    assert mounts_on_or_below(("/d",), proc) == ("/d/x",)
+
+
+def test_without_a_word_of_the_kernel_nothing_is_said(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        mounts_on_or_below(("/d",), str(tmp_path))
+
+
+# move_aside
+
+
+class Tree:
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.state = root / "devicemapper"
+        self.image = root / "image" / "devicemapper"
+        self.into = root / "thinpoolmgr-stale-20260101T000000Z"
+        (self.state / "metadata").mkdir(parents=True)
+        (self.state / "metadata" / "base").write_text("b")
+        self.image.mkdir(parents=True)
+        (self.image / "repositories.json").write_text("r")
+        (root / "image" / "overlay2").mkdir()
+        (root / "volumes").mkdir()
+        self.inode = self.state.stat().st_ino
+
+    def move(self) -> None:
+        move_aside((str(self.state), str(self.image)), str(self.into))
+
+    def assert_moved(self) -> None:
+        assert names(self.root) == {"image", "volumes", self.into.name}
+        assert names(self.root / "image") == {"overlay2"}
+        assert names(self.into) == {"manifest.json", "devicemapper", "image"}
+        assert (self.into / "devicemapper" / "metadata" / "base").read_text() == "b"
+        assert (self.into / "devicemapper").stat().st_ino == self.inode
+        assert (self.into / "image" / "devicemapper" / "repositories.json").read_text() == "r"
+        assert json.loads((self.into / "manifest.json").read_text()) == {
+            "schema": 1,
+            "moved": ["devicemapper", "image/devicemapper"],
+        }
+
+    def assert_untouched(self) -> None:
+        assert (self.state / "metadata" / "base").read_text() == "b"
+        assert (self.image / "repositories.json").read_text() == "r"
+        assert not self.into.exists()
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    return Tree(tmp_path.resolve() / "docker")
+
+
+def test_folders_move_whole_with_their_names(tree: Tree) -> None:
+    tree.move()
+    tree.assert_moved()
+    assert stat.S_IMODE(tree.into.stat().st_mode) == 0o700
+
+
+def test_again_is_nothing(tree: Tree) -> None:
+    tree.move()
+    tree.move()
+    tree.assert_moved()
+
+
+class KilledError(BaseException):
+    """Stands for SIGKILL."""
+
+
+@pytest.mark.parametrize("calls", range(1, 20))
+def test_killed_at_any_change_the_same_call_finishes(tree: Tree, monkeypatch: pytest.MonkeyPatch, calls: int) -> None:
+    left = calls
+    seen: list[str] = []
+
+    def dying(name: str) -> None:
+        real = getattr(os, name)
+
+        def call(*args: object, **keywords: object) -> object:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise KilledError
+            seen.append(name)
+            return real(*args, **keywords)
+
+        monkeypatch.setattr(os, name, call)
+
+    for name in ("mkdir", "rename", "fsync", "unlink"):
+        dying(name)
+    try:
+        tree.move()
+    except KilledError:
+        assert left <= 0
+    else:
+        # 3 makes of folders, 3 renames (the manifest's, and 2), their syncs, 1 unlink of what may be left
+        assert calls > len(seen) >= 12
+    monkeypatch.undo()
+    assert (tree.state.exists() + (tree.into / "devicemapper").exists()) == 1
+    tree.move()
+    tree.assert_moved()
+
+
+def test_the_manifest_is_on_disk_before_the_first_move(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.rename
+
+    def rename(source: str, target: str, **keywords: int) -> None:
+        if source == "devicemapper":
+            assert (tree.into / "manifest.json").exists()
+            raise OSError(errno.EIO, "Input/output error")
+        real(source, target, **keywords)
+
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.raises(FileFailedError, match="cannot move"):
+        tree.move()
+    assert tree.state.exists()
+
+
+def test_really_killed_between_two_renames_it_is_finished(tree: Tree) -> None:
+    program = (
+        "import os, signal, sys\n"
+        "from thinpoolmgr.host import files\n"
+        "real = files._rename_below\n"
+        "def once(*args):\n"
+        "    real(*args)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "files._rename_below = once\n"
+        "files.move_aside(tuple(sys.argv[2:]), sys.argv[1])\n"
+    )
+    command = (sys.executable, "-c", program, str(tree.into), str(tree.state), str(tree.image))
+    killed = subprocess.run(command, check=False, cwd=Path(files.__file__).parents[2])  # noqa: S603
+    assert killed.returncode == -9
+    assert not tree.state.exists()
+    assert tree.image.exists()
+    tree.move()
+    tree.assert_moved()
+
+
+def test_there_twice_needs_a_person(tree: Tree) -> None:
+    tree.move()
+    tree.state.mkdir()
+    with pytest.raises(NeedsPersonError, match="twice"):
+        tree.move()
+    assert (tree.into / "devicemapper" / "metadata" / "base").read_text() == "b"
+
+
+def test_gone_needs_a_person(tree: Tree) -> None:
+    (tree.image / "repositories.json").unlink()
+    tree.image.rmdir()
+    with pytest.raises(NeedsPersonError, match="gone"):
+        tree.move()
+    assert tree.state.exists()
+    assert not tree.into.exists()
+
+
+@pytest.mark.parametrize("content", ["file", "manifest", "pipe"])
+def test_a_target_that_is_not_ours_is_refused(tree: Tree, content: str) -> None:
+    tree.into.mkdir()
+    if content == "pipe":
+        os.mkfifo(tree.into / "manifest.json")
+    elif content == "file":
+        (tree.into / "something").write_text("x")
+    else:
+        (tree.into / "manifest.json").write_text('{"schema": 1, "moved": []}')
+    with pytest.raises(RefusedError) as caught:
+        tree.move()
+    assert caught.value.code == "MOVE_TARGET"
+    assert tree.state.exists()
+    assert tree.image.exists()
+
+
+def test_a_link_at_the_place_itself_is_refused(tree: Tree) -> None:
+    other = tree.root / "elsewhere"
+    tree.state.rename(other)
+    tree.state.symlink_to(other)
+    with pytest.raises(RefusedError) as caught:
+        tree.move()
+    assert caught.value.code == "MOVE_LINK"
+    assert (other / "metadata" / "base").exists()
+    assert not tree.into.exists()
+
+
+def test_a_link_above_the_place_is_refused(tree: Tree) -> None:
+    (tree.root / "image").rename(tree.root / "pictures")
+    (tree.root / "image").symlink_to("pictures")
+    with pytest.raises(RefusedError) as caught:
+        tree.move()
+    assert caught.value.code == "MOVE_LINK"
+    assert tree.state.exists()
+
+
+def test_a_link_above_the_root_is_refused(tree: Tree) -> None:
+    link = tree.root.parent / "link"
+    link.symlink_to(tree.root)
+    with pytest.raises(RefusedError) as caught:
+        move_aside((f"{link}/devicemapper",), f"{link}/stale")
+    assert caught.value.code == "MOVE_LINK"
+    tree.assert_untouched()
+
+
+def test_a_link_put_there_after_the_check_is_not_followed(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    victim = tree.root.parent / "victim"
+    (victim / "devicemapper").mkdir(parents=True)
+    real = files._rename_below  # noqa: SLF001 - the moment between check and use
+
+    def swap(root: int, target: int, below: str) -> None:
+        if below.startswith("image/"):
+            (tree.root / "image").rename(tree.root / "pictures")
+            (tree.root / "image").symlink_to(victim)
+        real(root, target, below)
+
+    monkeypatch.setattr(files, "_rename_below", swap)
+    with pytest.raises(RefusedError):
+        tree.move()
+    assert (victim / "devicemapper").exists()
+
+
+def test_a_file_is_no_folder(tree: Tree) -> None:
+    (tree.root / "file").write_text("x")
+    with pytest.raises(RefusedError):
+        move_aside((str(tree.root / "file"),), str(tree.into))
+    tree.assert_untouched()
+
+
+@pytest.mark.parametrize(
+    "path", ["..", "../x", ".", "devicemapper/", "a/../devicemapper", "thinpoolmgr-stale-20260101T000000Z/x"]
+)
+def test_only_what_is_beside_the_target_moves(tree: Tree, path: str) -> None:
+    with pytest.raises(RefusedError) as caught:
+        move_aside((f"{tree.root}/{path}",), str(tree.into))
+    assert caught.value.code == "MOVE_OUTSIDE"
+    tree.assert_untouched()
+
+
+@pytest.mark.parametrize("pid", ["self", "1"])
+@pytest.mark.parametrize("point", ["devicemapper", "devicemapper/mnt/x", "image/devicemapper/layerdb"])
+def test_a_mount_point_is_refused(tree: Tree, tmp_path: Path, pid: str, point: str) -> None:
+    line = f"9 1 0:1 / {tree.root}/{point} rw - tmpfs none rw\n"
+    proc = fake_proc(tmp_path, line if pid == "self" else "", line if pid == "1" else "")
+    with pytest.raises(RefusedError, match="mount point") as caught:
+        move_aside((str(tree.state), str(tree.image)), str(tree.into), proc=proc)
+    assert caught.value.code == "MOVE_MOUNT"
+    tree.assert_untouched()
+
+
+@ROOT_ONLY
+@pytest.mark.parametrize("point", [".", "metadata"])
+def test_a_real_bind_mount_is_refused(tree: Tree, point: str) -> None:
+    # The kernel alone would move a folder with a mount below it.
+    libc = ctypes.CDLL(None, use_errno=True)
+    place = str(tree.state / point).encode()
+    if libc.mount(place, place, b"none", 4096, None) != 0:
+        pytest.skip(f"no mounts here: {os.strerror(ctypes.get_errno())}")
+    try:
+        with pytest.raises(RefusedError, match="mount point"):
+            tree.move()
+        assert not tree.into.exists()
+    finally:
+        libc.umount2(place, 2)
+    tree.move()
+    tree.assert_moved()
+
+
+def test_another_file_system_is_refused_by_its_device(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_refuse_mounts", lambda _paths, _proc: None)
+    real = os.stat
+
+    def elsewhere(path: str, **keywords: Any) -> os.stat_result:  # noqa: ANN401 - os.stat's own
+        status = real(path, **keywords)
+        return os.stat_result((*status[:2], status.st_dev + 1, *status[3:])) if path == "devicemapper" else status
+
+    monkeypatch.setattr(os, "stat", elsewhere)
+    with pytest.raises(RefusedError, match="another file system"):
+        tree.move()
+    monkeypatch.undo()
+    tree.assert_untouched()

@@ -1,0 +1,99 @@
+"""The command line: each family of commands is imported only when one of it is called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from thinpoolmgr import __version__
+from thinpoolmgr.cli.options import Options, global_options
+from thinpoolmgr.errors import ThinpoolmgrError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_COMMANDS = {
+    "activate": "thinpoolmgr.cli.pools:activate",
+    "apply": "thinpoolmgr.cli.pools:apply",
+    "config": "thinpoolmgr.cli.reports:config",
+    "deactivate": "thinpoolmgr.cli.pools:deactivate",
+    "destroy": "thinpoolmgr.cli.pools:destroy",
+    "lab": "thinpoolmgr.cli.lab:lab",
+    "plan": "thinpoolmgr.cli.pools:plan",
+    "status": "thinpoolmgr.cli.reports:status",
+}
+_USAGE = 64
+_FAILED = 1
+_INTERRUPTED = 130
+
+
+class _LazyGroup(click.Group):
+    """A group whose commands are imported when they are named."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return all names without importing anything."""
+        del ctx
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command called `cmd_name`."""
+        del ctx
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, name = _COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="thinpoolmgr")
+@global_options
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """Provision LVM thin pools for container engines, and keep them well."""
+    context.ensure_object(Options)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit with the code that the contract names."""
+    options = Options()
+    try:
+        code = cli.main(
+            args=None if arguments is None else list(arguments),
+            prog_name="thinpoolmgr",
+            standalone_mode=False,
+            obj=options,
+        )
+    except click.UsageError as error:
+        _print_usage_error(error, options)
+        sys.exit(_USAGE)
+    except click.Abort:
+        sys.exit(_INTERRUPTED)
+    except ThinpoolmgrError as error:
+        _renderer(options).error(error)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # The reader of our output went away; there is nobody left to tell.
+        sys.stderr.close()
+        sys.exit(_FAILED)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _print_usage_error(error: click.UsageError, options: Options) -> None:
+    from thinpoolmgr.errors import UsageError  # noqa: PLC0415
+
+    summary = error.format_message().splitlines() or ["the command line is wrong"]
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        summary = ["a command is missing"]
+    path = error.ctx.command_path if error.ctx else "thinpoolmgr"
+    usage = error.ctx.get_usage() if error.ctx else ""
+    _renderer(options).error(UsageError(summary[0].rstrip("."), usage, f"See {path} --help."))
+
+
+def _renderer(options: Options) -> Any:
+    from thinpoolmgr.cli.render import Renderer  # noqa: PLC0415
+
+    return Renderer(options)

@@ -1,0 +1,235 @@
+"""Commands that plan and change pools: plan, apply, destroy, activate, deactivate."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from thinpoolmgr.cli.options import Options, global_options, options_of
+from thinpoolmgr.cli.render import Renderer
+from thinpoolmgr.config import load_config
+from thinpoolmgr.core.documents import apply_document, plan_document
+from thinpoolmgr.core.planner import plan_activate, plan_apply
+from thinpoolmgr.core.teardown import plan_deactivate, plan_destroy
+from thinpoolmgr.cycle import Approval, RunError, carry_out, look
+from thinpoolmgr.errors import InterruptedRunError, NotRootError, ThinpoolmgrError, UsageError
+from thinpoolmgr.host.observe import require_thin_pool_target
+from thinpoolmgr.host.perform import RealHost
+from thinpoolmgr.host.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from thinpoolmgr.core.desired import DesiredPool, DesiredState
+    from thinpoolmgr.core.model import Snapshot
+    from thinpoolmgr.core.plan import Memory, Plan
+    from thinpoolmgr.core.steps import Danger, Step
+    from thinpoolmgr.cycle import Planner, StepResult
+
+_ALLOWED: dict[str, Danger] = {"outage": "outage", "destroy": "destroys"}
+
+
+def require_root() -> None:
+    """Raise unless we are root: LVM, device-mapper and the journal need it.
+
+    Raises:
+        NotRootError: we are not.
+
+    """
+    if os.geteuid() != 0:
+        raise NotRootError("this needs root", "It reads and changes LVM and device-mapper.", "Run it with sudo.")
+
+
+def _approval_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    allow = click.option(
+        "--allow",
+        "allow",
+        multiple=True,
+        metavar="outage,destroy",
+        callback=_parse_allow,
+        help="Also approve steps of these kinds.",
+    )
+    yes = click.option("--yes", is_flag=True, help="Do not ask; approves constructive steps only.")
+    return yes(allow(function))
+
+
+def _parse_allow(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> frozenset[Danger]:
+    words = [word.strip() for value in values for word in value.split(",")]
+    unknown = [word for word in words if word not in _ALLOWED]
+    if unknown:
+        raise click.BadParameter(f"{unknown[0]!r} is not one of: {', '.join(_ALLOWED)}")
+    return frozenset(_ALLOWED[word] for word in words)
+
+
+def real_host(desired: DesiredState) -> RealHost:
+    """Return this host.
+
+    Raises:
+        UnavailableError: its kernel cannot run thin pools.
+
+    """
+    require_thin_pool_target()
+    return RealHost(desired)
+
+
+class TerminalReporter:
+    """Tells a person at the terminal, or a log, what the run cycle does."""
+
+    def __init__(self, renderer: Renderer, options: Options) -> None:
+        """Draw with `renderer`."""
+        self._renderer = renderer
+        self._options = options
+        self._total = 0
+
+    def show_plan(self, plan: Plan) -> None:
+        """Print the plan beside the result."""
+        if not self._options.json:
+            self._renderer.plan(plan, to_stderr=True)
+
+    def begin_step(self, step: Step, total: int) -> None:
+        """Show that a step runs."""
+        self._total = total
+        self._renderer.begin_step(step, total)
+
+    def end_step(self, step: Step, result: StepResult) -> None:
+        """Print the step's line."""
+        self._renderer.end_step(step, self._total, result)
+
+    def confirm(self) -> bool | None:
+        """Ask at the terminal; None when there is none."""
+        if self._options.json or not (sys.stdin.isatty() and sys.stderr.isatty()):
+            return None
+        return click.confirm("Carry this out?", default=False, err=True)
+
+
+def find_pool(desired: DesiredState, name: str) -> DesiredPool:
+    """Return the pool called `name`.
+
+    Raises:
+        UsageError: the configuration has none of this name.
+
+    """
+    pool = desired.find_pool(name)
+    if pool is None:
+        names = ", ".join(pool.name for pool in desired.pools)
+        raise UsageError(f"there is no pool {name!r} in the configuration", f"Its pools: {names}", "Name one of these.")
+    return pool
+
+
+@click.command()
+@global_options
+@click.pass_context
+def plan(context: click.Context) -> None:
+    """Show what `apply` would do, and why; exit code 2 when there is something to do."""
+    options = options_of(context)
+    desired = load_config(options.config).desired
+    require_root()
+    made = look(lambda snapshot, memory: plan_apply(desired, snapshot, memory), real_host(desired), Store())
+    renderer = Renderer(options)
+    if options.json:
+        renderer.json(plan_document(made))
+    else:
+        renderer.plan(made)
+    if made.refusals:
+        context.exit(made.refusals[0].exit_code)
+    context.exit(2 if made.steps else 0)
+
+
+@click.command()
+@_approval_options
+@global_options
+@click.pass_context
+def apply(context: click.Context, *, yes: bool, allow: frozenset[Danger]) -> None:
+    """Make the host as the configuration describes it."""
+    desired = load_config(options_of(context).config).desired
+    _carry_out(context, "apply", desired, lambda snapshot, memory: plan_apply(desired, snapshot, memory), yes, allow)
+
+
+@click.command()
+@click.argument("pool")
+@click.option("--keep-devices", is_flag=True, help="Leave LVM's labels on the disks.")
+@_approval_options
+@global_options
+@click.pass_context
+def destroy(context: click.Context, pool: str, *, keep_devices: bool, yes: bool, allow: frozenset[Danger]) -> None:
+    """Remove a pool with all that is in it: engine state, thin devices, volumes, group, labels."""
+    desired = load_config(options_of(context).config).desired
+    wanted = find_pool(desired, pool)
+
+    def planner(snapshot: Snapshot, memory: Memory) -> Plan:
+        return plan_destroy(wanted, desired, snapshot, memory, keep_devices=keep_devices)
+
+    _carry_out(context, "destroy", desired, planner, yes, allow)
+
+
+@click.command()
+@click.argument("pool")
+@_approval_options
+@global_options
+@click.pass_context
+def activate(context: click.Context, pool: str, *, yes: bool, allow: frozenset[Danger]) -> None:
+    """Make an existing pool's devices appear, and start the engine that was stopped for it."""
+    desired = load_config(options_of(context).config).desired
+    wanted = find_pool(desired, pool)
+    _carry_out(
+        context,
+        "activate",
+        desired,
+        lambda snapshot, memory: plan_activate(wanted, desired, snapshot, memory),
+        yes,
+        allow,
+    )
+
+
+@click.command()
+@click.argument("pool")
+@_approval_options
+@global_options
+@click.pass_context
+def deactivate(context: click.Context, pool: str, *, yes: bool, allow: frozenset[Danger]) -> None:
+    """Take a pool's devices away, engine and thin devices first; its data stays."""
+    desired = load_config(options_of(context).config).desired
+    wanted = find_pool(desired, pool)
+    _carry_out(
+        context,
+        "deactivate",
+        desired,
+        lambda snapshot, memory: plan_deactivate(wanted, desired, snapshot, memory),
+        yes,
+        allow,
+    )
+
+
+def _carry_out(  # noqa: PLR0913 - what the five commands have in common
+    context: click.Context,
+    command: str,
+    desired: DesiredState,
+    planner: Planner,
+    yes: bool,
+    allow: frozenset[Danger],  # noqa: FBT001
+) -> None:
+    require_root()
+    options = options_of(context)
+    renderer = Renderer(options)
+    reporter = TerminalReporter(renderer, options)
+    try:
+        result = carry_out(command, planner, real_host(desired), Store(), reporter, Approval(yes, allow))
+    except RunError as error:
+        if options.json:
+            renderer.json(apply_document(error.run, error.outcome, error.steps, error.cause))
+            renderer.explain(error.cause)
+        else:
+            renderer.error(error.cause)
+        context.exit(exit_code_of(error.cause))
+    if options.json:
+        renderer.json(apply_document(result.run, result.outcome, result.steps))
+    else:
+        renderer.run_result(result)
+
+
+def exit_code_of(error: ThinpoolmgrError) -> int:
+    """Return the exit code that the contract names for `error`."""
+    return 128 + error.signal_number if isinstance(error, InterruptedRunError) else error.exit_code

@@ -1,0 +1,347 @@
+"""The only file that prints: results on standard output, everything else on standard error, within 100 columns."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from thinpoolmgr.core.documents import apply_document
+from thinpoolmgr.core.steps import (
+    CreateThinPool,
+    CreateVolumeGroup,
+    MoveStateAside,
+    RemovePhysicalVolumes,
+    Step,
+    WriteEngineConfig,
+    commands,
+    step_mark,
+    step_name,
+    target,
+)
+from thinpoolmgr.units import format_size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from thinpoolmgr.cli.options import Options
+    from thinpoolmgr.core.documents import EngineDocument, PoolDocument, StatusDocument, StepResult, Use
+    from thinpoolmgr.config import LoadedConfig
+    from thinpoolmgr.core.findings import Finding
+    from thinpoolmgr.core.plan import Plan, Refusal
+    from thinpoolmgr.core.steps import Argv
+    from thinpoolmgr.cycle import RunResult
+    from thinpoolmgr.errors import ThinpoolmgrError
+
+_MAX_COLUMNS = 100
+_MARK_COLORS = {"+": "green", "~": "yellow", "!": "magenta", "-": "red"}
+_MARK_WORDS = {"+": "create", "~": "change", "!": "outage", "-": "destroys"}
+_SEVERITY_COLORS = {"info": "blue", "warning": "yellow", "error": "red"}
+_GOOD_STATES = frozenset({"healthy", "running"})
+_BAD_STATES = frozenset(
+    {
+        "failed",
+        "needs_check",
+        "read_only",
+        "out_of_data",
+        "out_of_metadata",
+        "partial",
+        "unknown",
+        "lost",
+        "unsupported",
+    }
+)
+_SHELL_SAFE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789@%+=:,./-_")
+
+
+def columns() -> int:
+    """Return the width to draw in: the terminal's, at most 100."""
+    return min(_MAX_COLUMNS, shutil.get_terminal_size((_MAX_COLUMNS, 24)).columns)
+
+
+def plain(text: str) -> str:
+    """Return `text` from outside so that a terminal shows it and obeys nothing in it."""
+    return "".join(char if char.isprintable() else _escape(char) for char in text)
+
+
+def _escape(char: str) -> str:
+    code = ord(char)
+    # Undecodable bytes arrive as lone surrogates U+DC80 to U+DCFF.
+    return (
+        f"\\x{code - 0xDC00:02x}"
+        if 0xDC80 <= code <= 0xDCFF
+        else f"\\x{code:02x}"
+        if code < 0x100
+        else f"\\u{code:04x}"
+    )
+
+
+def shell_words(argv: Argv) -> str:
+    """Return `argv` as a person would type it."""
+    return " ".join(
+        word if word and set(word) <= _SHELL_SAFE else "'" + plain(word).replace("'", "'\\''") + "'" for word in argv
+    )
+
+
+class Renderer:
+    """Draws plans, progress, status and errors as the options ask for."""
+
+    def __init__(self, options: Options) -> None:
+        """Draw by `options`."""
+        self._options = options
+        self._live = sys.stderr.isatty()
+
+    def out(self, text: str = "") -> None:
+        """Print one line of a result."""
+        click.echo(text, color=self._options.color)
+
+    def err(self, text: str = "", *, newline: bool = True) -> None:
+        """Print one line for people beside the result."""
+        click.echo(text, err=True, nl=newline, color=self._options.color)
+
+    def json(self, document: object) -> None:
+        """Print the one document of `--json`."""
+        click.echo(
+            msgspec.json.format(msgspec.json.encode(document), indent=2).decode("utf-8", "backslashreplace"),
+            color=False,
+        )
+
+    def plan(self, plan: Plan, *, to_stderr: bool = False) -> None:
+        """Print a plan as a tree: pools, their steps with mark and reason, and the commands with `-v`."""
+        say = self.err if to_stderr else self.out
+        for refusal in plan.refusals:
+            self._refusal(refusal, say)
+        for pool in dict.fromkeys(step.pool for step in plan.steps):
+            say(click.style(f"pool {plain(pool)}", bold=True))
+            steps = [step for step in plan.steps if step.pool == pool]
+            for step in steps:
+                self._plan_step(step, say)
+        for note in plan.notes:
+            say(f"Note: {plain(note)}")
+        if plan.steps:
+            say("")
+            say(self._summary(plan))
+        elif not plan.refusals:
+            say("Nothing to do: the host is as the configuration describes it.")
+
+    def _refusal(self, refusal: Refusal, say: Callable[[str], None]) -> None:
+        say(
+            click.style("refused ", fg="red", bold=True)
+            + plain(refusal.summary)
+            + click.style(f"  [{refusal.code}]", dim=True)
+        )
+        for text in (refusal.details, refusal.resolution):
+            for line in _wrapped(text, "    "):
+                say(line)
+
+    def _plan_step(self, step: Step, say: Callable[[str], None]) -> None:
+        mark = step_mark(step)
+        say(f"  {click.style(mark, fg=_MARK_COLORS[mark], bold=True)} {click.style(describe(step), bold=True)}")
+        for line in _wrapped(step.reason, "      "):
+            say(click.style(line, dim=True))
+        if self._options.verbose:
+            for argv in commands(step):
+                for line in _wrapped_command(shell_words(argv)):
+                    say(click.style(line, fg="cyan"))
+
+    def _summary(self, plan: Plan) -> str:
+        marks = [step_mark(step) for step in plan.steps]
+        counts = [
+            f"{click.style(m, fg=_MARK_COLORS[m], bold=True)} {marks.count(m)} {_MARK_WORDS[m]}"
+            for m in "+~!-"
+            if m in marks
+        ]
+        hint = "" if self._options.verbose else "   (-v shows the commands)"
+        return f"{len(plan.steps)} {'step' if len(plan.steps) == 1 else 'steps'}: {', '.join(counts)}{click.style(hint, dim=True)}"
+
+    def begin_step(self, step: Step, total: int) -> None:
+        """Show that `step` runs, on a terminal only; its line is completed by `end_step`."""
+        if self._live and not self._options.json:
+            self.err(self._step_line(step, total, "...") + "\r", newline=False)
+
+    def end_step(self, step: Step, total: int, result: StepResult) -> None:
+        """Print the step's line with the time it took."""
+        words = {
+            "done": click.style("done", fg="green"),
+            "already": click.style("done already", fg="green"),
+            "failed": click.style("FAILED", fg="red"),
+        }
+        ending = f"{words[result.result]} {result.seconds:6.2f} s"
+        if not self._options.json:
+            self.err(self._step_line(step, total, ending))
+        if self._options.verbose and not self._options.json:
+            for argv in commands(step):
+                for line in _wrapped_command(shell_words(argv)):
+                    self.err(click.style(line, fg="cyan"))
+
+    def _step_line(self, step: Step, total: int, ending: str) -> str:
+        mark = step_mark(step)
+        place = f"[{int(step.id)}/{total}]"
+        what = _cut(describe(step), columns() - len(place) - 26)
+        dots = click.style("." * max(2, columns() - len(place) - len(what) - 24), dim=True)
+        return f"{place} {click.style(mark, fg=_MARK_COLORS[mark], bold=True)} {what} {dots} {ending}"
+
+    def run_result(self, result: RunResult) -> None:
+        """Print how a run ended."""
+        if result.outcome == "nothing":
+            self.out("Nothing to do: the host is as it should be.")
+        else:
+            seconds = sum(step.seconds for step in result.steps)
+            count = f"{len(result.steps)} {'step' if len(result.steps) == 1 else 'steps'}"
+            self.out(f"Done: {count} in {seconds:.1f} s; looked at again, nothing is left to do.")
+        for note in result.notes:
+            self.out(f"Note: {plain(note)}")
+
+    def status(self, document: StatusDocument) -> None:
+        """Print pools, engines and findings."""
+        for pool in document.pools:
+            self._pool(pool)
+        for engine in document.engines:
+            self._engine(engine)
+        if document.findings:
+            self.out()
+        for finding in document.findings:
+            self._finding(finding)
+
+    def config(self, loaded: LoadedConfig, *, origin: bool) -> None:
+        """Print the merged configuration, one value a line, each with its file when asked for."""
+        for key, value in _leaves(loaded.merged, ""):
+            where = f"  # {plain(loaded.origins.get(key, ''))}" if origin else ""
+            self.out(
+                f"{plain(key)} = {plain(json.dumps(value, ensure_ascii=False, default=str))}{click.style(where, dim=True)}"
+            )
+
+    def _pool(self, pool: PoolDocument) -> None:
+        name = click.style(f"pool {plain(pool.name)}", bold=True)
+        self.out(f"{name}  {self._state(pool.state)}  {plain(pool.volume_group)}/{plain(pool.thin_pool)}")
+        self._use("data", pool.data)
+        self._use("metadata", pool.metadata)
+        facts = []
+        if pool.chunk_bytes:
+            facts = [
+                f"chunk {format_size(pool.chunk_bytes)}",
+                f"when full {pool.when_full}",
+                f"discards {pool.discards}",
+            ]
+        if pool.active:
+            facts.append(f"{pool.thin_devices} thin {'device' if pool.thin_devices == 1 else 'devices'} active")
+        if facts:
+            self.out(f"  {'options':<10}{', '.join(facts)}")
+        free = f"; {format_size(pool.free_bytes)} free in the group" if pool.free_bytes is not None else ""
+        if pool.devices:
+            listed = ", ".join(f"{plain(d.path)} ({format_size(d.size_bytes)})" for d in pool.devices)
+            lines = textwrap.wrap(f"{listed}{free}", columns() - 12, break_long_words=False)
+            for place, line in enumerate(lines):
+                self.out(f"  {'disks' if place == 0 else '':<10}{line}")
+
+    def _use(self, name: str, use: Use | None) -> None:
+        if use is None:
+            return
+        color = "red" if use.percent >= 95 else "yellow" if use.percent >= 80 else "green"
+        filled = min(20, int(use.percent / 5))
+        bar = click.style("#" * filled, fg=color) + click.style("-" * (20 - filled), dim=True)
+        self.out(
+            f"  {name:<10}[{bar}] {use.percent:5.1f} %  {format_size(use.used_bytes)} of {format_size(use.total_bytes)}"
+        )
+
+    def _engine(self, engine: EngineDocument) -> None:
+        name = click.style(f"engine {plain(engine.name)}", bold=True)
+        parts = [plain(engine.version)] if engine.version else []
+        if engine.driver:
+            parts.append(f"driver {plain(engine.driver)}")
+        if engine.base_size_bytes:
+            parts.append(f"base size {format_size(engine.base_size_bytes)}")
+        if engine.stale:
+            parts.append(click.style("stale state", fg="yellow"))
+        self.out(
+            f"{name}  {self._state(engine.state)}  on pool {plain(engine.pool)}{'  ' if parts else ''}{', '.join(parts)}"
+        )
+
+    def _state(self, state: str) -> str:
+        color = "green" if state in _GOOD_STATES else "red" if state in _BAD_STATES else "yellow"
+        return click.style(state, fg=color, bold=True)
+
+    def _finding(self, finding: Finding) -> None:
+        severity = click.style(f"{finding.severity:<8}", fg=_SEVERITY_COLORS[finding.severity], bold=True)
+        lines = textwrap.wrap(plain(finding.summary), columns() - 9, break_long_words=False) or [""]
+        self.out(f"{severity} {lines[0]}")
+        for line in lines[1:]:
+            self.out(f"{'':<9}{line}")
+
+    def error(self, error: ThinpoolmgrError) -> None:
+        """Print an error that ended a command before anything was begun, with `--json` as a document, too."""
+        if self._options.json:
+            self.json(apply_document("", "refused", (), error))
+        self.explain(error)
+
+    def explain(self, error: ThinpoolmgrError) -> None:
+        """Print for people what is wrong, the evidence, and the way out."""
+        self.err(
+            click.style("error: ", fg="red", bold=True)
+            + plain(error.summary)
+            + click.style(f"  [{error.code}]", dim=True)
+        )
+        for line in _wrapped(error.details, "  "):
+            self.err(line)
+        for line in _wrapped(error.resolution, "  "):
+            self.err(click.style(line, fg="cyan"))
+
+
+def _leaves(table: dict[str, Any], prefix: str) -> Iterator[tuple[str, object]]:
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def describe(step: Step) -> str:
+    """Return a step in a few words."""
+    what = f"{step_name(step).replace('-', ' ')} {plain(target(step))}"
+    match step:
+        case CreateVolumeGroup():
+            return f"{what} on {', '.join(plain(disk.path) for disk in step.disks)}"
+        case CreateThinPool():
+            data, metadata = format_size(step.data_extents * step.extent_bytes), format_size(step.metadata_bytes)
+            return f"{what}: data {data}, metadata {metadata}, chunk {format_size(step.chunk_bytes)}"
+        case MoveStateAside():
+            return f"{what} to {plain(os.path.basename(step.into))}/"
+        case WriteEngineConfig() | RemovePhysicalVolumes() | _:
+            return what
+
+
+def _wrapped(text: str, indent: str) -> list[str]:
+    lines: list[str] = []
+    for paragraph in text.splitlines():
+        lines += textwrap.wrap(
+            plain(paragraph),
+            columns(),
+            initial_indent=indent,
+            subsequent_indent=indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    return lines
+
+
+def _wrapped_command(text: str) -> list[str]:
+    return [
+        *textwrap.wrap(
+            text,
+            columns() - 2,
+            initial_indent="      $ ",
+            subsequent_indent="          ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    ]
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: max(0, width - 3)] + "..."

@@ -1,0 +1,67 @@
+"""Commands that only look: status, and the configuration's own."""
+
+from __future__ import annotations
+
+import click
+
+from thinpoolmgr.cli.options import global_options, options_of
+from thinpoolmgr.cli.pools import real_host, require_root
+from thinpoolmgr.cli.render import Renderer
+from thinpoolmgr.config import load_config
+from thinpoolmgr.core.documents import status_document
+
+_NOTEWORTHY = 2
+
+
+@click.command()
+@click.option("--check", is_flag=True, help="Exit with 2 when there is a finding at warning or above.")
+@global_options
+@click.pass_context
+def status(context: click.Context, *, check: bool) -> None:
+    """Show pools, their use and health, and the engines on them."""
+    options = options_of(context)
+    desired = load_config(options.config).desired
+    require_root()
+    document = status_document(desired, real_host(desired).observe())
+    renderer = Renderer(options)
+    if options.json:
+        renderer.json(document)
+    else:
+        renderer.status(document)
+    noteworthy = any(finding.severity != "info" for finding in document.findings)
+    context.exit(_NOTEWORTHY if check and noteworthy else 0)
+
+
+@click.group()
+@global_options
+def config() -> None:
+    """Validate and show the configuration; touches nothing."""
+
+
+@config.command()
+@global_options
+@click.pass_context
+def check(context: click.Context) -> None:
+    """Validate the configuration."""
+    options = options_of(context)
+    loaded = load_config(options.config)
+    renderer = Renderer(options)
+    if options.json:
+        renderer.json({"schema": 1, "valid": True, "files": loaded.files})
+    else:
+        renderer.out(f"Valid: {', '.join(loaded.files)}")
+
+
+@config.command()
+@click.option("--origin", is_flag=True, help="Show which file each value comes from.")
+@global_options
+@click.pass_context
+def show(context: click.Context, *, origin: bool) -> None:
+    """Show the merged configuration."""
+    options = options_of(context)
+    loaded = load_config(options.config)
+    renderer = Renderer(options)
+    if options.json:
+        renderer.json({"schema": 1, "config": loaded.merged, **({"origins": loaded.origins} if origin else {})})
+    else:
+        renderer.config(loaded, origin=origin)

@@ -1,0 +1,272 @@
+"""The desired state: the configuration's tables as frozen values, and the rules one value cannot show.
+
+Field names are the keys of the configuration file. Sizes stay text until a rule needs them, so that what is
+shown is what was written.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+from msgspec import Struct
+
+from thinpoolmgr.core.names import dm_name_problem, group_name_problem, lv_name_problem
+from thinpoolmgr.units import GIB, KIB, parse_size
+
+MIN_CHUNK_BYTES = 64 * KIB
+MAX_CHUNK_BYTES = GIB
+MIN_METADATA_BYTES = 2 * KIB * KIB
+MAX_METADATA_BYTES = 16_184 * KIB * KIB
+"""15.8 GiB: what a cropping LVM (2.03.14 and later) and every older one can use."""
+_EXTENT_SHARE = re.compile(r"(\d{1,3})%(VG|FREE)", re.ASCII)
+
+
+class ExtendPolicy(Struct, frozen=True, forbid_unknown_fields=True):
+    """`[pools.NAME.extend]`: when and how far a pool grows, and who sees to it."""
+
+    data_threshold_percent: int = 80
+    metadata_threshold_percent: int = 80
+    step_percent: int = 20
+    max_size: str = "none"
+    monitor: Literal["thinpoolmgr", "dmeventd", "none"] = "thinpoolmgr"
+
+
+class PoolConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """`[pools.NAME]`: one thin pool and the disks that carry it."""
+
+    devices: tuple[str, ...] = ()
+    volume_group: str = ""
+    thin_pool: str = "thinpool"
+    data_size: str = "95%VG"
+    metadata_size: str = "auto"
+    chunk_size: str = "512KiB"
+    zero_new_blocks: bool = False
+    discards: Literal["ignore", "nopassdown", "passdown"] = "passdown"
+    when_full: Literal["queue", "error"] = "queue"
+    wipe_signatures: bool = False
+    spare_devices: tuple[str, ...] = ()
+    extend: ExtendPolicy = ExtendPolicy()
+
+
+class EngineConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """`[engines.docker]`: the engine that lives on a pool, and its driver's options."""
+
+    pool: str
+    base_size: str = "10GiB"
+    filesystem: Literal["xfs", "ext4"] = "xfs"
+    deferred_removal: bool = True
+    deferred_deletion: bool = True
+    min_free_space_percent: int = 10
+    config_file: str = "auto"
+
+
+class DesiredPool(Struct, frozen=True):
+    """A pool of the configuration with its name and its defaults filled in."""
+
+    name: str
+    config: PoolConfig
+
+    @property
+    def group(self) -> str:
+        """Name of the volume group; the pool's own name unless the configuration says otherwise."""
+        return self.config.volume_group or self.name
+
+    @property
+    def lv(self) -> str:
+        """Name of the thin pool's LV."""
+        return self.config.thin_pool
+
+    @property
+    def path(self) -> str:
+        """`VG/LV`, as LVM's commands take it."""
+        return f"{self.group}/{self.lv}"
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Size of one data block."""
+        return parse_size(self.config.chunk_size)
+
+
+class DesiredEngine(Struct, frozen=True):
+    """An engine of the configuration."""
+
+    kind: str
+    config: EngineConfig
+
+    @property
+    def name(self) -> str:
+        """The engine's name is its kind: a host has one of each."""
+        return self.kind
+
+
+class DesiredState(Struct, frozen=True):
+    """The whole configuration."""
+
+    pools: tuple[DesiredPool, ...] = ()
+    engines: tuple[DesiredEngine, ...] = ()
+
+    def find_pool(self, name: str) -> DesiredPool | None:
+        """Return the pool with this name of the configuration."""
+        return next((pool for pool in self.pools if pool.name == name), None)
+
+    def engine_of(self, pool_name: str) -> DesiredEngine | None:
+        """Return the engine that lives on this pool; None when the pool has none."""
+        return next((engine for engine in self.engines if engine.config.pool == pool_name), None)
+
+
+class Problem(Struct, frozen=True):
+    """One thing wrong with a configuration: the key path, what is there, and what was expected."""
+
+    key: str
+    found: str
+    expected: str
+
+
+def parse_share(text: str) -> tuple[int, str] | None:
+    """Return `(95, "VG")` for `95%VG`; None when `text` is no share. Shares are of the group's extents."""
+    match = _EXTENT_SHARE.fullmatch(text)
+    return (int(match[1]), match[2]) if match else None
+
+
+def find_problems(desired: DesiredState) -> list[Problem]:
+    """Return what is wrong with `desired` and can be seen without looking at a host."""
+    problems: list[Problem] = []
+    for pool in desired.pools:
+        problems += _pool_problems(pool)
+    problems += _shared_problems(desired)
+    for engine in desired.engines:
+        problems += _engine_problems(engine, desired)
+    return problems
+
+
+def _pool_problems(pool: DesiredPool) -> list[Problem]:
+    key, config = f"pools.{pool.name}", pool.config
+    problems = [
+        *_name_problems(pool),
+        *_device_problems(key, config),
+        *_size_problems(f"{key}.data_size", config.data_size, shares=True, words=()),
+        *_size_problems(f"{key}.metadata_size", config.metadata_size, shares=True, words=("auto",)),
+        *_size_problems(f"{key}.extend.max_size", config.extend.max_size, shares=False, words=("none",)),
+        *_chunk_problems(f"{key}.chunk_size", config.chunk_size),
+    ]
+    extend = config.extend
+    for name, value, low, high in (
+        ("data_threshold_percent", extend.data_threshold_percent, 50, 100),
+        ("metadata_threshold_percent", extend.metadata_threshold_percent, 50, 100),
+        ("step_percent", extend.step_percent, 1, 100),
+    ):
+        problems += _range_problems(f"{key}.extend.{name}", value, low, high)
+    if not problems:
+        problems += _metadata_range_problems(f"{key}.metadata_size", config.metadata_size)
+    return problems
+
+
+def _name_problems(pool: DesiredPool) -> list[Problem]:
+    key, problems = f"pools.{pool.name}", []
+    if not pool.name or pool.name.startswith(("-", "@")) or not pool.name.isprintable():
+        problems.append(Problem(key, "this name", "a printable name that does not begin with - or @"))
+    group_problem, lv_problem = group_name_problem(pool.group), lv_name_problem(pool.lv)
+    if group_problem:
+        where = f"{key}.volume_group" if pool.config.volume_group else key
+        expected = f"a name for a volume group; this one {group_problem}"
+        if not pool.config.volume_group:
+            expected += " (without volume_group the pool's name is used)"
+        problems.append(Problem(where, ascii(pool.group)[:60], expected))
+    if lv_problem:
+        problems.append(
+            Problem(f"{key}.thin_pool", ascii(pool.lv)[:60], f"a name for a thin pool; this one {lv_problem}")
+        )
+    if not problems and (too_long := dm_name_problem(pool.group, pool.lv)):
+        problems.append(
+            Problem(f"{key}.thin_pool", ascii(pool.lv)[:60], f"a shorter name; together with its group it {too_long}")
+        )
+    return problems
+
+
+def _device_problems(key: str, config: PoolConfig) -> list[Problem]:
+    problems = []
+    if not config.devices:
+        problems.append(
+            Problem(f"{key}.devices", "no device", "a list of at least one device, such as /dev/disk/by-id/...")
+        )
+    for list_name, devices in (("devices", config.devices), ("spare_devices", config.spare_devices)):
+        for index, device in enumerate(devices):
+            if not device.startswith("/") or not device.isprintable():
+                expected = "the absolute path of a device, such as /dev/disk/by-id/..."
+                problems.append(Problem(f"{key}.{list_name}[{index}]", ascii(device)[:60], expected))
+    return problems
+
+
+def _size_problems(key: str, text: str, *, shares: bool, words: tuple[str, ...]) -> list[Problem]:
+    if text in words:
+        return []
+    share = parse_share(text) if shares else None
+    if share is not None:
+        return [] if 1 <= share[0] <= 100 else [Problem(key, repr(text), "a share from 1 to 100 percent")]
+    try:
+        parse_size(text)
+    except ValueError as error:
+        alternatives = ", ".join(
+            [*(repr(word) for word in words), *(["a share such as 95%VG"] if shares else []), "a size such as 100GiB"]
+        )
+        return [Problem(key, str(error), alternatives)]
+    return []
+
+
+def _chunk_problems(key: str, text: str) -> list[Problem]:
+    problems = _size_problems(key, text, shares=False, words=())
+    if problems:
+        return problems
+    size = parse_size(text)
+    if size % MIN_CHUNK_BYTES or not MIN_CHUNK_BYTES <= size <= MAX_CHUNK_BYTES:
+        return [Problem(key, repr(text), "a multiple of 64KiB from 64KiB to 1GiB")]
+    return []
+
+
+def _metadata_range_problems(key: str, text: str) -> list[Problem]:
+    if text == "auto" or parse_share(text):
+        return []
+    if not MIN_METADATA_BYTES <= parse_size(text) <= MAX_METADATA_BYTES:
+        return [Problem(key, repr(text), "at least 2MiB and at most 15.8GiB, which is what dm-thin can address")]
+    return []
+
+
+def _range_problems(key: str, value: int, low: int, high: int) -> list[Problem]:
+    return [] if low <= value <= high else [Problem(key, str(value), f"a whole number from {low} to {high}")]
+
+
+def _shared_problems(desired: DesiredState) -> list[Problem]:
+    problems, groups, devices = [], {}, {}  # type: list[Problem], dict[str, str], dict[str, str]
+    for pool in desired.pools:
+        key = f"pools.{pool.name}"
+        if pool.group in groups:
+            expected = f"a volume group of its own; {groups[pool.group]} uses this one"
+            problems.append(Problem(f"{key}.volume_group", repr(pool.group), expected))
+        groups.setdefault(pool.group, key)
+        for list_name in ("devices", "spare_devices"):
+            for index, device in enumerate(getattr(pool.config, list_name)):
+                where = f"{key}.{list_name}[{index}]"
+                if device in devices:
+                    problems.append(
+                        Problem(where, repr(device), f"each disk once; it stands in {devices[device]} already")
+                    )
+                devices.setdefault(device, where)
+    return problems
+
+
+def _engine_problems(engine: DesiredEngine, desired: DesiredState) -> list[Problem]:
+    key, config = f"engines.{engine.name}", engine.config
+    problems = _size_problems(f"{key}.base_size", config.base_size, shares=False, words=())
+    problems += _range_problems(f"{key}.min_free_space_percent", config.min_free_space_percent, 0, 99)
+    if desired.find_pool(config.pool) is None:
+        names = ", ".join(pool.name for pool in desired.pools) or "none"
+        problems.append(
+            Problem(f"{key}.pool", repr(config.pool), f"the name of a pool of this configuration ({names})")
+        )
+    if config.deferred_deletion and not config.deferred_removal:
+        expected = "false, or deferred_removal = true: Docker refuses deferred deletion without deferred removal"
+        problems.append(Problem(f"{key}.deferred_deletion", "true", expected))
+    if config.config_file != "auto" and not config.config_file.startswith("/"):
+        problems.append(Problem(f"{key}.config_file", ascii(config.config_file)[:60], "'auto' or an absolute path"))
+    return problems

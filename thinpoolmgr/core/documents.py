@@ -1,0 +1,220 @@
+"""The JSON documents that others script against, as values; `status` for people is drawn from the same."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+from thinpoolmgr.core.desired import DesiredState
+from thinpoolmgr.core.engines import ENGINES
+from thinpoolmgr.core.findings import Finding, find_all, is_stale
+from thinpoolmgr.core.lifecycle import PoolView, view_pool
+from thinpoolmgr.core.model import Engine, Snapshot
+from thinpoolmgr.core.plan import Plan, Refusal
+from thinpoolmgr.core.steps import Argv, Danger, commands, step_name, target
+from thinpoolmgr.core.thinstatus import METADATA_BLOCK_BYTES
+from thinpoolmgr.errors import ThinpoolmgrError
+from thinpoolmgr.units import percent_of
+
+SCHEMA = 1
+Outcome = Literal["done", "nothing", "refused", "failed", "interrupted"]
+
+
+class StepDocument(Struct, frozen=True):
+    """One step of a plan."""
+
+    id: str
+    do: str
+    target: str
+    danger: Danger
+    reason: str
+    commands: tuple[Argv, ...]
+
+
+class PlanDocument(Struct, frozen=True):
+    """`plan --json`."""
+
+    schema: int
+    changes: bool
+    fingerprint: str
+    steps: tuple[StepDocument, ...]
+    refusals: tuple[Refusal, ...]
+    notes: tuple[str, ...]
+
+
+class StepResult(Struct, frozen=True):
+    """How one step of a run went, and how long it took."""
+
+    id: str
+    do: str
+    target: str
+    result: Literal["done", "already", "failed"]
+    seconds: float
+
+
+class ErrorDocument(Struct, frozen=True):
+    """An error as others read it."""
+
+    code: str
+    summary: str
+    details: str
+    resolution: str
+
+
+class ApplyDocument(Struct, frozen=True, omit_defaults=True):
+    """`apply --json`, and that of every other command that carries out a plan."""
+
+    schema: int
+    run: str
+    outcome: Outcome
+    steps: tuple[StepResult, ...]
+    error: ErrorDocument | None = None
+
+
+class Use(Struct, frozen=True):
+    """How full something is."""
+
+    used_bytes: int
+    total_bytes: int
+    percent: float
+
+
+class DeviceDocument(Struct, frozen=True):
+    """One disk of a pool."""
+
+    path: str
+    size_bytes: int
+
+
+class PoolDocument(Struct, frozen=True):
+    """One pool of the configuration; `data` and `metadata` are null while the kernel does not run it."""
+
+    name: str
+    volume_group: str
+    thin_pool: str
+    dm_name: str
+    state: str
+    because: str
+    active: bool
+    data: Use | None
+    metadata: Use | None
+    chunk_bytes: int | None
+    transaction_id: int | None
+    when_full: str | None
+    discards: str | None
+    needs_check: bool | None
+    devices: tuple[DeviceDocument, ...]
+    free_bytes: int | None
+    thin_devices: int
+
+
+class EngineDocument(Struct, frozen=True):
+    """One engine of the configuration."""
+
+    name: str
+    kind: str
+    state: str
+    version: str
+    driver: str
+    pool: str
+    base_size_bytes: int | None
+    effective_base_size_bytes: int | None
+    stale: bool
+
+
+class StatusDocument(Struct, frozen=True):
+    """`status --json`."""
+
+    schema: int
+    pools: tuple[PoolDocument, ...]
+    engines: tuple[EngineDocument, ...]
+    findings: tuple[Finding, ...]
+
+
+def plan_document(plan: Plan) -> PlanDocument:
+    """Return `plan` as others read it."""
+    steps = tuple(StepDocument(s.id, step_name(s), target(s), s.danger, s.reason, commands(s)) for s in plan.steps)
+    return PlanDocument(SCHEMA, bool(plan.steps), plan.fingerprint, steps, plan.refusals, plan.notes)
+
+
+def error_document(error: ThinpoolmgrError) -> ErrorDocument:
+    """Return `error` as others read it."""
+    return ErrorDocument(error.code, error.summary, error.details, error.resolution)
+
+
+def apply_document(
+    run: str, outcome: Outcome, steps: tuple[StepResult, ...], error: ThinpoolmgrError | None = None
+) -> ApplyDocument:
+    """Return a run as others read it."""
+    return ApplyDocument(SCHEMA, run, outcome, steps, error_document(error) if error else None)
+
+
+def status_document(desired: DesiredState, snapshot: Snapshot) -> StatusDocument:
+    """Return pools, engines and findings of `snapshot`, in the order of the configuration."""
+    views = {pool.name: view_pool(pool, snapshot) for pool in desired.pools}
+    engines = []
+    for engine in desired.engines:
+        found = snapshot.find_engine(engine.name)
+        if found is not None:
+            engines.append(_engine(found, views[engine.config.pool], engine.config.pool, snapshot))
+    return StatusDocument(
+        SCHEMA, tuple(_pool(view) for view in views.values()), tuple(engines), find_all(desired, snapshot)
+    )
+
+
+def _pool(view: PoolView) -> PoolDocument:
+    status, lv, group = view.status, view.lv, view.group
+    chunk_bytes = lv.chunk_bytes if lv and lv.is_thin_pool else None
+    is_known = status is not None and status.total_metadata_blocks > 0
+    return PoolDocument(
+        name=view.pool.name,
+        volume_group=view.pool.group,
+        thin_pool=view.pool.lv,
+        dm_name=view.dm_name,
+        state=view.state.value,
+        because=view.because,
+        active=view.device is not None,
+        data=_use(status.used_data_blocks, status.total_data_blocks, chunk_bytes)
+        if is_known and status and chunk_bytes
+        else None,
+        metadata=_use(status.used_metadata_blocks, status.total_metadata_blocks, METADATA_BLOCK_BYTES)
+        if is_known and status
+        else None,
+        chunk_bytes=chunk_bytes,
+        transaction_id=status.transaction_id if is_known and status else None,
+        when_full=(status.when_full if is_known and status else "") or (lv.when_full if lv else "") or None,
+        discards=lv.discards if lv and lv.is_thin_pool else None,
+        needs_check=status.needs_check if is_known and status else None,
+        devices=tuple(DeviceDocument(pv.path, pv.size_bytes) for pv in group.pvs) if group else (),
+        free_bytes=group.free_extents * group.extent_bytes if group else None,
+        thin_devices=len(view.thin_devices),
+    )
+
+
+def _use(used_blocks: int, total_blocks: int, block_bytes: int) -> Use:
+    return Use(used_blocks * block_bytes, total_blocks * block_bytes, percent_of(used_blocks, total_blocks))
+
+
+def _engine_state(found: Engine) -> str:
+    if not found.installed:
+        return "absent"
+    if ENGINES[found.kind].supports_driver(found.version) is False:
+        return "unsupported"
+    if found.running is None:
+        return "unknown"
+    return "running" if found.running else "stopped"
+
+
+def _engine(found: Engine, view: PoolView, pool: str, snapshot: Snapshot) -> EngineDocument:
+    return EngineDocument(
+        name=found.name,
+        kind=found.kind,
+        state=_engine_state(found),
+        version=found.version,
+        driver=found.driver,
+        pool=pool,
+        base_size_bytes=found.state.base_size_bytes if found.state else None,
+        effective_base_size_bytes=None,
+        stale=is_stale(found, view, snapshot),
+    )

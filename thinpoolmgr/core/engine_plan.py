@@ -1,0 +1,209 @@
+"""What a plan does about the engine on a pool: stop it, move stale state aside, configure it, start it again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from thinpoolmgr.core.engines import ENGINES, EngineRules
+from thinpoolmgr.core.lifecycle import PoolState, PoolView
+from thinpoolmgr.core.plan import Memory, Plan, Refusal, fingerprint_of
+from thinpoolmgr.core.steps import MoveStateAside, StartEngine, Step, StopEngine, WriteEngineConfig
+
+if TYPE_CHECKING:
+    from thinpoolmgr.core.desired import DesiredEngine
+    from thinpoolmgr.core.engines.docker import StateVerdict
+    from thinpoolmgr.core.model import Engine, EngineState, Snapshot
+
+
+def plan_engine(engine: DesiredEngine, view: PoolView, snapshot: Snapshot, memory: Memory) -> Plan:
+    """Return the steps that put `engine` on the pool of `view`; they come after the pool's own."""
+    found = snapshot.find_engine(engine.name)
+    refusal = check_engine(engine, found)
+    if refusal is not None or found is None:
+        return Plan(refusals=(refusal,) if refusal else ())
+    rules = ENGINES[engine.kind]
+    options = rules.storage_options(engine.config, view.dm_name)
+    verdict = judge_state(found, view, snapshot)
+    refusal = _refuse_verdict(found, verdict)
+    if refusal is not None:
+        return Plan(refusals=(refusal,))
+    changes = [*_move_stale(found, verdict, view.pool.name), *_configure(rules, found, options, view)]
+    return _around(changes, found, memory, view.pool.name)
+
+
+def plan_engine_start(engine: DesiredEngine, snapshot: Snapshot, memory: Memory, pool: str) -> Plan:
+    """Return the step that starts an engine which we stopped for a pool's sake; no step when we did not."""
+    found = snapshot.find_engine(engine.name)
+    return _around([], found, memory, pool) if found is not None else Plan()
+
+
+def check_engine(engine: DesiredEngine, found: Engine | None) -> Refusal | None:
+    """Return why nothing can be done for this engine; None when its version, files and process are clear."""
+    if found is None or not found.installed:
+        details = f"engines.{engine.name} of the configuration wants it on the pool {engine.config.pool}."
+        resolution = f"Install it, or remove [engines.{engine.name}] from the configuration."
+        return Refusal(
+            "ENGINE_MISSING", engine.name, f"{engine.name} is not installed", details, resolution, exit_code=69
+        )
+    rules = ENGINES[engine.kind]
+    supported = rules.supports_driver(found.version)
+    if supported is False:
+        return Refusal("ENGINE_UNSUPPORTED", engine.name, *rules.unsupported_text(found.version), exit_code=69)
+    if supported is None:
+        summary = f"the version of {engine.name} could not be found out: {found.version!r}"
+        resolution = f"See why {engine.name} does not tell its version; a version without the driver would not start."
+        return Refusal("ENGINE_UNKNOWN", engine.name, summary, "", resolution)
+    return check_process(found) or _check_files(found)
+
+
+def check_process(found: Engine) -> Refusal | None:
+    """Return a refusal when it is unknown whether the engine runs."""
+    if found.running is not None:
+        return None
+    pids = f" (pid {', '.join(map(str, found.pids))})" if found.pids else ""
+    resolution = f"See what {found.name} is doing; restart or stop it, and run this again."
+    return Refusal(
+        "ENGINE_UNKNOWN",
+        found.name,
+        f"{found.name}{pids} is there and does not answer",
+        "Unknown is not stopped.",
+        resolution,
+    )
+
+
+def _check_files(found: Engine) -> Refusal | None:
+    if found.config_problem:
+        resolution = f"Correct {found.config_path}; thinpoolmgr edits only what it can read without a doubt."
+        return Refusal(
+            "ENGINE_CONFIG_INVALID",
+            found.config_path,
+            f"{found.config_path} cannot be read",
+            found.config_problem,
+            resolution,
+        )
+    return None
+
+
+def judge_state(found: Engine, view: PoolView, snapshot: Snapshot) -> StateVerdict | None:
+    """Return to which pool the engine's state belongs.
+
+    None: there is nothing to judge, because the engine itself runs on the pool, or the pool is not active yet.
+    """
+    rules = ENGINES[found.kind]
+    is_new = view.state is PoolState.ABSENT
+    if not is_new and (found.running or view.status is None):
+        return None
+    configured = rules.configured_pool_dm_name(found.config_text)
+    other = configured not in ("", view.dm_name) and _pool_exists(configured, snapshot)
+    return rules.state_verdict(found, is_new, view.status, other)
+
+
+def _pool_exists(dm_name: str, snapshot: Snapshot) -> bool:
+    return snapshot.find_dm(dm_name) is not None or any(
+        lv.dm_name == dm_name for group in snapshot.groups for lv in group.lvs
+    )
+
+
+def _refuse_verdict(found: Engine, verdict: StateVerdict | None) -> Refusal | None:
+    path = found.state.path if found.state else found.data_root
+    if verdict is None or verdict.kind in ("none", "matching"):
+        return None
+    if verdict.kind == "stale":
+        return check_obstacle(found.state)
+    texts = {
+        "foreign": (
+            "ENGINE_STATE_FOREIGN",
+            f"{found.name} still has images and containers in another pool",
+            f"Empty that pool first (docker rm, docker rmi), or move {path} away yourself if they may be lost.",
+        ),
+        "loop_lvm": (
+            "ENGINE_LOOP_LVM",
+            f"{found.name} keeps its images in loop files (loop-lvm)",
+            f"Save what you need (docker save), stop {found.name}, move {path} away, and run this again.",
+        ),
+        "unknown": (
+            "ENGINE_STATE_UNKNOWN",
+            f"it cannot be told to which pool {path} belongs",
+            f"Look at it; if {found.name} may start with nothing, move {path} away yourself.",
+        ),
+    }
+    code, summary, resolution = texts[verdict.kind]
+    return Refusal(code, path, summary, verdict.evidence, resolution)
+
+
+def check_obstacle(state: EngineState | None) -> Refusal | None:
+    """Return why the engine's state must not be moved: a link or a mount point on it or below it."""
+    if state is None or not state.obstacle:
+        return None
+    resolution = "Unmount what is mounted there, or replace the link by the directory itself; then run this again."
+    return Refusal(
+        "ENGINE_STATE_IMMOVABLE", state.path, f"{state.path} cannot be moved aside", state.obstacle, resolution
+    )
+
+
+def _move_stale(found: Engine, verdict: StateVerdict | None, pool: str) -> list[Step]:
+    if verdict is None or verdict.kind != "stale" or found.state is None:
+        return []
+    return [move_aside(found, found.state, f"its pool is gone: {verdict.evidence}", pool)]
+
+
+def move_aside(found: Engine, state: EngineState, reason: str, pool: str) -> MoveStateAside:
+    """Return the step that moves `state` into a folder beside it; the same state always gives the same folder."""
+    into = f"{found.data_root}/thinpoolmgr-stale-{fingerprint_of(state)[:12]}"
+    return MoveStateAside(reason=reason, pool=pool, engine=found.name, paths=(state.path, *state.related), into=into)
+
+
+def _configure(rules: EngineRules, found: Engine, options: tuple[str, ...], view: PoolView) -> list[Step]:
+    if rules.is_configured(found, options):
+        return []
+    new_text = rules.edit_config(found.config_text, options)
+    what = "does not exist" if found.config_text is None else "does not have the storage options for this pool"
+    return [
+        WriteEngineConfig(
+            reason=f"{found.config_path} {what}: {', '.join(options[:1])} and {len(options) - 1} more",
+            pool=view.pool.name,
+            engine=found.name,
+            path=found.config_path,
+            old_text=found.config_text,
+            new_text=new_text,
+        )
+    ]
+
+
+def _around(changes: list[Step], found: Engine, memory: Memory, pool: str) -> Plan:
+    """Put `changes` between stopping and starting the engine, where systemd runs it; otherwise that is the user's job."""
+    by_systemd = found.service.systemd and bool(found.service.unit)
+    if changes and found.running:
+        stop = stop_engine(found, "its storage must not change under it", pool)
+        if isinstance(stop, Refusal):
+            return Plan(refusals=(stop,))
+        return Plan(steps=(stop, *changes, _start(found, "it was running before", pool)))
+    if found.name in memory.stopped_engines and not found.running and by_systemd:
+        return Plan(steps=(*changes, _start(found, "thinpoolmgr stopped it", pool)))
+    notes = (f"{found.name} is not running: start it when this is done.",) if changes and not found.running else ()
+    return Plan(steps=tuple(changes), notes=notes)
+
+
+def _units(found: Engine) -> tuple[str, ...]:
+    # The socket first: a connection to it would start the service again.
+    return (*found.service.sockets, found.service.unit)
+
+
+def stop_engine(found: Engine, why: str, pool: str) -> StopEngine | Refusal:
+    """Return the step that stops a running engine, or the refusal where no systemd runs it."""
+    containers = f"; running containers: {', '.join(found.containers[:5])}" if found.containers else ""
+    if found.service.systemd and found.service.unit:
+        reason = f"{found.name} is running and {why}{containers}"
+        return StopEngine(reason=reason, danger="outage", pool=pool, engine=found.name, units=_units(found))
+    pids = ", ".join(map(str, found.pids)) or "unknown"
+    return Refusal(
+        "ENGINE_RUNNING",
+        found.name,
+        f"{found.name} is running (pid {pids}), and {why}{containers}",
+        "No systemd runs it here, so thinpoolmgr cannot stop and start it: that is your job.",
+        f"Stop {found.name} (kill {pids}), wait until it has ended, and run this again.",
+    )
+
+
+def _start(found: Engine, reason: str, pool: str) -> StartEngine:
+    return StartEngine(reason=reason, pool=pool, engine=found.name, units=_units(found))

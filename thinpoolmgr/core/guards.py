@@ -1,0 +1,166 @@
+"""What must hold before a byte is written to a disk, and the refusal where it does not.
+
+A disk that is mounted, swapped on, held, opened exclusively, part of a volume group, or the home of any signature
+is never written to. `wipe_signatures` lifts only the last of these. Unknown is a refusal.
+"""
+
+from __future__ import annotations
+
+from thinpoolmgr.core.desired import DesiredPool, DesiredState
+from thinpoolmgr.core.model import ConfiguredDevice, Disk, PhysicalVolume, Signature, Snapshot
+from thinpoolmgr.core.plan import Memory, Refusal
+from thinpoolmgr.core.steps import CreateVolumeGroup, DiskRef, RemovePhysicalVolumes
+
+MIN_DISK_BYTES = 16 * 1024 * 1024
+PV_SIGNATURE = "LVM2_member"
+
+
+def check_paths(desired: DesiredState, snapshot: Snapshot) -> list[Refusal]:
+    """Return refusals for configured paths that lead nowhere, or twice to the same disk."""
+    refusals: list[Refusal] = []
+    seen: dict[str, str] = {}
+    for pool in desired.pools:
+        for path in (*pool.config.devices, *pool.config.spare_devices):
+            device = next((d for d in snapshot.configured_devices if d.configured_path == path), None)
+            if device is None or device.problem:
+                refusals.append(_unusable(pool, path, device))
+            elif device.disk in seen and seen[device.disk] != path:
+                refusals.append(_same_disk(pool, path, seen[device.disk], device.disk))
+            else:
+                seen[device.disk] = path
+    return refusals
+
+
+def _unusable(pool: DesiredPool, path: str, device: ConfiguredDevice | None) -> Refusal:
+    problem = device.problem if device else "was not looked at"
+    code = {"missing": "DISK_MISSING", "not a block device": "NOT_A_BLOCK_DEVICE"}.get(problem, "DISK_UNREADABLE")
+    return Refusal(
+        code,
+        path,
+        f"{path} is {problem}" if problem in ("missing", "not a block device") else f"{path}: {problem}",
+        f"pools.{pool.name} of the configuration names it.",
+        "Attach the disk, or correct the path; lsblk -o NAME,SIZE,SERIAL,MODEL and /dev/disk/by-id show what there is.",
+    )
+
+
+def _same_disk(pool: DesiredPool, path: str, other: str, disk: str) -> Refusal:
+    return Refusal(
+        "SAME_DISK_TWICE",
+        path,
+        f"{path} and {other} are the same disk, {disk}",
+        f"pools.{pool.name} of the configuration names it a second time.",
+        "Name each disk once.",
+        exit_code=78,
+    )
+
+
+def check_disk(disk: Disk, pool: DesiredPool, snapshot: Snapshot, memory: Memory) -> list[Refusal]:
+    """Return why `disk` must not become part of `pool`; empty when it may, perhaps after a wipe."""
+    found = [*_check_use(disk, snapshot), *_check_fitness(disk)]
+    if found:
+        return found
+    return _check_signatures(disk, pool, snapshot, memory)
+
+
+def _check_use(disk: Disk, snapshot: Snapshot) -> list[Refusal]:
+    path, refusals = disk.path, []
+    if disk.mounts:
+        refusals.append(_in_use("DISK_MOUNTED", path, f"is mounted on {', '.join(disk.mounts[:3])}", "unmount it"))
+    if disk.swap:
+        refusals.append(_in_use("DISK_IS_SWAP", path, "is in use as swap space", "swapoff it"))
+    if disk.holders:
+        refusals.append(_in_use("DISK_HELD", path, f"is held by {', '.join(disk.holders)}", "release it there"))
+    parts = {path, *disk.partitions}
+    group = next((g for g in snapshot.groups if any(pv.path in parts for pv in g.pvs)), None)
+    if group is not None:
+        refusals.append(
+            _in_use("DISK_IN_GROUP", path, f"belongs to the volume group {group.name}", "take it out of that group")
+        )
+    if disk.opened_exclusively and not refusals:
+        refusals.append(_in_use("DISK_OPEN", path, "is opened exclusively by another program", "end that program"))
+    if disk.opened_exclusively is None:
+        refusals.append(
+            _unknown(path, f"whether it is in use could not be found out: {disk.probe_error or 'no reason given'}")
+        )
+    return refusals
+
+
+def _in_use(code: str, path: str, what: str, way: str) -> Refusal:
+    resolution = (
+        f"If {path} really is meant for a pool, {way}, and run this again. Otherwise correct the configuration."
+    )
+    return Refusal(
+        code, path, f"{path} {what}", "A disk in use is never written to; no option changes that.", resolution
+    )
+
+
+def _unknown(path: str, details: str) -> Refusal:
+    resolution = "Look at the disk (dmesg, smartctl -a, blkid -p); a disk in doubt is never written to."
+    return Refusal("DISK_UNKNOWN", path, f"{path} cannot be judged", details, resolution)
+
+
+def _check_fitness(disk: Disk) -> list[Refusal]:
+    if disk.read_only:
+        return [
+            Refusal(
+                "DISK_READ_ONLY",
+                disk.path,
+                f"{disk.path} is read-only",
+                "",
+                "Choose another disk, or make it writable.",
+            )
+        ]
+    if disk.size_bytes < MIN_DISK_BYTES:
+        details = f"It has {disk.size_bytes} bytes; a pool with its metadata needs at least {MIN_DISK_BYTES}."
+        return [Refusal("DISK_TOO_SMALL", disk.path, f"{disk.path} is too small", details, "Choose a larger disk.")]
+    return []
+
+
+def _check_signatures(disk: Disk, pool: DesiredPool, snapshot: Snapshot, memory: Memory) -> list[Refusal]:
+    if disk.signatures is None:
+        return [_unknown(disk.path, f"reading its signatures failed: {disk.probe_error or 'no reason given'}")]
+    foreign = foreign_signatures(disk, snapshot, memory)
+    if not foreign or pool.config.wipe_signatures:
+        return []
+    listed = describe_contents(disk, foreign)
+    resolution = (
+        f"Look what is on it (blkid -p {disk.path}). If it is worthless, set wipe_signatures = true for pools.{pool.name}, "
+        "and apply with --allow destroy."
+    )
+    summary = f"{disk.path} carries a signature: {listed}"
+    return [Refusal("DISK_HAS_SIGNATURE", disk.path, summary, "It may hold data.", resolution)]
+
+
+def describe_contents(disk: Disk, signatures: tuple[Signature, ...]) -> str:
+    """Return what `signatures` and partitions say is on `disk`, in a few words."""
+    listed = ", ".join(f"{signature.type} at byte {signature.offset_bytes}" for signature in signatures[:4])
+    more = f", and {len(signatures) - 4} more" if len(signatures) > 4 else ""
+    partitions = f" (partitions: {', '.join(disk.partitions[:4])})" if disk.partitions else ""
+    return f"{listed}{more}{partitions}"
+
+
+def foreign_signatures(disk: Disk, snapshot: Snapshot, memory: Memory) -> tuple[Signature, ...]:
+    """Return the signatures of `disk` that are not the label of a physical volume of our own making.
+
+    A run that was interrupted inside `vgcreate` or before `pvremove` leaves a label without a group.
+    """
+    signatures = disk.signatures or ()
+    orphan = next((pv for pv in snapshot.orphan_pvs if pv.path == disk.path), None)
+    if orphan is not None and is_our_leftover(orphan, disk, memory):
+        return tuple(signature for signature in signatures if signature.type != PV_SIGNATURE)
+    return signatures
+
+
+def is_our_leftover(orphan: PhysicalVolume, disk: Disk, memory: Memory) -> bool:
+    """Whether the journal shows that we were making or unmaking this physical volume when we were interrupted."""
+    if orphan.duplicate:
+        return False
+    begun = [step for step in memory.interrupted if isinstance(step, CreateVolumeGroup | RemovePhysicalVolumes)]
+    to_come = [step for step in memory.pending if isinstance(step, RemovePhysicalVolumes)]
+    return any(is_same_disk(ref, disk) for step in (*begun, *to_come) for ref in step.disks)
+
+
+def is_same_disk(ref: DiskRef, disk: Disk) -> bool:
+    """Whether `disk` is the one `ref` meant: by serial where it has one, otherwise by device number; and by size."""
+    same = ref.serial == disk.serial if ref.serial or disk.serial else ref.devno == disk.devno
+    return same and ref.size_bytes == disk.size_bytes

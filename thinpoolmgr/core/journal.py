@@ -1,0 +1,175 @@
+"""The journal's records, and what a list of them means.
+
+One run, one list of records: `Began` with the whole plan, then `Doing` and `Done` for each step, `Failed` where one
+went wrong, `Ended` last. *Doing* means that the step runs or that an attempt was made to run it. Each line carries a
+checksum; a torn last line was never written, a damaged line anywhere else is for a person to look at.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+
+from thinpoolmgr.core.plan import Memory
+from thinpoolmgr.core.steps import StartEngine, Step, StopEngine
+
+SCHEMA = 1
+Outcome = Literal["done", "failed", "interrupted"]
+
+
+class Began(Struct, frozen=True, tag="began", tag_field="record"):
+    """A run began: everything needed to finish it or to tell what it was."""
+
+    run: str
+    command: str
+    at: str
+    steps: tuple[Step, ...]
+    fingerprint: str = ""
+    boot_id: str = ""
+    version: str = ""
+    schema: int = SCHEMA
+
+
+class Doing(Struct, frozen=True, tag="doing", tag_field="record"):
+    """A step is about to be performed."""
+
+    id: str
+    at: str
+
+
+class Done(Struct, frozen=True, tag="done", tag_field="record"):
+    """A step's post-condition was seen to hold; `group_uuid` is that of a group it made."""
+
+    id: str
+    seconds: float
+    group_uuid: str = ""
+
+
+class Failed(Struct, frozen=True, tag="failed", tag_field="record"):
+    """A step failed, with the error and the last commands that were run."""
+
+    id: str
+    error: str
+    commands: tuple[str, ...] = ()
+
+
+class Ended(Struct, frozen=True, tag="ended", tag_field="record"):
+    """A run ended; `done` also when a later run found nothing left to do."""
+
+    outcome: Outcome
+    at: str
+
+
+Record = Began | Doing | Done | Failed | Ended
+_DECODER = msgspec.json.Decoder(Record)
+
+
+class DamagedJournalError(ValueError):
+    """A line that is not the last one does not have the checksum it was written with."""
+
+
+def encode_record(record: Record) -> bytes:
+    """Return `record` as one line: checksum (CRC-32, 8 hexadecimal digits), space, JSON, line feed."""
+    body = msgspec.json.encode(record)
+    return b"%08x %s\n" % (zlib.crc32(body), body)
+
+
+def decode_records(content: bytes) -> list[Record]:
+    """Return the records in `content`; a torn last line is left out.
+
+    Raises:
+        DamagedJournalError: for any other line that is damaged, and for records of a newer version.
+
+    """
+    lines = content.split(b"\n")
+    records: list[Record] = []
+    for number, line in enumerate(lines[:-1], start=1):
+        checksum, _, body = line.partition(b" ")
+        if checksum != b"%08x" % zlib.crc32(body):
+            is_last = number == len(lines) - 1 and not lines[-1]
+            if is_last:
+                break
+            msg = f"line {number} is damaged"
+            raise DamagedJournalError(msg)
+        try:
+            record = _DECODER.decode(body)
+        except msgspec.ValidationError as error:
+            msg = f"line {number} is of another version of thinpoolmgr: {error}"
+            raise DamagedJournalError(msg) from error
+        if isinstance(record, Began) and record.schema > SCHEMA:
+            msg = f"line {number} is of a newer version of thinpoolmgr ({record.version})"
+            raise DamagedJournalError(msg)
+        records.append(record)
+    return records
+
+
+class Run(Struct, frozen=True):
+    """One run as its records tell it."""
+
+    began: Began
+    doing: tuple[str, ...] = ()
+    done: tuple[str, ...] = ()
+    group_uuids: tuple[str, ...] = ()
+    failed: Failed | None = None
+    outcome: Outcome | None = None
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether steps may be half done: it never ended, or ended other than well."""
+        return self.outcome in (None, "failed", "interrupted")
+
+    def steps_with(self, ids: tuple[str, ...]) -> tuple[Step, ...]:
+        """Return the steps with these ids, in the order of the plan."""
+        return tuple(step for step in self.began.steps if step.id in ids)
+
+
+def fold_run(records: list[Record]) -> Run | None:
+    """Return the run that `records` tell of; None when not even its beginning was written."""
+    if not records or not isinstance(records[0], Began):
+        return None
+    doing = tuple(r.id for r in records if isinstance(r, Doing))
+    done = [r for r in records if isinstance(r, Done)]
+    return Run(
+        began=records[0],
+        doing=doing,
+        done=tuple(r.id for r in done),
+        group_uuids=tuple(r.group_uuid for r in done if r.group_uuid),
+        failed=next((r for r in records if isinstance(r, Failed)), None),
+        outcome=next((r.outcome for r in reversed(records) if isinstance(r, Ended)), None),
+    )
+
+
+def remember(runs: list[Run], boot_id: str) -> Memory:
+    """Return what `runs`, oldest first, tell about the host that no snapshot shows."""
+    unfinished = unfinished_runs(runs)
+    interrupted = tuple(step for run in unfinished for step in run.steps_with(run.doing))
+    pending = tuple(step for run in unfinished for step in run.began.steps if step.id not in run.doing)
+    groups = tuple(dict.fromkeys(uuid for run in runs for uuid in run.group_uuids))
+    return Memory(interrupted, pending, groups, _stopped_engines(runs, boot_id))
+
+
+def unfinished_runs(runs: list[Run]) -> list[Run]:
+    """Return the runs since the last one that ended well: what any of them left half done may still be there."""
+    trailing: list[Run] = []
+    for run in reversed(runs):
+        if not run.is_unfinished:
+            break
+        trailing.insert(0, run)
+    return trailing
+
+
+def _stopped_engines(runs: list[Run], boot_id: str) -> tuple[str, ...]:
+    """Engines that we stopped since this boot: after a reboot, starting them is the boot's job."""
+    stopped: dict[str, None] = {}
+    for run in runs:
+        if run.began.boot_id != boot_id:
+            continue
+        for step in run.steps_with(run.doing):
+            if isinstance(step, StopEngine):
+                stopped[step.engine] = None
+            elif isinstance(step, StartEngine) and step.id in run.done:
+                stopped.pop(step.engine, None)
+    return tuple(stopped)

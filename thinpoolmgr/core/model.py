@@ -1,0 +1,260 @@
+"""The snapshot: everything observed on a host, as frozen values.
+
+`None` always means *unknown* (a probe failed, timed out or was not possible), never *absent*.
+Absence is an empty tuple, a missing member of a tuple, or `False`.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+
+class Signature(Struct, frozen=True):
+    """One signature found on a device by libblkid: what, of which use, at which byte."""
+
+    type: str
+    usage: str
+    offset_bytes: int
+
+
+class Disk(Struct, frozen=True):
+    """A block device that the configuration names or that carries one of our groups."""
+
+    path: str
+    """Kernel device node, such as `/dev/sdb`."""
+    devno: str
+    """`MAJOR:MINOR`, decimal."""
+    size_bytes: int
+    kind: str = "disk"
+    """`disk`, `partition`, `loop`, `multipath`, `dm` or the kernel's own type."""
+    sector_bytes: int = 512
+    optimal_io_bytes: int = 0
+    read_only: bool = False
+    serial: str = ""
+    wwn: str = ""
+    model: str = ""
+    links: tuple[str, ...] = ()
+    partitions: tuple[str, ...] = ()
+    holders: tuple[str, ...] = ()
+    """Kernel names of the devices that hold this one or one of its partitions."""
+    mounts: tuple[str, ...] = ()
+    """Mount points of this device or one of its partitions."""
+    swap: bool = False
+    opened_exclusively: bool | None = False
+    signatures: tuple[Signature, ...] | None = ()
+    probe_error: str = ""
+
+
+class ConfiguredDevice(Struct, frozen=True):
+    """What a device path of the configuration leads to on this host."""
+
+    configured_path: str
+    disk: str = ""
+    """Path of the `Disk` it leads to; empty when it leads nowhere or to something else."""
+    problem: str = ""
+    """`missing`, `not a block device`, or an operating system error."""
+
+
+class PhysicalVolume(Struct, frozen=True):
+    """One PV as LVM reports it; `path` is `[unknown]` when its disk is missing."""
+
+    path: str
+    uuid: str
+    size_bytes: int
+    free_bytes: int = 0
+    missing: bool = False
+    duplicate: bool = False
+    tags: tuple[str, ...] = ()
+
+
+class LogicalVolume(Struct, frozen=True):
+    """One LV as LVM reports it, hidden ones included."""
+
+    name: str
+    uuid: str
+    segment_type: str
+    size_bytes: int
+    attr: str
+    tags: tuple[str, ...] = ()
+    dm_name: str = ""
+    data_lv: str = ""
+    metadata_lv: str = ""
+    pool_lv: str = ""
+    chunk_bytes: int = 0
+    discards: str = ""
+    zero: bool | None = None
+    when_full: str = ""
+    transaction_id: int | None = None
+    metadata_bytes: int = 0
+    health: str = ""
+    devices: tuple[str, ...] = ()
+
+    @property
+    def is_thin_pool(self) -> bool:
+        """Whether the segment type says so; the name never does."""
+        return self.segment_type == "thin-pool"
+
+
+class VolumeGroup(Struct, frozen=True):
+    """One VG as LVM reports it, with its PVs and LVs."""
+
+    name: str
+    uuid: str
+    attr: str
+    extent_bytes: int
+    extent_count: int
+    free_extents: int
+    seqno: int
+    tags: tuple[str, ...] = ()
+    system_id: str = ""
+    pvs: tuple[PhysicalVolume, ...] = ()
+    lvs: tuple[LogicalVolume, ...] = ()
+
+    @property
+    def is_exported(self) -> bool:
+        """Third letter of `vg_attr` is `x`."""
+        return self.attr[2:3] == "x"
+
+    @property
+    def is_partial(self) -> bool:
+        """Fourth letter of `vg_attr` is `p`: a PV is missing."""
+        return self.attr[3:4] == "p" or any(pv.missing for pv in self.pvs)
+
+    def find_lv(self, name: str) -> LogicalVolume | None:
+        """Return the LV called `name` (without brackets), or None when there is none."""
+        return next((lv for lv in self.lvs if lv.name == name), None)
+
+
+class ThinPoolStatus(Struct, frozen=True):
+    """The kernel's own word on a thin pool (status line of the `thin-pool` target).
+
+    Metadata blocks are 4 KiB, data blocks one chunk.
+    """
+
+    mode: str
+    """`rw`, `ro`, `out_of_data_space`, `Fail` or `Error`."""
+    transaction_id: int = 0
+    used_metadata_blocks: int = 0
+    total_metadata_blocks: int = 0
+    used_data_blocks: int = 0
+    total_data_blocks: int = 0
+    held_root: str = "-"
+    discards: str = ""
+    """The kernel's own word: `ignore_discard`, `no_discard_passdown` or `discard_passdown`."""
+    when_full: str = ""
+    """`queue` or `error`."""
+    needs_check: bool = False
+
+
+class DmDevice(Struct, frozen=True):
+    """One device-mapper device: `name` for people, `uuid` for identity."""
+
+    name: str
+    uuid: str
+    devno: str
+    open_count: int
+    suspended: bool = False
+    has_table: bool = True
+    targets: tuple[str, ...] = ()
+    depends_on: tuple[str, ...] = ()
+    """`MAJOR:MINOR` of the devices below."""
+    size_bytes: int = 0
+    pool_status: ThinPoolStatus | None = None
+    """Only for `thin-pool` targets; None there means the status was unreadable."""
+    table: str = ""
+    """Table of a `thin-pool` or `thin` target's only segment, without start and length."""
+
+
+class EngineDevice(Struct, frozen=True):
+    """One thin device in the engine's own records."""
+
+    name: str
+    device_id: int
+    size_bytes: int
+    transaction_id: int = 0
+
+
+class EngineState(Struct, frozen=True):
+    """What an engine keeps on disk about the pool it used."""
+
+    path: str
+    """The driver's directory, such as `/var/lib/docker/devicemapper`."""
+    base_device_uuid: str = ""
+    base_size_bytes: int | None = None
+    transaction_id: int | None = None
+    devices: tuple[EngineDevice, ...] = ()
+    loop_files: tuple[str, ...] = ()
+    """Docker's loop-lvm files, when this is state of loop-lvm mode."""
+    related: tuple[str, ...] = ()
+    """What refers to `path` and is useless without it, such as `image/devicemapper`."""
+    obstacle: str = ""
+    """Why it must not be moved: a symbolic link, or a mount point on it or below it."""
+
+
+class ServiceState(Struct, frozen=True):
+    """How the engine is run: by systemd units, or by hand."""
+
+    systemd: bool = False
+    unit: str = ""
+    sockets: tuple[str, ...] = ()
+    active: bool | None = False
+    enabled: bool = False
+
+
+class Engine(Struct, frozen=True):
+    """One container engine as found on the host."""
+
+    name: str
+    kind: str
+    installed: bool = False
+    version: str = ""
+    running: bool | None = False
+    """None: something looks alive and does not answer."""
+    pids: tuple[int, ...] = ()
+    driver: str = ""
+    """The storage driver in use, as the running engine says; empty when it is not running."""
+    data_root: str = ""
+    config_path: str = ""
+    config_text: str | None = None
+    """None: the file does not exist."""
+    config_problem: str = ""
+    """Why the configuration could not be read or edited."""
+    service: ServiceState = ServiceState()
+    state: EngineState | None = None
+    state_problem: str = ""
+    """Why the state on disk could not be read: it is unknown, not absent."""
+    containers: tuple[str, ...] = ()
+    """Names of running containers."""
+
+
+class Snapshot(Struct, frozen=True):
+    """One look at a host."""
+
+    configured_devices: tuple[ConfiguredDevice, ...] = ()
+    disks: tuple[Disk, ...] = ()
+    groups: tuple[VolumeGroup, ...] = ()
+    orphan_pvs: tuple[PhysicalVolume, ...] = ()
+    lvm_trouble: tuple[str, ...] = ()
+    """Messages that make LVM's report incomplete: what it does not list may still exist."""
+    dm_devices: tuple[DmDevice, ...] = ()
+    engines: tuple[Engine, ...] = ()
+    dev_names: tuple[str, ...] = ()
+    """Names directly below /dev that are also volume group names of the configuration."""
+    boot_id: str = ""
+
+    def find_group(self, name: str) -> VolumeGroup | None:
+        """Return the VG called `name`; None says LVM does not list it, not that it is absent."""
+        return next((group for group in self.groups if group.name == name), None)
+
+    def find_disk(self, path: str) -> Disk | None:
+        """Return the disk with this device node, link or configured path."""
+        configured = next((d.disk for d in self.configured_devices if d.configured_path == path), path)
+        return next((disk for disk in self.disks if configured == disk.path or path in disk.links), None)
+
+    def find_engine(self, name: str) -> Engine | None:
+        """Return the engine with this name of the configuration."""
+        return next((engine for engine in self.engines if engine.name == name), None)
+
+    def find_dm(self, name: str) -> DmDevice | None:
+        """Return the device-mapper device with this name."""
+        return next((device for device in self.dm_devices if device.name == name), None)

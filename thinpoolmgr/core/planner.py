@@ -1,0 +1,250 @@
+"""From a snapshot and the desired state to a plan: which steps lead there, and why.
+
+Reads only; the same snapshot gives the same plan. Every disk and all of the configuration is judged before the
+first step is planned: one refusal anywhere, and nothing is carried out.
+"""
+
+from __future__ import annotations
+
+from thinpoolmgr.core.desired import DesiredPool, DesiredState
+from thinpoolmgr.core.engine_plan import plan_engine, plan_engine_start
+from thinpoolmgr.core.guards import check_disk, check_paths, describe_contents, foreign_signatures
+from thinpoolmgr.core.leftovers import find_leftovers, unexpected_lvs
+from thinpoolmgr.core.lifecycle import PoolState, PoolView, view_pool
+from thinpoolmgr.core.model import Disk, Snapshot
+from thinpoolmgr.core.plan import Memory, Plan, Refusal, fingerprint_of, numbered
+from thinpoolmgr.core.sizing import DEFAULT_EXTENT_BYTES, DoesNotFitError, PoolSizes, extents_on, pool_sizes
+from thinpoolmgr.core.steps import (
+    ActivatePool,
+    CreateThinPool,
+    CreateVolumeGroup,
+    DiskRef,
+    RemoveLeftover,
+    SetWhenFull,
+    Step,
+    WipeSignatures,
+)
+from thinpoolmgr.units import format_size
+
+
+def plan_apply(desired: DesiredState, snapshot: Snapshot, memory: Memory) -> Plan:
+    """Return the plan that makes the host as `desired`; empty when it is so already."""
+    refusals = check_paths(desired, snapshot)
+    steps: list[Step] = []
+    notes: list[str] = []
+    for pool in desired.pools:
+        view = view_pool(pool, snapshot)
+        pool_steps, pool_refusals = _plan_pool(view, snapshot, memory)
+        steps += pool_steps
+        refusals += _without_repeats(pool_refusals, refusals)
+        engine = desired.engine_of(pool.name)
+        if engine is not None:
+            engine_plan = plan_engine(engine, view, snapshot, memory)
+            steps += engine_plan.steps
+            refusals += engine_plan.refusals
+            notes += engine_plan.notes
+    return Plan(numbered(steps), tuple(refusals), tuple(notes), fingerprint_of_host(desired, snapshot))
+
+
+def plan_activate(pool: DesiredPool, desired: DesiredState, snapshot: Snapshot, memory: Memory) -> Plan:
+    """Return the plan that makes `pool` active, and starts the engine again that we stopped for it."""
+    view = view_pool(pool, snapshot)
+    if view.state is PoolState.ABSENT:
+        refusal = Refusal(
+            "POOL_ABSENT", pool.path, f"{pool.path} does not exist", view.because, "thinpoolmgr apply makes it."
+        )
+        return Plan(refusals=(refusal,), fingerprint=fingerprint_of_host(desired, snapshot))
+    steps, refusals = _plan_existing(view)
+    steps = [step for step in steps if isinstance(step, ActivatePool)]
+    engine = desired.engine_of(pool.name)
+    notes: tuple[str, ...] = ()
+    if engine is not None and not refusals:
+        engine_plan = plan_engine_start(engine, snapshot, memory, pool.name)
+        steps += engine_plan.steps
+        notes = engine_plan.notes
+    return Plan(numbered(steps), tuple(refusals), notes, fingerprint_of_host(desired, snapshot))
+
+
+def fingerprint_of_host(desired: DesiredState, snapshot: Snapshot) -> str:
+    """Return a hash of the facts that plans rely on; use and open counts, which change all the time, are not among them."""
+    engines = [(e.name, e.version, e.running, e.config_text, e.state, e.service) for e in snapshot.engines]
+    devices = [(d.name, d.uuid, d.targets, d.table) for d in snapshot.dm_devices]
+    return fingerprint_of(
+        desired, snapshot.configured_devices, snapshot.disks, snapshot.groups, snapshot.orphan_pvs, devices, engines
+    )
+
+
+def _without_repeats(new: list[Refusal], known: list[Refusal]) -> list[Refusal]:
+    targets = {(refusal.code, refusal.target) for refusal in known}
+    return [refusal for refusal in new if (refusal.code, refusal.target) not in targets]
+
+
+def _plan_pool(view: PoolView, snapshot: Snapshot, memory: Memory) -> tuple[list[Step], list[Refusal]]:
+    if view.state is PoolState.ABSENT and view.group is None:
+        return _plan_new_group(view, snapshot, memory)
+    if view.state is PoolState.ABSENT:
+        return _plan_new_pool(view, memory)
+    return _plan_existing(view)
+
+
+def _plan_new_group(view: PoolView, snapshot: Snapshot, memory: Memory) -> tuple[list[Step], list[Refusal]]:
+    pool = view.pool
+    disks = [disk for path in pool.config.devices if (disk := snapshot.find_disk(path))]
+    refusals = [refusal for disk in disks for refusal in check_disk(disk, pool, snapshot, memory)]
+    if len(disks) < len(pool.config.devices):
+        return [], refusals  # check_paths has named the ones that are not there
+    if pool.group in snapshot.dev_names:
+        summary = f"/dev/{pool.group} exists and is no volume group of LVM's"
+        resolution = f"Choose another name: pools.{pool.name}.volume_group."
+        refusals.append(
+            Refusal("NAME_TAKEN", pool.group, summary, "LVM would need this name for a directory.", resolution)
+        )
+    total = sum(extents_on(disk) for disk in disks)
+    sizes = _fit(pool, total, total, DEFAULT_EXTENT_BYTES, refusals)
+    if refusals or sizes is None:
+        return [], refusals
+    steps: list[Step] = [*_wipes(disks, pool, snapshot, memory), _create_group(pool, disks), _create_pool(pool, sizes)]
+    return [*steps, *_when_full(pool, "queue")], []
+
+
+def _fit(pool: DesiredPool, total: int, free: int, extent_bytes: int, refusals: list[Refusal]) -> PoolSizes | None:
+    try:
+        return pool_sizes(pool, total, free, extent_bytes)
+    except DoesNotFitError as error:
+        resolution = f"Choose smaller sizes (pools.{pool.name}.data_size, metadata_size) or larger disks."
+        refusals.append(
+            Refusal("DOES_NOT_FIT", pool.path, f"{pool.path} does not fit on its disks", str(error), resolution)
+        )
+        return None
+
+
+def _wipes(disks: list[Disk], pool: DesiredPool, snapshot: Snapshot, memory: Memory) -> list[WipeSignatures]:
+    steps = []
+    for disk in disks:
+        foreign = foreign_signatures(disk, snapshot, memory)
+        if foreign:
+            reason = f"the disk carries {describe_contents(disk, foreign)}; wipe_signatures allows to erase it"
+            found = tuple(signature.type for signature in foreign)
+            steps.append(
+                WipeSignatures(reason=reason, danger="destroys", pool=pool.name, disk=disk_ref(disk), found=found)
+            )
+    return steps
+
+
+def disk_ref(disk: Disk) -> DiskRef:
+    """Return `disk` as a step refers to it."""
+    return DiskRef(disk.path, disk.devno, disk.size_bytes, disk.serial)
+
+
+def _create_group(pool: DesiredPool, disks: list[Disk]) -> CreateVolumeGroup:
+    sizes = ", ".join(f"{disk.path} ({format_size(disk.size_bytes)})" for disk in disks)
+    reason = f"there is no volume group {pool.group}; {sizes} {'is' if len(disks) == 1 else 'are'} blank and unused"
+    return CreateVolumeGroup(
+        reason=reason, pool=pool.name, group=pool.group, disks=tuple(disk_ref(disk) for disk in disks)
+    )
+
+
+def _create_pool(pool: DesiredPool, sizes: PoolSizes) -> CreateThinPool:
+    data = f"data {format_size(sizes.data_bytes)} ({pool.config.data_size})"
+    return CreateThinPool(
+        reason=f"there is no thin pool {pool.path}; {data}, {sizes.reasoning}",
+        pool=pool.name,
+        group=pool.group,
+        lv=pool.lv,
+        data_extents=sizes.data_extents,
+        extent_bytes=sizes.extent_bytes,
+        metadata_bytes=sizes.metadata_bytes,
+        chunk_bytes=pool.chunk_bytes,
+        zero_new_blocks=pool.config.zero_new_blocks,
+        discards=pool.config.discards,
+        monitored_by_dmeventd=pool.config.extend.monitor == "dmeventd",
+    )
+
+
+def _when_full(pool: DesiredPool, present: str) -> list[SetWhenFull]:
+    wanted = pool.config.when_full
+    if present == wanted:
+        return []
+    reason = f"a full pool would {present} writes; when_full asks for {wanted!r}"
+    return [SetWhenFull(reason=reason, pool=pool.name, group=pool.group, lv=pool.lv, when_full=wanted)]
+
+
+def _plan_new_pool(view: PoolView, memory: Memory) -> tuple[list[Step], list[Refusal]]:
+    """A group of ours without its pool: made by a run that was interrupted, or the pool was removed by hand."""
+    pool, group = view.pool, view.group
+    if group is None:  # pragma: no cover - the caller has looked
+        return [], []
+    leftovers = find_leftovers(group, pool, memory)
+    refusals = unexpected_lvs(group, pool, leftovers)
+    freed = sum(lv.size_bytes for lv in leftovers) // group.extent_bytes
+    spare = next((lv for lv in group.lvs if lv.name.endswith("_pmspare")), None)
+    free = group.free_extents + freed + (spare.size_bytes // group.extent_bytes if spare else 0)
+    sizes = _fit(pool, group.extent_count, free, group.extent_bytes, refusals)
+    if refusals or sizes is None:
+        return [], refusals
+    removals = [
+        RemoveLeftover(
+            reason=f"{group.name}/{lv.name} ({lv.segment_type}, {format_size(lv.size_bytes)}) was left half-made by an interrupted run",
+            pool=pool.name,
+            group=group.name,
+            lv=lv.name,
+            lv_uuid=lv.uuid,
+        )
+        for lv in leftovers
+    ]
+    return [*removals, _create_pool(pool, sizes), *_when_full(pool, "queue")], []
+
+
+def _plan_existing(view: PoolView) -> tuple[list[Step], list[Refusal]]:
+    pool = view.pool
+    refusal = refuse_state(view)
+    if refusal is not None:
+        return [], [refusal]
+    if view.lv is not None and view.lv.chunk_bytes not in (0, pool.chunk_bytes):
+        summary = f"{pool.path} has chunks of {format_size(view.lv.chunk_bytes)}, the configuration wants {pool.config.chunk_size}"
+        resolution = f"Set chunk_size = {format_size(view.lv.chunk_bytes).replace(' ', '')!r}, or destroy the pool and apply again."
+        return [], [
+            Refusal("CHUNK_SIZE_FIXED", pool.path, summary, "A pool's chunk size cannot be changed.", resolution)
+        ]
+    steps: list[Step] = []
+    if view.state is PoolState.INACTIVE:
+        steps.append(ActivatePool(reason=view.because, pool=pool.name, group=pool.group, lv=pool.lv))
+    present = view.lv.when_full if view.lv else ""
+    return [*steps, *(_when_full(pool, present) if present in ("queue", "error") else [])], []
+
+
+_WAYS_OUT = {
+    PoolState.FOREIGN: (
+        "POOL_FOREIGN",
+        "thinpoolmgr did not make it and leaves it alone.",
+        "Choose another volume_group, or let thinpoolmgr take it over: thinpoolmgr adopt.",
+    ),
+    PoolState.PARTIAL: (
+        "POOL_PARTIAL",
+        "Nothing is changed while a disk is missing: it may come back with the old pool on it.",
+        "Bring the disk back (vgs -o +vg_missing_pv_count; pvs), then run this again.",
+    ),
+    PoolState.UNKNOWN: (
+        "STATE_UNKNOWN",
+        "What cannot be seen may still be there, so nothing is created.",
+        "Mend what LVM complains about (pvs; dmesg), then run this again.",
+    ),
+    PoolState.LOST: (
+        "POOL_LOST",
+        "The kernel still runs the pool, and LVM has lost its description of it.",
+        "Save what is in it while it runs. Then bring the disk or its label back (vgcfgrestore), or let go of it: thinpoolmgr deactivate.",
+    ),
+    PoolState.FAILED: (
+        "POOL_FAILED",
+        "The kernel gave up on the pool; nothing is written to it.",
+        "Look at dmesg for the first error; deactivate the pool and check its metadata (thin_check) before anything else.",
+    ),
+}
+
+
+def refuse_state(view: PoolView) -> Refusal | None:
+    """Return why a pool in this state is not touched; None when it may be."""
+    if view.state not in _WAYS_OUT:
+        return None
+    code, details, resolution = _WAYS_OUT[view.state]
+    return Refusal(code, view.pool.path, f"{view.pool.path} is {view.state}: {view.because}", details, resolution)

@@ -1,0 +1,137 @@
+"""How many extents a pool gets: data, metadata and the spare that LVM keeps for repairs.
+
+Sources: lvmthin(7) "Metadata space" (64 bytes a chunk), thin_metadata_size(8), LVM's tools/lvcreate.c for shares.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from thinpoolmgr.core.desired import MAX_METADATA_BYTES, MIN_METADATA_BYTES, DesiredPool, parse_share
+from thinpoolmgr.core.model import Disk
+from thinpoolmgr.units import KIB, MIB, ceil_to, floor_to, format_size, parse_size
+
+DEFAULT_EXTENT_BYTES = 4 * MIB
+MAPPING_BYTES_PER_CHUNK = 64
+BYTES_PER_DEVICE = 8 * KIB
+EXPECTED_DEVICES = 1000
+_DATA_ALIGNMENT_BYTES = MIB
+
+
+class PoolSizes(Struct, frozen=True):
+    """Exact sizes of a new pool, and how the metadata's was found."""
+
+    data_extents: int
+    metadata_extents: int
+    extent_bytes: int
+    reasoning: str
+
+    @property
+    def data_bytes(self) -> int:
+        """Size of the data LV."""
+        return self.data_extents * self.extent_bytes
+
+    @property
+    def metadata_bytes(self) -> int:
+        """Size of the metadata LV; the spare has the same."""
+        return self.metadata_extents * self.extent_bytes
+
+
+class DoesNotFitError(ValueError):
+    """The sizes asked for do not fit into the group; the text says by how much."""
+
+
+def extents_on(disk: Disk, extent_bytes: int = DEFAULT_EXTENT_BYTES) -> int:
+    """Return how many extents LVM makes on a blank disk.
+
+    The first mebibyte, or one optimal I/O size where that is greater, holds LVM's own metadata.
+    """
+    start = max(_DATA_ALIGNMENT_BYTES, ceil_to(_DATA_ALIGNMENT_BYTES, disk.optimal_io_bytes or _DATA_ALIGNMENT_BYTES))
+    return max(0, disk.size_bytes - start) // extent_bytes
+
+
+def pool_sizes(pool: DesiredPool, total_extents: int, free_extents: int, extent_bytes: int) -> PoolSizes:
+    """Return the sizes of a new `pool` in a group with so many extents.
+
+    Raises:
+        DoesNotFitError: data, metadata and spare together need more than is free.
+
+    """
+    if pool.config.data_size == "100%FREE":
+        data, metadata, reasoning = _fill_free(pool, total_extents, free_extents, extent_bytes)
+    else:
+        data = _data_extents(pool, total_extents, free_extents, extent_bytes)
+        metadata, reasoning = _metadata_extents(pool, data, total_extents, free_extents, extent_bytes)
+    sizes = PoolSizes(data, metadata, extent_bytes, reasoning)
+    if data * extent_bytes < pool.chunk_bytes or data < 1:
+        msg = f"data of {format_size(max(0, sizes.data_bytes))} is smaller than one chunk of {format_size(pool.chunk_bytes)}"
+        raise DoesNotFitError(msg)
+    if data + 2 * metadata > free_extents:
+        raise DoesNotFitError(_shortage(sizes, free_extents))
+    return sizes
+
+
+def _shortage(sizes: PoolSizes, free_extents: int) -> str:
+    need = (sizes.data_extents + 2 * sizes.metadata_extents) * sizes.extent_bytes
+    have = free_extents * sizes.extent_bytes
+    return (
+        f"data {format_size(sizes.data_bytes)}, metadata {format_size(sizes.metadata_bytes)} and its spare of the same size need "
+        f"{format_size(need)}; {format_size(have)} is there"
+    )
+
+
+def _data_extents(pool: DesiredPool, total_extents: int, free_extents: int, extent_bytes: int) -> int:
+    share = parse_share(pool.config.data_size)
+    if share is not None:
+        percent, of = share
+        return (total_extents if of == "VG" else free_extents) * percent // 100
+    return ceil_to(parse_size(pool.config.data_size), extent_bytes) // extent_bytes
+
+
+def _metadata_extents(
+    pool: DesiredPool, data_extents: int, total_extents: int, free_extents: int, extent_bytes: int
+) -> tuple[int, str]:
+    if pool.config.metadata_size == "auto":
+        room = max(0, free_extents - data_extents) // 2
+        return _auto_metadata(pool, data_extents * extent_bytes, room, extent_bytes)
+    share = parse_share(pool.config.metadata_size)
+    if share is None:
+        size = parse_size(pool.config.metadata_size)
+        return ceil_to(size, extent_bytes) // extent_bytes, f"metadata {pool.config.metadata_size} as configured"
+    percent, of = share
+    extents = (total_extents if of == "VG" else free_extents) * percent // 100
+    most = floor_to(MAX_METADATA_BYTES, extent_bytes) // extent_bytes
+    least = ceil_to(MIN_METADATA_BYTES, extent_bytes) // extent_bytes
+    return min(max(extents, least), most), f"metadata {pool.config.metadata_size} as configured"
+
+
+def _auto_metadata(pool: DesiredPool, data_bytes: int, room_extents: int, extent_bytes: int) -> tuple[int, str]:
+    """Twice the mappings of a full pool plus the device tree, cut to what the data leaves, never below the mappings."""
+    chunks = ceil_to(data_bytes, pool.chunk_bytes) // pool.chunk_bytes
+    least = _extents_between(chunks * MAPPING_BYTES_PER_CHUNK, extent_bytes)
+    wanted = _extents_between(2 * chunks * MAPPING_BYTES_PER_CHUNK + EXPECTED_DEVICES * BYTES_PER_DEVICE, extent_bytes)
+    extents = max(least, min(wanted, room_extents))
+    size = format_size(extents * extent_bytes)
+    if extents == wanted:
+        return (
+            extents,
+            f"metadata {size}: 2 x 64 B for each of {chunks} chunks and 8 KiB for each of {EXPECTED_DEVICES} devices",
+        )
+    return (
+        extents,
+        f"metadata {size}: what the data leaves; {format_size(wanted * extent_bytes)} would suit {EXPECTED_DEVICES} devices",
+    )
+
+
+def _extents_between(size_bytes: int, extent_bytes: int) -> int:
+    size = min(max(size_bytes, MIN_METADATA_BYTES), floor_to(MAX_METADATA_BYTES, extent_bytes))
+    return ceil_to(size, extent_bytes) // extent_bytes
+
+
+def _fill_free(pool: DesiredPool, total_extents: int, free_extents: int, extent_bytes: int) -> tuple[int, int, str]:
+    """All that is free, less metadata and spare, as LVM itself does for `100%FREE`."""
+    metadata, reasoning = _metadata_extents(pool, 0, total_extents, free_extents, extent_bytes)
+    if pool.config.metadata_size == "auto":
+        room = max(1, free_extents // 20)
+        metadata, reasoning = _auto_metadata(pool, free_extents * extent_bytes, room, extent_bytes)
+    return free_extents - 2 * metadata, metadata, reasoning

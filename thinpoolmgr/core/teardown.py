@@ -1,0 +1,228 @@
+"""The reverse path: from a running pool down to blank disks, from the top of the holders' tree to its bottom.
+
+Order: engine, thin devices, pool, logical volume, volume group, physical volumes; then the engine's state, which has
+lost its pool. Nothing that is open is ever removed, and what we did not make is not touched.
+"""
+
+from __future__ import annotations
+
+from thinpoolmgr.core.desired import DesiredEngine, DesiredPool, DesiredState
+from thinpoolmgr.core.engine_plan import check_obstacle, check_process, move_aside, stop_engine
+from thinpoolmgr.core.engines import ENGINES
+from thinpoolmgr.core.guards import is_our_leftover
+from thinpoolmgr.core.leftovers import find_leftovers, unexpected_lvs
+from thinpoolmgr.core.lifecycle import PoolState, PoolView, view_pool
+from thinpoolmgr.core.model import Disk, DmDevice, Engine, PhysicalVolume, Snapshot, VolumeGroup
+from thinpoolmgr.core.names import bare_uuid
+from thinpoolmgr.core.plan import Memory, Plan, Refusal, numbered
+from thinpoolmgr.core.planner import disk_ref, fingerprint_of_host, refuse_state
+from thinpoolmgr.core.steps import (
+    Danger,
+    DeactivatePool,
+    DiskRef,
+    MoveStateAside,
+    RemoveDmDevice,
+    RemoveLeftover,
+    RemovePhysicalVolumes,
+    RemoveThinPool,
+    RemoveVolumeGroup,
+    Step,
+    StopEngine,
+)
+
+_NOT_TORN_DOWN = frozenset({PoolState.FOREIGN, PoolState.PARTIAL, PoolState.UNKNOWN})
+
+
+def plan_deactivate(pool: DesiredPool, desired: DesiredState, snapshot: Snapshot, memory: Memory) -> Plan:
+    """Return the plan that takes `pool` out of the kernel and leaves its data on the disks."""
+    view = view_pool(pool, snapshot)
+    steps, refusals = _release(view, desired, snapshot, memory, "outage")
+    if not refusals and view.device is not None and view.state is not PoolState.LOST:
+        steps.append(DeactivatePool(reason=f"{pool.path} is active", pool=pool.name, group=pool.group, lv=pool.lv))
+    return Plan(() if refusals else numbered(steps), tuple(refusals), (), fingerprint_of_host(desired, snapshot))
+
+
+def plan_destroy(
+    pool: DesiredPool, desired: DesiredState, snapshot: Snapshot, memory: Memory, *, keep_devices: bool = False
+) -> Plan:
+    """Return the plan that removes `pool` with all that is in it, and makes its disks blank again."""
+    view = view_pool(pool, snapshot)
+    steps, refusals = _release(view, desired, snapshot, memory, "destroys")
+    if not refusals:
+        below_steps, below_refusals = _destroy_below(view, snapshot, memory, keep_devices=keep_devices)
+        steps += below_steps
+        refusals += below_refusals
+    engine = desired.engine_of(pool.name)
+    found = snapshot.find_engine(engine.name) if engine else None
+    notes: list[str] = []
+    if found is not None and not refusals:
+        moves, notes, obstacles = _move_state(found, view, steps)
+        steps += moves
+        refusals += obstacles
+    return Plan(
+        () if refusals else numbered(steps), tuple(refusals), tuple(notes), fingerprint_of_host(desired, snapshot)
+    )
+
+
+def _release(
+    view: PoolView, desired: DesiredState, snapshot: Snapshot, memory: Memory, danger: Danger
+) -> tuple[list[Step], list[Refusal]]:
+    """Everything above the pool, and the pool itself where only the kernel still knows it."""
+    if view.state in _NOT_TORN_DOWN and (refusal := refuse_state(view)):
+        return [], [refusal]
+    if view.state is PoolState.LOST and (refusal := _refuse_unknown_owner(view, memory)):
+        return [], [refusal]
+    steps: list[Step] = []
+    refusals: list[Refusal] = []
+    engine = desired.engine_of(view.pool.name)
+    stop = _stop(engine, view, snapshot) if engine else None
+    if isinstance(stop, Refusal):
+        refusals.append(stop)
+    elif stop is not None:
+        steps.append(stop)
+    refusals += _refuse_open(view, stopping=stop is not None)
+    steps += [_remove(device, f"it is a thin device of {view.pool.path}", view) for device in view.thin_devices]
+    if view.state is PoolState.LOST:
+        reason = f"LVM does not know {view.pool.path} any more, so its devices are removed from the kernel one by one"
+        steps += [_remove(device, reason, view, danger) for device in view.inner]
+    return steps, refusals
+
+
+def _refuse_unknown_owner(view: PoolView, memory: Memory) -> Refusal | None:
+    ours = tuple(f"LVM-{bare_uuid(uuid)}" for uuid in memory.our_groups)
+    strangers = [device for device in view.inner if not device.uuid.startswith(ours)] if ours else list(view.inner)
+    if not strangers:
+        return None
+    summary = f"{view.pool.path} is lost, and nothing shows that thinpoolmgr made it"
+    resolution = f"If it may go, remove its devices yourself: dmsetup remove {' '.join(d.name for d in view.inner)}"
+    return Refusal("POOL_FOREIGN", view.pool.path, summary, view.because, resolution)
+
+
+def _stop(engine: DesiredEngine, view: PoolView, snapshot: Snapshot) -> StopEngine | Refusal | None:
+    found = snapshot.find_engine(engine.name)
+    if found is None or not _needs_stop(found, view):
+        return None
+    return check_process(found) or stop_engine(found, f"it uses the pool {view.pool.path}", view.pool.name)
+
+
+def _needs_stop(found: Engine, view: PoolView) -> bool:
+    if found.running is False:
+        return False
+    return found.running is None or found.driver in ("", "devicemapper") or bool(view.thin_devices)
+
+
+def _refuse_open(view: PoolView, *, stopping: bool) -> list[Refusal]:
+    """Open devices: while the engine is to be stopped first they are expected, otherwise somebody else has them."""
+    busy = [device for device in view.thin_devices if device.open_count]
+    if stopping or not busy:
+        return []
+    names = ", ".join(f"{device.name} ({device.open_count} times)" for device in busy[:5])
+    resolution = "Find who has it (findmnt -S /dev/mapper/NAME; grep NAME /proc/*/mountinfo; lsof), close it, and run this again."
+    return [Refusal("DEVICE_OPEN", busy[0].name, f"thin devices of {view.pool.path} are open: {names}", "", resolution)]
+
+
+def _remove(device: DmDevice, reason: str, view: PoolView, danger: Danger = "safe") -> RemoveDmDevice:
+    return RemoveDmDevice(
+        reason=reason, danger=danger, pool=view.pool.name, name=device.name, uuid=device.uuid, devno=device.devno
+    )
+
+
+def _destroy_below(
+    view: PoolView, snapshot: Snapshot, memory: Memory, *, keep_devices: bool
+) -> tuple[list[Step], list[Refusal]]:
+    pool, group = view.pool, view.group
+    if group is None:
+        return _remove_labels(view, snapshot, memory, keep_devices=keep_devices)
+    leftovers = find_leftovers(group, pool, memory)
+    refusals = unexpected_lvs(group, pool, leftovers)
+    if refusals:
+        return [], refusals
+    steps: list[Step] = [
+        RemoveLeftover(
+            reason="an interrupted run left it half-made",
+            danger="destroys",
+            pool=pool.name,
+            group=group.name,
+            lv=lv.name,
+            lv_uuid=lv.uuid,
+        )
+        for lv in leftovers
+    ]
+    if view.lv is not None and view.lv.is_thin_pool:
+        steps += _remove_pool(view, view.lv.uuid)
+    reason = f"the volume group carries nothing but {pool.path}"
+    steps.append(
+        RemoveVolumeGroup(reason=reason, danger="destroys", pool=pool.name, group=group.name, group_uuid=group.uuid)
+    )
+    if not keep_devices:
+        steps.append(_remove_pvs(group, pool, snapshot))
+    return steps, []
+
+
+def _remove_pool(view: PoolView, lv_uuid: str) -> list[Step]:
+    pool = view.pool
+    remove = RemoveThinPool(
+        reason=f"{pool.path} is to be destroyed, with all images and containers in it",
+        danger="destroys",
+        pool=pool.name,
+        group=pool.group,
+        lv=pool.lv,
+        lv_uuid=lv_uuid,
+    )
+    if view.device is None:
+        return [remove]
+    return [DeactivatePool(reason=f"{pool.path} is active", pool=pool.name, group=pool.group, lv=pool.lv), remove]
+
+
+def _remove_pvs(group: VolumeGroup, pool: DesiredPool, snapshot: Snapshot) -> RemovePhysicalVolumes:
+    return RemovePhysicalVolumes(
+        reason="so that the disks are blank again and can be used for something else",
+        danger="destroys",
+        pool=pool.name,
+        disks=tuple(_pv_ref(pv, snapshot) for pv in group.pvs),
+        pv_uuids=tuple(pv.uuid for pv in group.pvs),
+    )
+
+
+def _pv_ref(pv: PhysicalVolume, snapshot: Snapshot) -> DiskRef:
+    disk = snapshot.find_disk(pv.path)
+    return disk_ref(disk) if disk else DiskRef(pv.path, "", pv.size_bytes)
+
+
+def _remove_labels(
+    view: PoolView, snapshot: Snapshot, memory: Memory, *, keep_devices: bool
+) -> tuple[list[Step], list[Refusal]]:
+    """No group any more: labels that an interrupted run of ours left, and no others."""
+    pool = view.pool
+    disks = [disk for path in pool.config.devices if (disk := snapshot.find_disk(path))]
+    unreadable = [disk for disk in disks if disk.signatures is None]
+    if view.state is PoolState.LOST and unreadable:
+        path = unreadable[0].path
+        resolution = f"Bring {path} back, or only take the pool out of the kernel: thinpoolmgr deactivate {pool.name}"
+        details = unreadable[0].probe_error
+        return [], [
+            Refusal("DISK_UNKNOWN", path, f"{path} cannot be read, so it cannot be made blank", details, resolution)
+        ]
+    ours = [
+        (pv, d) for pv in snapshot.orphan_pvs for d in disks if pv.path == d.path and is_our_leftover(pv, d, memory)
+    ]
+    if keep_devices or not ours:
+        return [], []
+    reason = "an interrupted run left their labels"
+    refs, uuids = tuple(disk_ref(disk) for _, disk in ours), tuple(pv.uuid for pv, _ in ours)
+    return [RemovePhysicalVolumes(reason=reason, danger="destroys", pool=pool.name, disks=refs, pv_uuids=uuids)], []
+
+
+def _move_state(
+    found: Engine, view: PoolView, steps: list[Step]
+) -> tuple[list[MoveStateAside], list[str], list[Refusal]]:
+    """The engine's state goes with its pool, but only a state that is known to be this pool's."""
+    state = found.state
+    stays_running = found.running is not False and not any(isinstance(step, StopEngine) for step in steps)
+    names_another = ENGINES[found.kind].configured_pool_dm_name(found.config_text) not in ("", view.dm_name)
+    if state is None or state.loop_files or stays_running or names_another:
+        return [], ([f"{found.name}: {found.state_problem}"] if found.state_problem else []), []
+    if obstacle := check_obstacle(state):
+        return [], [], [obstacle]
+    reason = f"it describes the images and containers in {view.pool.path}, which is gone"
+    return [move_aside(found, state, reason, view.pool.name)], [], []

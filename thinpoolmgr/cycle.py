@@ -1,0 +1,357 @@
+"""The run cycle: lock, recover, observe, plan, guard, show, approve; then for each step: journal *doing*, perform,
+observe, check its post-condition, journal *done*; at the end the new plan must be empty.
+
+Nothing here knows LVM, a disk or an engine: it talks to a host with two methods and tells a reporter what happens.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import msgspec
+from msgspec import Struct
+
+from thinpoolmgr import __version__
+from thinpoolmgr.core.conditions import Condition, condition_of, why_not_done
+from thinpoolmgr.core.documents import StepResult
+from thinpoolmgr.core.journal import Began, Doing, Done, Ended, Failed, Record, Run, remember, unfinished_runs
+from thinpoolmgr.core.model import Snapshot
+from thinpoolmgr.core.plan import Memory, Plan, Refusal
+from thinpoolmgr.core.steps import CreateVolumeGroup, Danger, Step, step_name, target
+from thinpoolmgr.errors import (
+    ConfigError,
+    IncoherentError,
+    InterruptedRunError,
+    NeedsPersonError,
+    RefusedError,
+    StalePlanError,
+    ThinpoolmgrError,
+    UnavailableError,
+)
+from thinpoolmgr.host.store import RunFile, Store, now
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+Planner = Callable[[Snapshot, Memory], Plan]
+
+
+class Host(Protocol):
+    """What the run cycle needs of a host, real or simulated."""
+
+    @property
+    def recent_commands(self) -> tuple[str, ...]:
+        """The last commands that were run, oldest first."""
+        ...
+
+    def observe(self) -> Snapshot:
+        """Look at the host."""
+        ...
+
+    def perform(self, step: Step) -> None:
+        """Carry out one step, or raise a ThinpoolmgrError."""
+        ...
+
+
+class Reporter(Protocol):
+    """Who is told what happens, as it happens."""
+
+    def show_plan(self, plan: Plan) -> None:
+        """The plan is about to be approved."""
+        ...
+
+    def begin_step(self, step: Step, total: int) -> None:
+        """A step begins."""
+        ...
+
+    def end_step(self, step: Step, result: StepResult) -> None:
+        """A step ended, well or not."""
+        ...
+
+    def confirm(self) -> bool | None:
+        """Ask whether to carry out the plan; None when there is nobody to ask."""
+        ...
+
+
+class Approval(Struct, frozen=True):
+    """What the user has allowed beforehand."""
+
+    yes: bool = False
+    allowed: frozenset[Danger] = frozenset()
+
+
+class RunResult(Struct, frozen=True):
+    """How a run went."""
+
+    run: str
+    outcome: Literal["done", "nothing"]
+    steps: tuple[StepResult, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class RunError(Exception):
+    """A run that did not end well: what was done until then, and why it stopped."""
+
+    def __init__(self, run: str, steps: tuple[StepResult, ...], cause: ThinpoolmgrError) -> None:
+        """Keep the run's name, its finished steps and the error."""
+        super().__init__(str(cause))
+        self.run = run
+        self.steps = steps
+        self.cause = cause
+
+    @property
+    def outcome(self) -> Literal["failed", "interrupted"]:
+        """How the run ended."""
+        return "interrupted" if isinstance(self.cause, InterruptedRunError) else "failed"
+
+
+def look(planner: Planner, host: Host, store: Store) -> Plan:
+    """Return the plan for the host as it is now; takes no lock and changes nothing.
+
+    Raises:
+        ThinpoolmgrError: the host cannot be observed, or the journal is damaged.
+
+    """
+    snapshot = host.observe()
+    return planner(snapshot, remember([run for _, run in store.read_runs()], snapshot.boot_id))
+
+
+def carry_out(
+    command: str, planner: Planner, host: Host, store: Store, reporter: Reporter, approval: Approval
+) -> RunResult:
+    """Plan with `planner` and carry the plan out; run again after any kind of end, it finishes.
+
+    Raises:
+        ThinpoolmgrError: nothing was begun: refused, not approved, locked, or the journal needs a person.
+        RunError: a step went wrong, or a signal came; its cause has the exit code.
+
+    """
+    with store.lock(command):
+        runs = store.read_runs()
+        snapshot = host.observe()
+        runs = _recover(runs, snapshot)
+        memory = remember([run for _, run in runs], snapshot.boot_id)
+        plan = planner(snapshot, memory)
+        raise_refusals(plan.refusals)
+        if not plan.steps:
+            _close_unfinished(runs)
+            return RunResult("", "nothing", notes=plan.notes)
+        reporter.show_plan(plan)
+        if approve(plan, approval, reporter):
+            _require_same_plan(planner(host.observe(), memory), plan)
+        name, run_file = store.new_run(command)
+        try:
+            run = _Run(name, run_file, host, reporter, snapshot)
+            run.begin(command, plan)
+            run.perform_all(plan)
+            run.require_finished(planner(run.snapshot, Memory(our_groups=memory.our_groups)))
+        finally:
+            run_file.close()
+        return RunResult(name, "done", tuple(run.results), plan.notes)
+
+
+def raise_refusals(refusals: tuple[Refusal, ...]) -> None:
+    """Raise the first refusal as the error its exit code stands for, the others in its details.
+
+    Raises:
+        ThinpoolmgrError: there is a refusal.
+
+    """
+    if not refusals:
+        return
+    first, *others = refusals
+    kinds: dict[int, type[ThinpoolmgrError]] = {69: UnavailableError, 78: ConfigError}
+    details = "\n".join([*([first.details] if first.details else []), *(f"Also: {other.summary}" for other in others)])
+    raise kinds.get(first.exit_code, RefusedError)(first.summary, details, first.resolution, code=first.code)
+
+
+def approve(plan: Plan, approval: Approval, reporter: Reporter) -> bool:
+    """Return whether a person was asked and agreed; False says that the flags sufficed.
+
+    Raises:
+        RefusedError: a flag is missing and there is nobody to ask, or the answer was no.
+
+    """
+    dangers = {step.danger for step in plan.steps} - {"safe"} - approval.allowed
+    if approval.yes and not dangers:
+        return False
+    missing = [*([] if approval.yes else ["--yes"]), *_missing_allowances(dangers)]
+    answer = reporter.confirm() if not approval.yes else None
+    if answer:
+        return True
+    if answer is False:
+        raise RefusedError("not approved; nothing was changed", "", "", code="NOT_APPROVED")
+    what = {"outage": "something stops working meanwhile", "destroys": "data is destroyed"}
+    details = "\n".join(
+        f"{step.id} {step_name(step)} {target(step)}: {what[step.danger]}"
+        for step in plan.steps
+        if step.danger in dangers
+    )
+    summary = f"this needs {' '.join(missing)}; nothing was changed"
+    raise RefusedError(
+        summary, details, f"Add {' '.join(missing)} when the plan is what you want.", code="NOT_APPROVED"
+    )
+
+
+def _missing_allowances(dangers: set[Danger]) -> list[str]:
+    words = [word for danger, word in (("outage", "outage"), ("destroys", "destroy")) if danger in dangers]
+    return [f"--allow {','.join(words)}"] if words else []
+
+
+def _require_same_plan(now_planned: Plan, shown: Plan) -> None:
+    if now_planned.steps != shown.steps or now_planned.refusals:
+        summary = "the host changed while the question was open; nothing was changed"
+        raise StalePlanError(summary, "The plan would be another one now.", "Run this again and look at the new plan.")
+
+
+def _recover(runs: list[tuple[Path, Run]], snapshot: Snapshot) -> list[tuple[Path, Run]]:
+    """Settle the steps that were begun and not recorded as done: done after all, to be planned again, or stuck."""
+    unfinished = unfinished_runs([run for _, run in runs])
+    return [(path, _settle(path, run, snapshot) if run in unfinished else run) for path, run in runs]
+
+
+def _settle(path: Path, run: Run, snapshot: Snapshot) -> Run:
+    for step in run.steps_with(run.doing):
+        if step.id in run.done:
+            continue
+        condition = condition_of(step, snapshot)
+        if condition is Condition.STUCK:
+            raise _needs_person(path, step, snapshot)
+        made = _made_group(step, snapshot) if condition is Condition.DONE else ""
+        if made:
+            _append(path, Done(step.id, 0.0, made))
+            run = msgspec.structs.replace(run, done=(*run.done, step.id), group_uuids=(*run.group_uuids, made))
+    return run
+
+
+def _made_group(step: Step, snapshot: Snapshot) -> str:
+    """Uuid of the group that `step` made: what shows that it is ours when LVM has lost it."""
+    group = snapshot.find_group(step.group) if isinstance(step, CreateVolumeGroup) else None
+    return group.uuid if group else ""
+
+
+def _append(path: Path, record: Record) -> None:
+    run_file = RunFile(path)
+    try:
+        run_file.append(record)
+    finally:
+        run_file.close()
+
+
+def _needs_person(path: Path, step: Step, snapshot: Snapshot) -> NeedsPersonError:
+    summary = f"an interrupted run stopped inside {step_name(step)} {target(step)}, and the host fits neither before nor after it"
+    details = (
+        f"Step: {step_name(step)} {target(step)} ({step.reason})\nHost: {why_not_done(step, snapshot)}\nJournal: {path}"
+    )
+    resolution = "Look at what is there. When it is settled by hand, move the journal file away and run this again."
+    return NeedsPersonError(summary, details, resolution)
+
+
+def _close_unfinished(runs: list[tuple[Path, Run]]) -> None:
+    """Nothing is left to do, so what was interrupted is finished, too."""
+    unfinished = unfinished_runs([run for _, run in runs])
+    for path, run in runs:
+        if run in unfinished:
+            _append(path, Ended("done", now()))
+
+
+class _Run:
+    """One run being carried out."""
+
+    def __init__(self, name: str, run_file: RunFile, host: Host, reporter: Reporter, snapshot: Snapshot) -> None:
+        self.name = name
+        self.results: list[StepResult] = []
+        self.snapshot = snapshot
+        self._file = run_file
+        self._host = host
+        self._reporter = reporter
+
+    def begin(self, command: str, plan: Plan) -> None:
+        self._file.append(
+            Began(self.name, command, now(), plan.steps, plan.fingerprint, self.snapshot.boot_id, __version__)
+        )
+
+    def perform_all(self, plan: Plan) -> None:
+        with _deferred_signals() as came:
+            for step in plan.steps:
+                self._perform(step, len(plan.steps))
+                if came and step is not plan.steps[-1]:
+                    self._stop(came[0])
+
+    def _perform(self, step: Step, total: int) -> None:
+        self._reporter.begin_step(step, total)
+        self._file.append(Doing(step.id, now()))
+        started = time.monotonic()
+        already = not why_not_done(step, self.snapshot)
+        try:
+            if not already:
+                self._host.perform(step)
+                self.snapshot = self._host.observe()
+            self._require_done(step)
+        except ThinpoolmgrError as error:
+            self._fail(step, error, time.monotonic() - started)
+        result = StepResult(
+            step.id,
+            step_name(step),
+            target(step),
+            "already" if already else "done",
+            round(time.monotonic() - started, 3),
+        )
+        self._file.append(Done(step.id, result.seconds, _made_group(step, self.snapshot)))
+        self.results.append(result)
+        self._reporter.end_step(step, result)
+
+    def _require_done(self, step: Step) -> None:
+        reason = why_not_done(step, self.snapshot)
+        if reason:
+            summary = f"{step_name(step)} {target(step)} reported success, and the host does not show it"
+            raise IncoherentError(
+                summary, reason, "Look at the host before anything else is done; then run this again."
+            )
+
+    def _fail(self, step: Step, error: ThinpoolmgrError, seconds: float) -> None:
+        result = StepResult(step.id, step_name(step), target(step), "failed", round(seconds, 3))
+        self.results.append(result)
+        self._reporter.end_step(step, result)
+        self._file.append(Failed(step.id, f"{error.summary}\n{error.details}", self._host.recent_commands))
+        self._file.append(Ended("failed", now()))
+        raise RunError(self.name, tuple(self.results), error) from error
+
+    def _stop(self, signal_number: int) -> None:
+        self._file.append(Ended("interrupted", now()))
+        name = signal.Signals(signal_number).name
+        summary = f"stopped by {name} after the step that was under way"
+        error = InterruptedRunError(
+            signal_number, summary, f"{len(self.results)} steps are done.", "Run the same command again to finish."
+        )
+        raise RunError(self.name, tuple(self.results), error)
+
+    def require_finished(self, rest: Plan) -> None:
+        """Success is said only when the host, looked at again, leaves nothing to do."""
+        if rest.is_empty:
+            self._file.append(Ended("done", now()))
+            return
+        self._file.append(Ended("failed", now()))
+        left = [f"{step_name(step)} {target(step)}: {step.reason}" for step in rest.steps]
+        left += [refusal.summary for refusal in rest.refusals]
+        summary = "all steps are done, and the host is still not as described"
+        error = IncoherentError(summary, "\n".join(left), "See what changed the host meanwhile, and run this again.")
+        raise RunError(self.name, tuple(self.results), error)
+
+
+@contextmanager
+def _deferred_signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM instead of dying of them: a command that changes something is always finished."""
+    came: list[int] = []
+    wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    old = {number: signal.signal(number, lambda n, _frame: came.append(n)) for number in wanted}
+    try:
+        yield came
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

@@ -1,0 +1,333 @@
+"""Device-mapper, straight from the kernel: the one file that knows its ioctl interface.
+
+Sources: include/uapi/linux/dm-ioctl.h for the structures, drivers/md/dm-ioctl.c for what fills them. All of it only
+reads: nothing here creates, changes or removes a device.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from struct import Struct
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+from thinpoolmgr.core.model import DmDevice, ThinPoolStatus
+from thinpoolmgr.core.thinstatus import parse_pool_status
+from thinpoolmgr.errors import CommandFailedError, NotRootError, ThinpoolmgrError, UnavailableError
+from thinpoolmgr.units import SECTOR_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CONTROL_PATH = "/dev/mapper/control"
+
+LIST_DEVICES = 2
+DEV_STATUS = 7
+TABLE_DEPS = 11
+TABLE_STATUS = 12
+LIST_VERSIONS = 13
+GET_TARGET_VERSION = 17
+
+SUSPEND_FLAG = 1 << 1
+STATUS_TABLE_FLAG = 1 << 4
+ACTIVE_PRESENT_FLAG = 1 << 5
+BUFFER_FULL_FLAG = 1 << 8
+NOFLUSH_FLAG = 1 << 11
+
+_HEADER = Struct("=3I2IIiIIIQ128s129s7x")
+_NAME_ENTRY = Struct("=QI")
+_TARGET = Struct("=QQiI16s")
+_DEPS = Struct("=II")
+_DEV = Struct("=Q")
+_VERSION_ENTRY = Struct("=I3I")
+
+# The kernel refuses callers with a newer minor than its own, so the oldest one is asked for.
+_VERSION = (4, 0, 0)
+_LIST_BYTES = 64 * 1024
+_DEVICE_BYTES = 4 * 1024
+_MOST_BYTES = 256 * 1024 * 1024
+_MOST_TYPE_NAME_BYTES = 15
+
+
+class Header(NamedTuple):
+    """The part of an answer that every ioctl fills in; `event_number` counts since the device was made."""
+
+    data_start: int
+    target_count: int
+    open_count: int
+    flags: int
+    event_number: int
+    devno: str
+    name: str
+    uuid: str
+
+
+class Target(NamedTuple):
+    """One segment of a table, or of its status."""
+
+    start_sectors: int
+    length_sectors: int
+    type: str
+    params: str
+
+
+class Answer(NamedTuple):
+    """What the kernel returned: the header, and the whole buffer that it begins."""
+
+    header: Header
+    buffer: bytes
+
+
+def request_code(number: int) -> int:
+    """Return the request code of device-mapper's ioctl `number`: `_IOWR(0xfd, number, struct dm_ioctl)`."""
+    return 3 << 30 | _HEADER.size << 16 | 0xFD << 8 | number
+
+
+def pack_request(name: str, flags: int, size_bytes: int) -> bytearray:
+    """Return a buffer of `size_bytes` that asks about the device (or target type) called `name`."""
+    buffer = bytearray(max(size_bytes, _HEADER.size))
+    _HEADER.pack_into(buffer, 0, *_VERSION, len(buffer), _HEADER.size, 0, 0, flags, 0, 0, 0, os.fsencode(name), b"")
+    return buffer
+
+
+def parse_header(buffer: bytes | bytearray) -> Header:
+    """Return the header at the start of `buffer`."""
+    fields = _HEADER.unpack_from(buffer)
+    data_start, target_count, open_count, flags, event_number, _, dev, name, uuid = fields[4:]
+    return Header(data_start, target_count, open_count, flags, event_number, _devno(dev), _text(name), _text(uuid))
+
+
+def parse_names(answer: Answer) -> tuple[str, ...]:
+    """Return the device names in an answer to DM_LIST_DEVICES.
+
+    What newer kernels put behind each name (event number, uuid) lies between it and the next entry and is passed over.
+    """
+    names = []
+    offset = answer.header.data_start
+    while True:
+        dev, following = _NAME_ENTRY.unpack_from(answer.buffer, offset)
+        # An empty list is one entry with device number 0.
+        if dev:
+            names.append(_text_at(answer.buffer, offset + _NAME_ENTRY.size))
+        if not following:
+            return tuple(names)
+        offset += following
+
+
+def parse_targets(answer: Answer) -> tuple[Target, ...]:
+    """Return the segments in an answer to DM_TABLE_STATUS."""
+    targets = []
+    offset = start = answer.header.data_start
+    for _ in range(answer.header.target_count):
+        first, length, _, following, kind = _TARGET.unpack_from(answer.buffer, offset)
+        targets.append(Target(first, length, _text(kind), _text_at(answer.buffer, offset + _TARGET.size)))
+        # Unlike in a name list, the kernel counts from the first entry here.
+        offset = start + following
+    return tuple(targets)
+
+
+def parse_deps(answer: Answer) -> tuple[str, ...]:
+    """Return the `MAJOR:MINOR` numbers in an answer to DM_TABLE_DEPS, in numerical order."""
+    start = answer.header.data_start
+    count, _ = _DEPS.unpack_from(answer.buffer, start)
+    first = start + _DEPS.size
+    devs = [_DEV.unpack_from(answer.buffer, first + index * _DEV.size)[0] for index in range(count)]
+    return tuple(_devno(dev) for dev in sorted(devs))
+
+
+def parse_target_types(answer: Answer) -> tuple[str, ...]:
+    """Return the names of the target types in an answer to DM_LIST_VERSIONS."""
+    names = []
+    offset = answer.header.data_start
+    while True:
+        following, *_ = _VERSION_ENTRY.unpack_from(answer.buffer, offset)
+        names.append(_text_at(answer.buffer, offset + _VERSION_ENTRY.size))
+        if not following:
+            return tuple(names)
+        offset += following
+
+
+class Control:
+    """The open control node; `ioctl` fills the buffer it is given, or raises OSError."""
+
+    def __init__(self, ioctl: Callable[[int, bytearray], object], close: Callable[[], object] = lambda: None) -> None:
+        self._ioctl = ioctl
+        self._close = close
+
+    @classmethod
+    def open(cls, path: str = CONTROL_PATH) -> Self:
+        """Open the control node at `path`.
+
+        Raises:
+            UnavailableError: the kernel has no device-mapper.
+            NotRootError: it is not ours to open.
+
+        """
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            raise explain_error(error, path) from error
+        return cls(
+            lambda number, buffer: fcntl.ioctl(descriptor, request_code(number), buffer),
+            lambda: os.close(descriptor),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def ask(self, number: int, name: str = "", flags: int = 0, size_bytes: int = _DEVICE_BYTES) -> Answer:
+        """Return the kernel's answer, with as large a buffer as it takes.
+
+        Raises:
+            OSError: as the kernel said it; ENXIO says that there is no such device.
+
+        """
+        while True:
+            buffer = pack_request(name, flags, size_bytes)
+            self._ioctl(number, buffer)
+            header = parse_header(buffer)
+            if not header.flags & BUFFER_FULL_FLAG:
+                return Answer(header, bytes(buffer))
+            size_bytes *= 2
+            if size_bytes > _MOST_BYTES:
+                raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE), name)
+
+
+def list_dm_devices(control: Control | None = None) -> tuple[DmDevice, ...]:
+    """Return all device-mapper devices by name; one that vanishes meanwhile is left out.
+
+    Costs one ioctl, and two (three for thin devices, four for thin pools) for each device.
+
+    Raises:
+        UnavailableError: the kernel has no device-mapper.
+        NotRootError: the caller may not ask it.
+        CommandFailedError: the kernel answered with another error.
+
+    """
+    with control or Control.open() as opened:
+        try:
+            names = parse_names(opened.ask(LIST_DEVICES, size_bytes=_LIST_BYTES))
+            found = [_observe(opened, name) for name in sorted(names)]
+        except OSError as error:
+            raise explain_error(error, CONTROL_PATH) from error
+    return tuple(device for device in found if device is not None)
+
+
+def has_target(name: str, control: Control | None = None) -> bool:
+    """Return whether the kernel has the target type `name`, such as `thin-pool`; loads its module when there is one.
+
+    Kernels before 5.5 cannot be asked to load it: there only types that are loaded already are seen.
+
+    Raises:
+        UnavailableError: the kernel has no device-mapper.
+        NotRootError: the caller may not ask it.
+        CommandFailedError: the kernel answered with another error.
+
+    """
+    if len(os.fsencode(name)) > _MOST_TYPE_NAME_BYTES:
+        return False
+    with control or Control.open() as opened:
+        try:
+            return _has_target(opened, name)
+        except OSError as error:
+            raise explain_error(error, CONTROL_PATH) from error
+
+
+def event_number(name: str, control: Control | None = None) -> int | None:
+    """Return how many events the device called `name` has raised; None when there is no such device.
+
+    Raises:
+        UnavailableError: the kernel has no device-mapper.
+        NotRootError: the caller may not ask it.
+        CommandFailedError: the kernel answered with another error.
+
+    """
+    with control or Control.open() as opened:
+        try:
+            return opened.ask(DEV_STATUS, name).header.event_number
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return None
+            raise explain_error(error, name) from error
+
+
+def explain_error(error: OSError, target: str) -> ThinpoolmgrError:
+    """Return what an error of the control node means for a user."""
+    details = f"{target}: {error.strerror or error}"
+    if error.errno in {errno.EACCES, errno.EPERM}:
+        return NotRootError("only root may ask device-mapper", details, "run the command as root")
+    if error.errno in {errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.ENOTTY}:
+        return UnavailableError(
+            "this kernel has no device-mapper",
+            details,
+            "load it with `modprobe dm_mod` and `modprobe dm_thin_pool`; where the kernel has no such modules "
+            "(as in many containers), `thinpoolmgr lab` offers a throw-away kernel that does",
+            code="NO_DEVICE_MAPPER",
+        )
+    return CommandFailedError("device-mapper did not answer", details, "look at the kernel's log (`dmesg`)")
+
+
+def _observe(control: Control, name: str) -> DmDevice | None:
+    try:
+        # Never without NOFLUSH: a thin pool would commit its metadata, and hang where its disk does.
+        status = control.ask(TABLE_STATUS, name, NOFLUSH_FLAG)
+        header = status.header
+        targets = parse_targets(status)
+        only = targets[0] if len(targets) == 1 else None
+        return DmDevice(
+            name=header.name,
+            uuid=header.uuid,
+            devno=header.devno,
+            open_count=header.open_count,
+            suspended=bool(header.flags & SUSPEND_FLAG),
+            has_table=bool(header.flags & ACTIVE_PRESENT_FLAG),
+            targets=tuple(dict.fromkeys(target.type for target in targets)),
+            depends_on=parse_deps(control.ask(TABLE_DEPS, name)) if targets else (),
+            size_bytes=sum(target.length_sectors for target in targets) * SECTOR_BYTES,
+            pool_status=_pool_status(only),
+            table=_thin_table(control, name, only),
+        )
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return None
+        raise
+
+
+def _pool_status(target: Target | None) -> ThinPoolStatus | None:
+    return parse_pool_status(target.params) if target and target.type == "thin-pool" else None
+
+
+def _thin_table(control: Control, name: str, target: Target | None) -> str:
+    # Tables of other targets are not even asked for: that of dm-crypt holds the key.
+    if target is None or target.type not in {"thin", "thin-pool"}:
+        return ""
+    lines = parse_targets(control.ask(TABLE_STATUS, name, NOFLUSH_FLAG | STATUS_TABLE_FLAG))
+    return lines[0].params.strip() if lines else ""
+
+
+def _has_target(control: Control, name: str) -> bool:
+    try:
+        control.ask(GET_TARGET_VERSION, name)
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            return False
+        if error.errno == errno.ENOTTY:
+            return name in parse_target_types(control.ask(LIST_VERSIONS))
+        raise
+    return True
+
+
+def _devno(dev: int) -> str:
+    return f"{os.major(dev)}:{os.minor(dev)}"
+
+
+def _text(field: bytes) -> str:
+    return os.fsdecode(field.partition(b"\0")[0])
+
+
+def _text_at(buffer: bytes, offset: int) -> str:
+    return os.fsdecode(buffer[offset : buffer.index(b"\0", offset)])

@@ -1,0 +1,278 @@
+"""Docker as it is on this host: installed, running, configured, its state on disk. Nothing is changed."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from msgspec import Struct
+
+from thinpoolmgr.core.engines.daemon_json import DaemonJsonError, parse_object
+from thinpoolmgr.core.engines.docker import configured_data_root
+from thinpoolmgr.core.model import Engine, EngineState, ServiceState
+from thinpoolmgr.errors import CommandFailedError, UnavailableError
+from thinpoolmgr.host.engines import docker_api
+from thinpoolmgr.host.engines.docker_state import StateUnreadableError, read_state
+from thinpoolmgr.host.files import read_text
+from thinpoolmgr.host.runner import SEARCH_PATH
+from thinpoolmgr.host.systemd import is_active, is_loaded, parse_show, show_command
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from thinpoolmgr.core.desired import DesiredEngine
+    from thinpoolmgr.host.runner import CompletedRun
+
+    Run = Callable[[tuple[str, ...]], CompletedRun]
+
+SERVICE, SOCKET = "docker.service", "docker.socket"
+# docker-current and docker-latest are Red Hat's names; the kernel cuts a process name to 15 bytes.
+_DAEMONS = ("dockerd", "dockerd-current", "dockerd-latest", "dockerd-ce")
+_CONFIG_LIMIT_BYTES = 1024**2
+_DRIVER_FLAGS = ("-s", "--storage-driver", "--storage-opt")
+_ROOT_FLAGS = ("-g", "--graph", "--data-root")
+_VERSION = re.compile(r"version ([^\s,]{1,60})", re.ASCII)
+
+
+class DockerPaths(Struct, frozen=True):
+    """Where things are on a host; tests give a folder of their own."""
+
+    config: str = "/etc/docker/daemon.json"
+    data_root: str = "/var/lib/docker"
+    socket: str = "/var/run/docker.sock"
+    proc: str = "/proc"
+    systemd: str = "/run/systemd/system"
+    sysv_script: str = "/etc/init.d/docker"
+    sysv_defaults: str = "/etc/default/docker"
+    search: str = SEARCH_PATH
+
+
+class _Flags(NamedTuple):
+    """The daemon's command line, or a file whose variables become part of it."""
+
+    source: str
+    words: tuple[str, ...]
+
+    def find(self, names: tuple[str, ...]) -> list[str]:
+        """Return the values of the flags with one of these names, in order."""
+        parts = [word.partition("=") for word in self.words]
+        following = (*self.words[1:], "")[: len(parts)]
+        pairs = zip(parts, following, strict=True)
+        return [value if equals else after for (flag, equals, value), after in pairs if flag in names]
+
+
+class _Config(NamedTuple):
+    path: str
+    text: str | None
+    problem: str
+    data_root: str
+
+
+class _Answers(NamedTuple):
+    """What the running engine said; `running` is None when something is alive and does not answer."""
+
+    running: bool | None
+    version: str = ""
+    driver: str = ""
+    data_root: str = ""
+    containers: tuple[str, ...] = ()
+
+
+def observe_docker(desired: DesiredEngine, run: Run, paths: DockerPaths | None = None) -> Engine:
+    """Return Docker as it is now; nothing is started, not even through socket activation.
+
+    Args:
+        desired: the engine of the configuration; its `config_file` says which file is Docker's.
+        run: runs a command to its end; used for `systemctl show` and `dockerd --version` only.
+        paths: where things are.
+
+    """
+    paths = paths or DockerPaths()
+    daemon = next((found for name in _DAEMONS if (found := shutil.which(name, path=paths.search))), "")
+    service, unit_flags = _observe_service(run, paths)
+    processes = tuple(_find_daemons(paths.proc))
+    # What runs was started with its own flags, the next start takes those of the unit: both must agree with the file.
+    flags = (*(process.flags for process in processes), *unit_flags)
+    config = _read_config(desired.config.config_file, flags, paths)
+    answers = _ask(config, processes, paths, listens=_may_connect(bool(daemon), processes, service))
+    data_root = answers.data_root or config.data_root
+    state, state_problem = _observe_state(data_root, paths)
+    return Engine(
+        name=desired.name,
+        kind=desired.kind,
+        installed=bool(daemon or processes),
+        version=answers.version or (_ask_version(run, daemon) if daemon else ""),
+        running=answers.running,
+        pids=tuple(process.pid for process in processes),
+        driver=answers.driver,
+        data_root=data_root,
+        config_path=config.path,
+        config_text=config.text,
+        config_problem=config.problem,
+        service=service,
+        state=state,
+        state_problem=state_problem,
+        containers=answers.containers,
+    )
+
+
+class _Process(NamedTuple):
+    pid: int
+    flags: _Flags
+
+
+def _find_daemons(proc: str) -> Iterator[_Process]:
+    """Find the host's own daemons: those of other users (rootless) and inside containers have another data root."""
+    for entry in sorted(Path(proc).glob("[0-9]*"), key=lambda path: int(path.name)):
+        try:
+            if entry.stat().st_uid not in (0, os.geteuid()) or not _is_daemon(entry) or _is_elsewhere(entry, proc):
+                continue
+            command = (entry / "cmdline").read_bytes().decode(errors="replace")
+        except (FileNotFoundError, ProcessLookupError, NotADirectoryError):
+            continue
+        yield _Process(int(entry.name), _Flags("the running daemon's command line", tuple(command.split("\0"))))
+
+
+def _is_daemon(entry: Path) -> bool:
+    status = (entry / "stat").read_text(encoding="utf-8", errors="replace") if (entry / "stat").exists() else ""
+    if status.rpartition(")")[2].split()[:1] == ["Z"]:
+        return False
+    return (entry / "comm").read_text(encoding="utf-8", errors="replace").strip() in _DAEMONS or (
+        _link_text(entry / "exe").rpartition("/")[2].removesuffix(" (deleted)") in _DAEMONS
+    )
+
+
+def _is_elsewhere(entry: Path, proc: str) -> bool:
+    ours, theirs = _link_text(Path(proc) / "self/ns/pid"), _link_text(entry / "ns/pid")
+    return bool(ours and theirs and ours != theirs)
+
+
+def _link_text(path: Path) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""
+
+
+def _observe_service(run: Run, paths: DockerPaths) -> tuple[ServiceState, tuple[_Flags, ...]]:
+    if not Path(paths.systemd).is_dir():
+        files = (paths.sysv_defaults,) if Path(paths.sysv_script).exists() else ()
+        return ServiceState(systemd=False), tuple(_read_flags(file) for file in files)
+    units = parse_show(_output(run, show_command((SERVICE, SOCKET))))
+    service = units.get(SERVICE, {})
+    if not units:
+        return ServiceState(systemd=True, active=None), ()
+    state = ServiceState(
+        systemd=True,
+        unit=SERVICE if is_loaded(service) else "",
+        sockets=(SOCKET,) if is_loaded(units.get(SOCKET, {})) else (),
+        active=is_active(service),
+        enabled=service.get("UnitFileState", "").startswith("enabled"),
+    )
+    # EnvironmentFiles=/etc/default/docker (ignore_errors=yes), one line each
+    environment = tuple(line.rpartition(" (")[0] for line in service.get("EnvironmentFiles", "").split("\n") if line)
+    command = _Flags(SERVICE, tuple(service.get("ExecStart", "").split()))
+    return state, (command, *(_read_flags(file) for file in environment))
+
+
+def _read_flags(file: str) -> _Flags:
+    """Read a file of shell assignments for its words alone: it is never run."""
+    try:
+        lines = read_text(file, _CONFIG_LIMIT_BYTES).split("\n")
+    except (OSError, ValueError):
+        return _Flags(file, ())
+    values = [line.partition("=")[2] for line in lines if not line.lstrip().startswith("#")]
+    return _Flags(file, tuple(word.strip("\"'") for value in values for word in value.split()))
+
+
+def _read_config(config_file: str, flags: tuple[_Flags, ...], paths: DockerPaths) -> _Config:
+    named = _first_value(flags, ("--config-file",))
+    path = (named or paths.config) if config_file == "auto" else config_file
+    root = _first_value(flags, _ROOT_FLAGS)
+    text: str | None = None
+    try:
+        text = read_text(path, _CONFIG_LIMIT_BYTES)
+        parse_object(text)
+        root = root or configured_data_root(text)
+        problem = _find_conflict(flags)
+    except FileNotFoundError:
+        problem = f"{path} is a symbolic link that leads nowhere" if os.path.islink(path) else _find_conflict(flags)
+    except DaemonJsonError as error:
+        problem = f"{path}, {error}"
+    except (OSError, ValueError) as error:
+        problem = str(error)
+    if root and not root.startswith("/"):
+        problem = problem or f"the data root {ascii(root)[:200]} is not an absolute path"
+        root = ""
+    return _Config(path, text, problem, root or paths.data_root)
+
+
+def _first_value(flags: tuple[_Flags, ...], names: tuple[str, ...]) -> str:
+    return next((value for flag in flags for value in flag.find(names) if value), "")
+
+
+def _find_conflict(flags: tuple[_Flags, ...]) -> str:
+    # Docker never merges the two, and does not start when both are there, even with equal values.
+    for flag in flags:
+        for name in _DRIVER_FLAGS:
+            if flag.find((name,)):
+                return f"{flag.source} sets {name}; Docker does not start when its configuration file sets it too"
+    return ""
+
+
+def _may_connect(installed: bool, processes: tuple[_Process, ...], service: ServiceState) -> bool:  # noqa: FBT001
+    # Without a daemon the socket is systemd's, and connecting would start Docker; or it is podman's.
+    return bool(processes) or (installed and not service.sockets)
+
+
+def _ask(config: _Config, processes: tuple[_Process, ...], paths: DockerPaths, *, listens: bool) -> _Answers:
+    socket = _configured_socket(config, processes) or paths.socket
+    try:
+        info = docker_api.get(socket, "/info", docker_api.Info) if listens else None
+        if info is None:
+            return _Answers(running=None if processes else False)
+        version = docker_api.get(socket, "/version", docker_api.Version)
+        containers = docker_api.get(socket, "/containers/json", tuple[docker_api.Container, ...])
+    except docker_api.ApiError:
+        return _Answers(running=None)
+    if version is None or containers is None:
+        return _Answers(running=None)
+    running = True
+    names = tuple(next(iter(c.Names or ()), c.Id[:12]).lstrip("/") for c in containers)
+    return _Answers(running, version.Version, info.Driver, info.DockerRootDir, names)
+
+
+def _configured_socket(config: _Config, processes: tuple[_Process, ...]) -> str:
+    """Return the first unix socket that flags or the file's `hosts` name; empty for the usual one."""
+    hosts = [value for process in processes for value in process.flags.find(("-H", "--host"))]
+    try:
+        member = parse_object(config.text).find("hosts")
+    except DaemonJsonError:
+        member = None
+    if member and isinstance(member.value, list):
+        hosts += [host for host in member.value if isinstance(host, str)]
+    return next((host.removeprefix("unix://") for host in hosts if host.startswith("unix:///")), "")
+
+
+def _ask_version(run: Run, daemon: str) -> str:
+    match = _VERSION.search(_output(run, (daemon, "--version")))
+    return match[1] if match else ""
+
+
+def _output(run: Run, argv: tuple[str, ...]) -> str:
+    """Return what a command printed; nothing when it failed, which makes what it was asked for unknown."""
+    try:
+        result = run(argv)
+    except (CommandFailedError, UnavailableError):
+        return ""
+    return result.stdout if result.code == 0 else ""
+
+
+def _observe_state(data_root: str, paths: DockerPaths) -> tuple[EngineState | None, str]:
+    try:
+        return read_state(data_root, paths.proc), ""
+    except StateUnreadableError as error:
+        return None, str(error)

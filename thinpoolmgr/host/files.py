@@ -1,0 +1,340 @@
+"""All changes to files: whole and durable, or not at all, and never through a symbolic link or across a mount point."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import stat
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from thinpoolmgr.errors import NeedsPersonError, RefusedError, ThinpoolmgrError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MANIFEST = "manifest.json"
+_TEXT_LIMIT_BYTES = 1024**2
+_MOUNTINFO_LIMIT_BYTES = 64 * 1024**2
+_READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+_FOLDER_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY | os.O_NOFOLLOW
+_ESCAPE = re.compile(r"\\([0-7]{3})", re.ASCII)
+
+
+class FileFailedError(ThinpoolmgrError):
+    """The operating system refused to write or move a file."""
+
+    default_code = "FILE_FAILED"
+
+
+class _Old(NamedTuple):
+    """A file that is about to be replaced."""
+
+    text: str
+    status: os.stat_result
+    xattrs: dict[str, bytes]
+
+
+def read_text(path: str, limit_bytes: int, *, dir_fd: int | None = None, follow: bool = True) -> str:
+    """Return the text of a regular file, exactly as it stands (no newline is translated).
+
+    Args:
+        path: the file; relative to `dir_fd` when that is given.
+        limit_bytes: more than this is refused, not cut.
+        dir_fd: an open folder.
+        follow: whether `path` itself may be a symbolic link.
+
+    Raises:
+        OSError: when there is no such file, or it cannot be read.
+        ValueError: with a text for people, when it is no regular file, too long, or not UTF-8.
+
+    """
+    return _read(path, limit_bytes, dir_fd, follow=follow).text
+
+
+def _read(path: str, limit_bytes: int, dir_fd: int | None, *, follow: bool) -> _Old:
+    # Looked at before it is opened (opening a device can do things) and after (it may be another one by then).
+    _refuse_irregular(path, os.stat(path, dir_fd=dir_fd, follow_symlinks=follow))
+    fd = os.open(path, _READ_FLAGS | (0 if follow else os.O_NOFOLLOW), dir_fd=dir_fd)
+    try:
+        status = os.fstat(fd)
+        _refuse_irregular(path, status)
+        with os.fdopen(fd, "rb", closefd=False) as file:
+            data = file.read(limit_bytes + 1)
+        xattrs = _read_xattrs(fd)
+    finally:
+        os.close(fd)
+    if len(data) > limit_bytes:
+        msg = f"{path} is longer than {limit_bytes} bytes"
+        raise ValueError(msg)
+    try:
+        return _Old(data.decode(), status, xattrs)
+    except UnicodeDecodeError as error:
+        msg = f"{path} is not UTF-8: byte {error.start} is 0x{data[error.start]:02x}"
+        raise ValueError(msg) from error
+
+
+def _refuse_irregular(path: str, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        msg = f"{path} is not a regular file"
+        raise ValueError(msg)
+
+
+def _read_xattrs(fd: int) -> dict[str, bytes]:
+    try:
+        return {name: os.getxattr(fd, name) for name in os.listxattr(fd)}
+    except OSError as error:
+        if error.errno in (errno.ENOTSUP, errno.ENOSYS):
+            return {}
+        raise
+
+
+def write_atomically(path: str, text: str, *, expect_text: str | None) -> None:
+    """Put `text` into a file: after any crash the file holds the old text or the new one.
+
+    Mode, owner and extended attributes (ACL, SELinux label) of the old file are kept; a new file is 0644. A symbolic
+    link stays: the regular file it leads to is replaced. The file's folder is made when only it is missing.
+
+    Args:
+        path: absolute path.
+        text: the new text, written as UTF-8.
+        expect_text: what the caller knows the file to hold; None: that there is no file.
+
+    Raises:
+        RefusedError: nothing was changed: the file holds something else, or is no regular file.
+        FileFailedError: nothing was changed: the operating system refused.
+
+    """
+    try:
+        target = _follow_link(path)
+        _make_folder(os.path.dirname(target))
+        with _open_folder(os.path.dirname(target), follow=True) as folder:
+            _replace(folder, target, text.encode(), expect_text)
+    except UnicodeEncodeError as error:
+        summary = f"the new text of {path} cannot be written as UTF-8"
+        raise RefusedError(summary, str(error), code="FILE_TEXT") from error
+    except OSError as error:
+        raise _failed(f"cannot write {path}", error) from error
+
+
+def _follow_link(path: str) -> str:
+    if not os.path.islink(path):
+        return path
+    try:
+        return os.path.realpath(path, strict=True)
+    except OSError as error:
+        raise RefusedError(f"{path} is a symbolic link that leads nowhere", str(error), code="FILE_LINK") from error
+
+
+def _failed(summary: str, error: OSError) -> FileFailedError:
+    resolution = "See to the cause (a full or read-only file system, a mount), then run again."
+    return FileFailedError(summary, str(error), resolution)
+
+
+def _make_folder(folder: str) -> None:
+    with suppress(FileExistsError):
+        os.mkdir(folder, 0o755)
+        with _open_folder(os.path.dirname(folder), follow=True) as above:
+            os.fsync(above)
+
+
+@contextmanager
+def _open_folder(path: str, *, follow: bool = False, dir_fd: int | None = None) -> Iterator[int]:
+    fd = os.open(path, _FOLDER_FLAGS & ~(os.O_NOFOLLOW if follow else 0), dir_fd=dir_fd)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _replace(folder: int, target: str, data: bytes, expect_text: str | None) -> None:
+    name = os.path.basename(target)
+    # One fixed name: what a killed run left is replaced by the next one, and the lock keeps a second run away.
+    temporary = f".{name}.thinpoolmgr"
+    old = _expect(folder, name, target, expect_text)
+    with suppress(FileNotFoundError):
+        os.unlink(temporary, dir_fd=folder)
+    try:
+        _write_new(folder, temporary, data, old)
+        _expect(folder, name, target, expect_text)
+        os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary, dir_fd=folder)
+        raise
+    os.fsync(folder)
+
+
+def _expect(folder: int, name: str, shown: str, expect_text: str | None) -> _Old | None:
+    try:
+        old = _read(name, _TEXT_LIMIT_BYTES, folder, follow=False)
+    except FileNotFoundError:
+        old = None
+    except ValueError as error:
+        raise RefusedError(f"{shown} is left alone", str(error), code="FILE_UNEXPECTED") from error
+    if (old.text if old else None) != expect_text:
+        details = "it is not there any more" if old is None else "its text is not the one that was planned with"
+        raise RefusedError(f"{shown} changed", details, "Plan again.", code="FILE_CHANGED")
+    return old
+
+
+def _write_new(folder: int, name: str, data: bytes, old: _Old | None) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(name, flags, 0o600, dir_fd=folder)
+    with os.fdopen(fd, "wb") as file:
+        file.write(data)
+        if old:
+            os.fchown(fd, old.status.st_uid, old.status.st_gid)
+        # After chown, which clears the set-id bits.
+        os.fchmod(fd, stat.S_IMODE(old.status.st_mode) if old else 0o644)
+        for attribute, value in (old.xattrs if old else {}).items():
+            os.setxattr(fd, attribute, value)
+        file.flush()
+        os.fsync(fd)
+
+
+def mounts_on_or_below(paths: tuple[str, ...], proc: str = "/proc") -> tuple[str, ...]:
+    """Return the mount points at or below `paths`, bind mounts too, as this process and process 1 see them.
+
+    Raises:
+        OSError: when this process's own mounts cannot be read; without them nothing may be moved.
+
+    """
+    found = set(_mount_points(f"{proc}/self/mountinfo"))
+    with suppress(OSError):
+        found |= set(_mount_points(f"{proc}/1/mountinfo"))
+    return tuple(sorted(m for m in found if any(m == path or m.startswith(f"{path}/") for path in paths)))
+
+
+def _mount_points(mountinfo: str) -> Iterator[str]:
+    data = Path(mountinfo).read_bytes()[:_MOUNTINFO_LIMIT_BYTES].decode(errors="surrogateescape")
+    for line in data.split("\n"):
+        fields = line.split(" ", 5)
+        if len(fields) > 5:  # noqa: PLR2004 - proc(5): the fifth field is the mount point
+            yield _ESCAPE.sub(lambda match: chr(int(match[1], 8)), fields[4])
+
+
+def move_aside(paths: tuple[str, ...], into: str, *, proc: str = "/proc") -> None:
+    """Move folders, whole, into the folder `into` beside them, with their names below its parent kept.
+
+    Only renames are used, from opened folders, so nothing is copied, deleted or followed. `into` gets a manifest
+    before the first rename; the same call after a crash finishes the work, and after success does nothing.
+
+    Args:
+        paths: absolute real paths (no symbolic link in them) below the parent of `into`.
+        into: absolute path, such as `/var/lib/docker/thinpoolmgr-stale-20260101T000000Z`.
+        proc: where proc is mounted.
+
+    Raises:
+        RefusedError: nothing was changed: a symbolic link, a mount point, another file system, or `into` is not ours.
+        NeedsPersonError: a folder is on both sides, or on neither.
+        FileFailedError: the operating system refused; calling again goes on from there.
+
+    """
+    parent, name = os.path.split(into)
+    relative = tuple(os.path.relpath(path, parent) for path in paths)
+    for path, below in zip(paths, relative, strict=True):
+        parts = below.split("/")
+        if os.path.normpath(path) != path or ".." in parts or parts[0] in (".", name):
+            raise RefusedError(f"{path} is not moved into {into}", "it is not beside it", code="MOVE_OUTSIDE")
+    try:
+        _refuse_mounts((*paths, into), proc)
+        with _open_path(parent) as root:
+            places = [_find_places(root, name, below) for below in relative]
+            _check_places(paths, places, os.fstat(root).st_dev)
+            with _prepare_target(root, name, into, relative) as target:
+                for below, (source, _) in zip(relative, places, strict=True):
+                    if source is not None:
+                        _rename_below(root, target, below)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENOTDIR):
+            summary = f"{parent} or something below it is a symbolic link, or no folder"
+            raise RefusedError(summary, str(error), code="MOVE_LINK") from error
+        raise _failed(f"cannot move {', '.join(paths)} into {into}", error) from error
+
+
+def _refuse_mounts(paths: tuple[str, ...], proc: str) -> None:
+    # The kernel lets a folder with mounts below it be renamed: only looking finds them.
+    mounts = mounts_on_or_below(paths, proc)
+    if mounts:
+        resolution = "Unmount what is mounted there, then run again."
+        raise RefusedError(f"{mounts[0]} is a mount point", ", ".join(mounts[:10]), resolution, code="MOVE_MOUNT")
+
+
+@contextmanager
+def _open_path(path: str, dir_fd: int | None = None, *, make: bool = False) -> Iterator[int]:
+    """Open a folder one name after the other, so that no symbolic link is followed anywhere."""
+    with ExitStack() as stack:
+        fd = dir_fd if dir_fd is not None else stack.enter_context(_open_folder("/"))
+        for part in path.split("/"):
+            if part in ("", "."):
+                continue
+            if make:
+                with suppress(FileExistsError):
+                    os.mkdir(part, 0o700, dir_fd=fd)
+                    os.fsync(fd)
+            fd = stack.enter_context(_open_folder(part, dir_fd=fd))
+        yield fd
+
+
+def _find_places(root: int, name: str, below: str) -> tuple[os.stat_result | None, os.stat_result | None]:
+    """Return what is at the source and what is at the target; None for nothing."""
+    return _status_below(root, below), _status_below(root, f"{name}/{below}")
+
+
+def _status_below(root: int, below: str) -> os.stat_result | None:
+    folder, _, last = below.rpartition("/")
+    try:
+        with _open_path(folder, root) as fd:
+            return os.stat(last, dir_fd=fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+
+
+def _check_places(
+    paths: tuple[str, ...], places: list[tuple[os.stat_result | None, os.stat_result | None]], device: int
+) -> None:
+    for path, (source, target) in zip(paths, places, strict=True):
+        if source is None and target is None:
+            details = "it is neither here nor where it was to be moved"
+            raise NeedsPersonError(f"{path} is gone", details, code="MOVE_GONE")
+        if source is None:
+            continue
+        if target is not None:
+            details = "it was moved, and is here again: something made a new one in between"
+            raise NeedsPersonError(f"{path} is there twice", details, "Look at both, remove one.", code="MOVE_TWICE")
+        if not stat.S_ISDIR(source.st_mode):
+            raise RefusedError(f"{path} is a symbolic link, or no folder", code="MOVE_LINK")
+        if source.st_dev != device:
+            raise RefusedError(f"{path} is on another file system", code="MOVE_MOUNT")
+
+
+@contextmanager
+def _prepare_target(root: int, name: str, into: str, relative: tuple[str, ...]) -> Iterator[int]:
+    manifest = json.dumps({"schema": 1, "moved": list(relative)}, indent=2) + "\n"
+    with _open_path(name, root, make=True) as target:
+        try:
+            known = read_text(MANIFEST, _TEXT_LIMIT_BYTES, dir_fd=target, follow=False)
+        except FileNotFoundError:
+            # A run killed before its manifest was whole leaves at most the temporary file.
+            if set(os.listdir(target)) - {f".{MANIFEST}.thinpoolmgr"}:
+                raise RefusedError(f"{into} is there already, and not ours", code="MOVE_TARGET") from None
+            _replace(target, f"{into}/{MANIFEST}", manifest.encode(), None)
+            known = manifest
+        except ValueError as error:
+            raise RefusedError(f"{into} is there already, and not ours", str(error), code="MOVE_TARGET") from error
+        if known != manifest:
+            raise RefusedError(f"{into} holds another move", known[:500], code="MOVE_TARGET")
+        yield target
+
+
+def _rename_below(root: int, target: int, below: str) -> None:
+    folder, _, last = below.rpartition("/")
+    with _open_path(folder, root) as source, _open_path(folder, target, make=True) as destination:
+        os.rename(last, last, src_dir_fd=source, dst_dir_fd=destination)
+        # The new place first: a crash between the two leaves the folder in both or in the new one, never in none.
+        os.fsync(destination)
+        os.fsync(source)

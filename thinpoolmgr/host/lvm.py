@@ -1,0 +1,160 @@
+"""LVM's whole state from one `lvm fullreport`: the one file that knows its report format.
+
+Sources: lvmreport(7), lvm-fullreport(8); columns that change a report's type must stand in their own section, or the
+command exits 5 and mixes text into the JSON (measured, LVM 2.03.16).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+from thinpoolmgr.core.model import LogicalVolume, PhysicalVolume, VolumeGroup
+from thinpoolmgr.host.runner import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from thinpoolmgr.core.steps import Argv
+    from thinpoolmgr.host.runner import CompletedRun
+
+_COLUMNS = {
+    "vg": "vg_name,vg_uuid,vg_attr,vg_tags,vg_extent_size,vg_extent_count,vg_free_count,vg_seqno,vg_systemid",
+    "pv": "pv_name,pv_uuid,pv_size,dev_size,pv_free,pv_missing,pv_duplicate,pv_tags",
+    "lv": "lv_name,lv_uuid,lv_attr,lv_tags,lv_size,lv_dm_path,data_lv,metadata_lv,pool_lv,lv_health_status,lv_when_full,lv_metadata_size",
+    "seg": "lv_uuid,segtype,chunk_size,discards,zero,devices,transaction_id",
+    "pvseg": "pvseg_start",
+}
+# What LVM says about a missing PV belongs to its group, which it lists as partial; it hides nothing else.
+_MISSING_PV = re.compile(r"missing PV|Couldn't find device|devices? (?:file|not found)", re.IGNORECASE)
+_TROUBLE = re.compile(r"error|fail|cannot|unable|corrupt|not found|skipping|locked|invalid", re.IGNORECASE)
+
+Row = dict[str, str]
+
+
+class LvmState(Struct, frozen=True):
+    """What LVM lists, and the messages that make the list incomplete."""
+
+    groups: tuple[VolumeGroup, ...] = ()
+    orphan_pvs: tuple[PhysicalVolume, ...] = ()
+    trouble: tuple[str, ...] = ()
+
+
+def report_command() -> Argv:
+    """Return the one command that reports groups, physical and logical volumes and segments as JSON."""
+    sections = [word for name, columns in _COLUMNS.items() for word in ("--configreport", name, "-o", columns)]
+    return ("lvm", "fullreport", "--all", "--reportformat", "json", "--units", "b", "--nosuffix", *sections)
+
+
+def read_lvm(run: Callable[[Argv], CompletedRun]) -> LvmState:
+    """Return LVM's state on this host; runs one process, and takes no longer lock than a report does.
+
+    Raises:
+        UnavailableError: LVM is not installed.
+
+    """
+    done = run(report_command())
+    trouble = [line.strip() for line in printable(done.stderr).splitlines() if _is_trouble(line)]
+    try:
+        groups, orphans = parse_report(done.stdout)
+    except (ValueError, KeyError, TypeError) as error:
+        return LvmState(trouble=(*trouble, f"lvm fullreport (exit code {done.code}) could not be read: {error!r}"))
+    if done.code != 0:
+        trouble.append(f"lvm fullreport ended with exit code {done.code}")
+    return LvmState(groups, orphans, tuple(trouble))
+
+
+def _is_trouble(line: str) -> bool:
+    return bool(_TROUBLE.search(line)) and not _MISSING_PV.search(line)
+
+
+def parse_report(stdout: str) -> tuple[tuple[VolumeGroup, ...], tuple[PhysicalVolume, ...]]:
+    """Return the volume groups and the physical volumes without one, from a report's JSON.
+
+    Raises:
+        ValueError: it is no JSON, or a number in it is none.
+        KeyError: a column is missing.
+        TypeError: it is another document than LVM's.
+
+    """
+    groups: list[VolumeGroup] = []
+    orphans: list[PhysicalVolume] = []
+    for report in json.loads(stdout)["report"]:
+        pvs = tuple(_pv(row) for row in report.get("pv", ()))
+        rows = report.get("vg", ())
+        if rows and rows[0]:
+            groups.append(_group(rows[0], pvs, report))
+        else:
+            orphans += pvs
+    return tuple(groups), tuple(orphans)
+
+
+def _group(row: Row, pvs: tuple[PhysicalVolume, ...], report: dict[str, Any]) -> VolumeGroup:
+    segments: dict[str, Row] = {}
+    for segment in report.get("seg", ()):
+        segments.setdefault(segment["lv_uuid"], segment)
+    return VolumeGroup(
+        name=row["vg_name"],
+        uuid=row["vg_uuid"],
+        attr=row["vg_attr"],
+        extent_bytes=int(row["vg_extent_size"]),
+        extent_count=int(row["vg_extent_count"]),
+        free_extents=int(row["vg_free_count"]),
+        seqno=int(row["vg_seqno"]),
+        tags=_words(row["vg_tags"]),
+        system_id=row["vg_systemid"],
+        pvs=pvs,
+        lvs=tuple(_lv(lv, segments.get(lv["lv_uuid"], {})) for lv in report.get("lv", ()) if lv),
+    )
+
+
+def _pv(row: Row) -> PhysicalVolume:
+    return PhysicalVolume(
+        path=row["pv_name"],
+        uuid=row["pv_uuid"],
+        size_bytes=_number(row["dev_size"]) or _number(row["pv_size"]),
+        free_bytes=_number(row["pv_free"]),
+        missing=bool(row["pv_missing"]),
+        duplicate=bool(row["pv_duplicate"]),
+        tags=_words(row["pv_tags"]),
+    )
+
+
+def _lv(row: Row, segment: Row) -> LogicalVolume:
+    is_pool = segment.get("segtype") == "thin-pool"
+    return LogicalVolume(
+        name=_bare(row["lv_name"]),
+        uuid=row["lv_uuid"],
+        segment_type=segment.get("segtype", ""),
+        size_bytes=_number(row["lv_size"]),
+        attr=row["lv_attr"],
+        tags=_words(row["lv_tags"]),
+        dm_name=row["lv_dm_path"].removeprefix("/dev/mapper/"),
+        data_lv=_bare(row["data_lv"]),
+        metadata_lv=_bare(row["metadata_lv"]),
+        pool_lv=_bare(row["pool_lv"]),
+        chunk_bytes=_number(segment.get("chunk_size", "")) if is_pool else 0,
+        discards=segment.get("discards", ""),
+        zero=segment.get("zero") == "zero" if is_pool else None,
+        when_full=row["lv_when_full"],
+        transaction_id=_number(segment.get("transaction_id", "")) if is_pool else None,
+        metadata_bytes=_number(row["lv_metadata_size"]),
+        health=row["lv_health_status"],
+        devices=_words(segment.get("devices", "")),
+    )
+
+
+def _bare(name: str) -> str:
+    # Hidden volumes are shown in brackets.
+    return name.strip("[]")
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word for word in text.split(",") if word)
+
+
+def _number(text: str) -> int:
+    return int(text) if text else 0

@@ -1,0 +1,93 @@
+"""One look at the host: LVM's report, the kernel's device-mapper, the disks, the engines. Nothing is changed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from thinpoolmgr.core.model import ConfiguredDevice, Disk, Engine, PhysicalVolume, Snapshot, VolumeGroup
+from thinpoolmgr.errors import UnavailableError
+from thinpoolmgr.host import block, dm, lvm, udev
+from thinpoolmgr.host.engines import OBSERVERS
+
+if TYPE_CHECKING:
+    from thinpoolmgr.core.desired import DesiredState
+    from thinpoolmgr.host.runner import CommandRunner
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_TARGET = "thin-pool"
+
+
+def require_thin_pool_target() -> None:
+    """Make sure that the kernel can run thin pools; this loads its module where it is not loaded yet.
+
+    Raises:
+        UnavailableError: the kernel has no device-mapper, or no `thin-pool` target.
+
+    """
+    if not dm.has_target(_TARGET):
+        summary = f"this kernel has no device-mapper target {_TARGET}"
+        raise UnavailableError(summary, "", "Load its module (modprobe dm_thin_pool), or try thinpoolmgr lab run.")
+
+
+def observe(desired: DesiredState, runner: CommandRunner) -> Snapshot:
+    """Return the snapshot of this host, as far as `desired` has to do with it.
+
+    Raises:
+        UnavailableError: LVM is not installed, or the kernel has no device-mapper.
+
+    """
+    dm_devices = dm.list_dm_devices()
+    state = lvm.read_lvm(runner.run)
+    configured = _resolve_configured(desired)
+    ours = {pool.group for pool in desired.pools}
+    groups = tuple(_with_node_paths(group) for group in state.groups)
+    pv_paths = [pv.path for group in groups if group.name in ours for pv in group.pvs if not pv.missing]
+    return Snapshot(
+        configured_devices=configured,
+        disks=_observe_disks([device.disk for device in configured if device.disk] + pv_paths),
+        groups=groups,
+        orphan_pvs=tuple(_with_node_path(pv) for pv in state.orphan_pvs),
+        lvm_trouble=state.trouble,
+        dm_devices=dm_devices,
+        engines=_observe_engines(desired, runner),
+        dev_names=_taken_names(ours - {group.name for group in groups}),
+        boot_id=_BOOT_ID.read_text("ascii").strip(),
+    )
+
+
+def _resolve_configured(desired: DesiredState) -> tuple[ConfiguredDevice, ...]:
+    paths = [path for pool in desired.pools for path in (*pool.config.devices, *pool.config.spare_devices)]
+    return tuple(block.resolve_device(path) for path in dict.fromkeys(paths))
+
+
+def _with_node_paths(group: VolumeGroup) -> VolumeGroup:
+    return msgspec.structs.replace(group, pvs=tuple(_with_node_path(pv) for pv in group.pvs))
+
+
+def _with_node_path(pv: PhysicalVolume) -> PhysicalVolume:
+    """LVM may report a disk by another of its names; the snapshot has one name for each."""
+    if pv.missing:
+        return pv
+    return msgspec.structs.replace(pv, path=block.resolve_device(pv.path).disk or pv.path)
+
+
+def _observe_disks(paths: list[str]) -> tuple[Disk, ...]:
+    usage = block.read_usage()
+    disks = []
+    for path in dict.fromkeys(paths):
+        status = os.stat(path)
+        properties = udev.device_properties(f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}")
+        disks.append(block.observe_disk(path, properties, usage))
+    return tuple(disks)
+
+
+def _observe_engines(desired: DesiredState, runner: CommandRunner) -> tuple[Engine, ...]:
+    return tuple(OBSERVERS[engine.kind](engine, runner.run) for engine in desired.engines)
+
+
+def _taken_names(groups: set[str]) -> tuple[str, ...]:
+    return tuple(sorted(name for name in groups if os.path.lexists(f"/dev/{name}")))

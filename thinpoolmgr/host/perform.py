@@ -1,0 +1,99 @@
+"""Carries out one step on this host; whether it worked is decided by looking again, not here."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from thinpoolmgr.core.desired import DesiredState
+from thinpoolmgr.core.steps import (
+    CreateVolumeGroup,
+    DiskRef,
+    MoveStateAside,
+    RemoveDmDevice,
+    RemovePhysicalVolumes,
+    Step,
+    WipeSignatures,
+    WriteEngineConfig,
+    commands,
+)
+from thinpoolmgr.errors import RefusedError
+from thinpoolmgr.host import files
+from thinpoolmgr.host.observe import observe
+from thinpoolmgr.host.retry import until_not_busy
+from thinpoolmgr.host.runner import CommandRunner, failed
+
+if TYPE_CHECKING:
+    from thinpoolmgr.core.model import Snapshot
+
+
+class RealHost:
+    """The host we run on, behind the two methods that the run cycle knows."""
+
+    def __init__(self, desired: DesiredState, runner: CommandRunner | None = None) -> None:
+        """Look at what `desired` names, through `runner`."""
+        self._desired = desired
+        self._runner = runner or CommandRunner()
+
+    @property
+    def recent_commands(self) -> tuple[str, ...]:
+        """The last commands that were run, for the report of a failure."""
+        return self._runner.recent
+
+    def observe(self) -> Snapshot:
+        """Return one look at the host; see `host.observe`."""
+        return observe(self._desired, self._runner)
+
+    def perform(self, step: Step) -> None:
+        """Carry out `step`.
+
+        Raises:
+            CommandFailedError: a command of it failed; the host may have changed in part.
+            RefusedError: a disk or a file is no longer what it was when the plan was made; nothing was changed.
+
+        """
+        match step:
+            case WriteEngineConfig():
+                files.write_atomically(step.path, step.new_text, expect_text=step.old_text)
+            case MoveStateAside():
+                files.move_aside(step.paths, step.into)
+            case RemoveDmDevice():
+                self._remove_dm_device(step)
+            case _:
+                for disk in _disks_of(step):
+                    _require_same_disk(disk)
+                for argv in commands(step):
+                    self._runner.change(argv)
+
+    def _remove_dm_device(self, step: RemoveDmDevice) -> None:
+        (argv,) = commands(step)
+        run = until_not_busy(lambda: self._runner.run(argv), lambda run: "busy" in run.stderr)
+        if run.code != 0 and "No such device" not in run.stderr:
+            raise failed(run)
+
+
+def _disks_of(step: Step) -> tuple[DiskRef, ...]:
+    match step:
+        case WipeSignatures():
+            return (step.disk,)
+        case CreateVolumeGroup() | RemovePhysicalVolumes():
+            return step.disks
+        case _:
+            return ()
+
+
+def _require_same_disk(ref: DiskRef) -> None:
+    """A kernel name may have passed to another disk since the plan was made."""
+    try:
+        status = os.stat(ref.path)
+    except OSError as error:
+        raise RefusedError(
+            f"{ref.path} is no longer there", str(error), "Attach it, and run this again.", code="DISK_MISSING"
+        ) from error
+    devno = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
+    if not stat.S_ISBLK(status.st_mode) or (ref.devno and devno != ref.devno):
+        summary = f"{ref.path} is another device than when the plan was made"
+        raise RefusedError(
+            summary, f"It was {ref.devno} and is {devno}.", "Run this again to plan anew.", code="DISK_SWAPPED"
+        )

@@ -1,0 +1,145 @@
+"""The journal on disk and the lock: append, fsync, and one change at a time.
+
+One file for each run below `/var/lib/thinpoolmgr/runs`. Nothing is written until there is something to carry out.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from thinpoolmgr.core.journal import DamagedJournalError, Record, Run, decode_records, encode_record, fold_run
+from thinpoolmgr.errors import CommandFailedError, LockedError, NeedsPersonError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+STATE_FOLDER = Path("/var/lib/thinpoolmgr")
+LOCK_FILE = Path("/run/thinpoolmgr/lock")
+
+
+def now() -> str:
+    """Return the present time in UTC, ISO 8601, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+class RunFile:
+    """One run's records, open for appending; each is on the disk before `append` returns."""
+
+    def __init__(self, path: Path) -> None:
+        """Open `path`, which is made if need be, for its owner only."""
+        self.path = path
+        self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+    def append(self, record: Record) -> None:
+        """Append `record` and wait until the disk has it.
+
+        Raises:
+            CommandFailedError: it could not be written; what it announces must not be done then.
+
+        """
+        try:
+            _write_all(self._fd, encode_record(record))
+            os.fsync(self._fd)
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+
+def _write_all(fd: int, content: bytes) -> None:
+    written = 0
+    while written < len(content):
+        written += os.write(fd, content[written:])
+
+
+def _unwritable(path: Path, error: OSError) -> CommandFailedError:
+    summary = f"the journal {path} cannot be written"
+    resolution = "Make room there, or make it writable; without a journal nothing is changed."
+    return CommandFailedError(summary, error.strerror or str(error), resolution)
+
+
+class Store:
+    """Where runs are recorded, and the lock that all changing commands take."""
+
+    def __init__(self, folder: Path = STATE_FOLDER, lock_file: Path = LOCK_FILE) -> None:
+        """Use `folder` and `lock_file`; neither needs to exist yet."""
+        self._runs = folder / "runs"
+        self._lock_file = lock_file
+
+    @contextmanager
+    def lock(self, command: str) -> Iterator[None]:
+        """Hold the lock; the kernel gives it back when the process ends, however it ends.
+
+        Raises:
+            LockedError: another run has it; the details say which.
+
+        """
+        try:
+            self._lock_file.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            fd = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise _unwritable(self._lock_file, error) from error
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                holder = os.read(fd, 200).decode("utf-8", "replace").strip() or "it has not said who it is"
+                summary = "another run of thinpoolmgr is changing this host"
+                raise LockedError(
+                    summary, f"Holder of {self._lock_file}: {holder}", "Wait until it has ended."
+                ) from error
+            os.ftruncate(fd, 0)
+            _write_all(fd, f"pid {os.getpid()}, {command}, since {now()}\n".encode())
+            yield
+        finally:
+            os.close(fd)
+
+    def read_runs(self) -> list[tuple[Path, Run]]:
+        """Return the recorded runs, oldest first; a file whose first record is torn is left out.
+
+        Raises:
+            NeedsPersonError: a file is damaged.
+
+        """
+        if not self._runs.is_dir():
+            return []
+        runs = []
+        for path in sorted(self._runs.glob("*.jsonl")):
+            try:
+                run = fold_run(decode_records(path.read_bytes()))
+            except (DamagedJournalError, OSError) as error:
+                summary = f"the journal {path} cannot be trusted"
+                resolution = "See whether a run was interrupted (its lines are readable JSON), then move the file away."
+                raise NeedsPersonError(summary, str(error), resolution) from error
+            if run is not None:
+                runs.append((path, run))
+        return runs
+
+    def new_run(self, command: str) -> tuple[str, RunFile]:
+        """Return the name and the open file of a new run; the folder's entry is on the disk, too.
+
+        Raises:
+            CommandFailedError: the journal cannot be written.
+
+        """
+        name = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}Z-{command}-{secrets.token_hex(2)}"
+        path = self._runs / f"{name}.jsonl"
+        try:
+            self._runs.mkdir(mode=0o700, parents=True, exist_ok=True)
+            run_file = RunFile(path)
+            fd = os.open(self._runs, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        return name, run_file

@@ -1,0 +1,69 @@
+"""What udev knows of a block device: the only user of `pyudev`.
+
+Only names and descriptions come from here, so a dead or missing udevd makes them empty and nothing worse. Whether a
+device is in use, and what is on it, is never taken from udev's database: it lags behind the kernel.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class UdevProperties(Struct, frozen=True):
+    """How a device is called and described; empty where udev does not say."""
+
+    serial: str = ""
+    wwn: str = ""
+    model: str = ""
+    links: tuple[str, ...] = ()
+    """All stable names below /dev, sorted."""
+    transport: str = ""
+    """`ata`, `scsi`, `usb`, `nvme` and the like (ID_BUS)."""
+    rotational: bool | None = None
+    """None: the kernel does not say."""
+
+
+def device_properties(devno: str, *, sys: str = "/sys") -> UdevProperties:
+    """Return the properties of the block device with the number `devno` (`MAJOR:MINOR`)."""
+    rotational = _rotational(Path(sys) / "dev/block" / devno)
+    try:
+        # Late, and here only: it costs 20 ms, and hosts without libudev still work.
+        import pyudev  # type: ignore[import-untyped,unused-ignore]  # noqa: PLC0415
+    except ImportError:
+        return UdevProperties(rotational=rotational)
+    major, _, minor = devno.partition(":")
+    try:
+        number = os.makedev(int(major), int(minor))
+        device = pyudev.Devices.from_device_number(pyudev.Context(), "block", number)
+    except (ValueError, pyudev.DeviceNotFoundError):
+        return UdevProperties(rotational=rotational)
+    properties = device.properties
+    return UdevProperties(
+        serial=_first(properties, "ID_SERIAL_SHORT", "ID_SERIAL", "DM_SERIAL"),
+        wwn=_first(properties, "ID_WWN_WITH_EXTENSION", "ID_WWN", "DM_WWN"),
+        model=_first(properties, "ID_MODEL"),
+        links=tuple(sorted(device.device_links)),
+        transport=_first(properties, "ID_BUS"),
+        rotational=rotational,
+    )
+
+
+def _first(properties: Mapping[str, str], *names: str) -> str:
+    return next((value for name in names if (value := properties.get(name))), "")
+
+
+def _rotational(folder: Path) -> bool | None:
+    # A partition has no queue of its own; its disk is the folder above.
+    for queue in (folder / "queue", folder.resolve().parent / "queue"):
+        try:
+            return (queue / "rotational").read_text().strip() == "1"
+        except OSError:
+            continue
+    return None

@@ -1,0 +1,1 @@
+"""The lab: loop disks, and a throw-away kernel with device-mapper."""
