@@ -1,5 +1,7 @@
-"""The run cycle: lock, recover, observe, plan, guard, show, approve; then for each step: journal *doing*, perform,
-observe, check its post-condition, journal *done*; at the end the new plan must be empty.
+"""The run cycle: from a look at the host to a plan carried out and seen to hold.
+
+Lock, recover, observe, plan, guard, show, approve; then for each step: journal *doing*, perform, observe, check its
+post-condition, journal *done*; at the end the new plan must be empty.
 
 Nothing here knows LVM, a disk or an engine: it talks to a host with two methods and tells a reporter what happens.
 """
@@ -121,7 +123,7 @@ def look(planner: Planner, host: Host, store: Store) -> Plan:
     return planner(snapshot, remember([run for _, run in store.read_runs()], snapshot.boot_id))
 
 
-def carry_out(
+def carry_out(  # noqa: PLR0913, PLR0917 - the parts of a run
     command: str, planner: Planner, host: Host, store: Store, reporter: Reporter, approval: Approval
 ) -> RunResult:
     """Plan with `planner` and carry the plan out; run again after any kind of end, it finishes.
@@ -244,10 +246,9 @@ def _append(path: Path, record: Record) -> None:
 
 
 def _needs_person(path: Path, step: Step, snapshot: Snapshot) -> NeedsPersonError:
-    summary = f"an interrupted run stopped inside {step_name(step)} {target(step)}, and the host fits neither before nor after it"
-    details = (
-        f"Step: {step_name(step)} {target(step)} ({step.reason})\nHost: {why_not_done(step, snapshot)}\nJournal: {path}"
-    )
+    what = f"{step_name(step)} {target(step)}"
+    summary = f"an interrupted run stopped inside {what}, and the host fits neither before nor after it"
+    details = f"Step: {what} ({step.reason})\nHost: {why_not_done(step, snapshot)}\nJournal: {path}"
     resolution = "Look at what is there. When it is settled by hand, move the journal file away and run this again."
     return NeedsPersonError(summary, details, resolution)
 

@@ -200,6 +200,7 @@ def test_4k_sectors_and_read_only() -> None:
             run("blockdev", "--setrw", str(made.path))
 
         assert (observed.sector_bytes, observed.size_bytes, observed.read_only) == (4096, DISK_BYTES, True)
+        assert (observed.opened_exclusively, observed.signatures, observed.probe_error) == (False, (), "")
 
 
 def test_a_mounted_file_system(disk: str, tmp_path: Path) -> None:

@@ -127,7 +127,6 @@ def test_a_signature_made_by_hand(case: str, tmp_path: Path) -> None:
     [
         (("mkfs.ext4", "-q", "-F"), ("ext4", "filesystem", 1080)),
         (("mkfs.xfs", "-q", "-f"), ("xfs", "filesystem", 0)),
-        (("mkfs.btrfs", "-q", "-f"), ("btrfs", "filesystem", 65600)),
         (("mkswap", "-q"), ("swap", "other", 4086)),
     ],
 )

@@ -341,9 +341,10 @@ def test_two_names_of_one_device_resolve_to_one_node(host: FakeHost) -> None:
 def test_a_kernel_name_with_a_slash(host: FakeHost) -> None:
     host.add_disk("cciss!c0d0", "104:0", node="cciss/c0d0")
 
-    path = str(host.roots.dev / "cciss/c0d0")
+    (host.roots.dev / "alias").write_text("")
+    host.roots.nodes["alias"] = "104:0"
 
-    assert resolve_device(path, host.roots).disk == path
+    assert resolve_device(str(host.roots.dev / "alias"), host.roots).disk == str(host.roots.dev / "cciss/c0d0")
 
 
 def test_a_node_that_sysfs_does_not_know_keeps_its_path(host: FakeHost) -> None:

@@ -214,7 +214,10 @@ def test_an_unreadable_pool_status_is_unknown() -> None:
 
 
 def test_no_devices() -> None:
-    assert dm.list_dm_devices(FakeKernel().control()) == ()
+    kernel = FakeKernel()
+
+    assert dm.list_dm_devices(kernel.control()) == ()
+    assert [call[0] for call in kernel.calls] == [dm.LIST_DEVICES]
 
 
 def test_devices_come_by_name_and_one_that_vanishes_is_left_out() -> None:

@@ -11,7 +11,7 @@ import click
 from thinpoolmgr.cli.options import Options, global_options, options_of
 from thinpoolmgr.cli.render import Renderer
 from thinpoolmgr.config import load_config
-from thinpoolmgr.core.documents import apply_document, plan_document
+from thinpoolmgr.core.documents import StepResult, apply_document, plan_document
 from thinpoolmgr.core.planner import plan_activate, plan_apply
 from thinpoolmgr.core.teardown import plan_deactivate, plan_destroy
 from thinpoolmgr.cycle import Approval, RunError, carry_out, look
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from thinpoolmgr.core.model import Snapshot
     from thinpoolmgr.core.plan import Memory, Plan
     from thinpoolmgr.core.steps import Danger, Step
-    from thinpoolmgr.cycle import Planner, StepResult
+    from thinpoolmgr.cycle import Planner
 
 _ALLOWED: dict[str, Danger] = {"outage": "outage", "destroy": "destroys"}
 
@@ -145,7 +145,9 @@ def plan(context: click.Context) -> None:
 def apply(context: click.Context, *, yes: bool, allow: frozenset[Danger]) -> None:
     """Make the host as the configuration describes it."""
     desired = load_config(options_of(context).config).desired
-    _carry_out(context, "apply", desired, lambda snapshot, memory: plan_apply(desired, snapshot, memory), yes, allow)
+    _carry_out(
+        context, "apply", desired, lambda snapshot, memory: plan_apply(desired, snapshot, memory), Approval(yes, allow)
+    )
 
 
 @click.command()
@@ -162,7 +164,7 @@ def destroy(context: click.Context, pool: str, *, keep_devices: bool, yes: bool,
     def planner(snapshot: Snapshot, memory: Memory) -> Plan:
         return plan_destroy(wanted, desired, snapshot, memory, keep_devices=keep_devices)
 
-    _carry_out(context, "destroy", desired, planner, yes, allow)
+    _carry_out(context, "destroy", desired, planner, Approval(yes, allow))
 
 
 @click.command()
@@ -179,8 +181,7 @@ def activate(context: click.Context, pool: str, *, yes: bool, allow: frozenset[D
         "activate",
         desired,
         lambda snapshot, memory: plan_activate(wanted, desired, snapshot, memory),
-        yes,
-        allow,
+        Approval(yes, allow),
     )
 
 
@@ -198,25 +199,19 @@ def deactivate(context: click.Context, pool: str, *, yes: bool, allow: frozenset
         "deactivate",
         desired,
         lambda snapshot, memory: plan_deactivate(wanted, desired, snapshot, memory),
-        yes,
-        allow,
+        Approval(yes, allow),
     )
 
 
-def _carry_out(  # noqa: PLR0913 - what the five commands have in common
-    context: click.Context,
-    command: str,
-    desired: DesiredState,
-    planner: Planner,
-    yes: bool,
-    allow: frozenset[Danger],  # noqa: FBT001
+def _carry_out(
+    context: click.Context, command: str, desired: DesiredState, planner: Planner, approval: Approval
 ) -> None:
     require_root()
     options = options_of(context)
     renderer = Renderer(options)
     reporter = TerminalReporter(renderer, options)
     try:
-        result = carry_out(command, planner, real_host(desired), Store(), reporter, Approval(yes, allow))
+        result = carry_out(command, planner, real_host(desired), Store(), reporter, approval)
     except RunError as error:
         if options.json:
             renderer.json(apply_document(error.run, error.outcome, error.steps, error.cause))

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from thinpoolmgr.cli.options import Options
-    from thinpoolmgr.core.documents import EngineDocument, PoolDocument, StatusDocument, StepResult, Use
     from thinpoolmgr.config import LoadedConfig
+    from thinpoolmgr.core.documents import EngineDocument, PoolDocument, StatusDocument, StepResult, Use
     from thinpoolmgr.core.findings import Finding
     from thinpoolmgr.core.plan import Plan, Refusal
     from thinpoolmgr.core.steps import Argv
@@ -158,7 +158,7 @@ class Renderer:
             if m in marks
         ]
         hint = "" if self._options.verbose else "   (-v shows the commands)"
-        return f"{len(plan.steps)} {'step' if len(plan.steps) == 1 else 'steps'}: {', '.join(counts)}{click.style(hint, dim=True)}"
+        return f"{_count(len(plan.steps), 'step')}: {', '.join(counts)}{click.style(hint, dim=True)}"
 
     def begin_step(self, step: Step, total: int) -> None:
         """Show that `step` runs, on a terminal only; its line is completed by `end_step`."""
@@ -193,8 +193,9 @@ class Renderer:
             self.out("Nothing to do: the host is as it should be.")
         else:
             seconds = sum(step.seconds for step in result.steps)
-            count = f"{len(result.steps)} {'step' if len(result.steps) == 1 else 'steps'}"
-            self.out(f"Done: {count} in {seconds:.1f} s; looked at again, nothing is left to do.")
+            self.out(
+                f"Done: {_count(len(result.steps), 'step')} in {seconds:.1f} s; looked at again, nothing is left to do."
+            )
         for note in result.notes:
             self.out(f"Note: {plain(note)}")
 
@@ -213,9 +214,8 @@ class Renderer:
         """Print the merged configuration, one value a line, each with its file when asked for."""
         for key, value in _leaves(loaded.merged, ""):
             where = f"  # {plain(loaded.origins.get(key, ''))}" if origin else ""
-            self.out(
-                f"{plain(key)} = {plain(json.dumps(value, ensure_ascii=False, default=str))}{click.style(where, dim=True)}"
-            )
+            shown = plain(json.dumps(value, ensure_ascii=False, default=str))
+            self.out(f"{plain(key)} = {shown}{click.style(where, dim=True)}")
 
     def _pool(self, pool: PoolDocument) -> None:
         name = click.style(f"pool {plain(pool.name)}", bold=True)
@@ -230,7 +230,7 @@ class Renderer:
                 f"discards {pool.discards}",
             ]
         if pool.active:
-            facts.append(f"{pool.thin_devices} thin {'device' if pool.thin_devices == 1 else 'devices'} active")
+            facts.append(f"{_count(pool.thin_devices, 'thin device')} active")
         if facts:
             self.out(f"  {'options':<10}{', '.join(facts)}")
         free = f"; {format_size(pool.free_bytes)} free in the group" if pool.free_bytes is not None else ""
@@ -259,9 +259,8 @@ class Renderer:
             parts.append(f"base size {format_size(engine.base_size_bytes)}")
         if engine.stale:
             parts.append(click.style("stale state", fg="yellow"))
-        self.out(
-            f"{name}  {self._state(engine.state)}  on pool {plain(engine.pool)}{'  ' if parts else ''}{', '.join(parts)}"
-        )
+        more = f"  {', '.join(parts)}" if parts else ""
+        self.out(f"{name}  {self._state(engine.state)}  on pool {plain(engine.pool)}{more}")
 
     def _state(self, state: str) -> str:
         color = "green" if state in _GOOD_STATES else "red" if state in _BAD_STATES else "yellow"
@@ -341,6 +340,10 @@ def _wrapped_command(text: str) -> list[str]:
             break_on_hyphens=False,
         )
     ]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _cut(text: str, width: int) -> str:

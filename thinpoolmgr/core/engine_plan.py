@@ -171,7 +171,7 @@ def _configure(rules: EngineRules, found: Engine, options: tuple[str, ...], view
 
 
 def _around(changes: list[Step], found: Engine, memory: Memory, pool: str) -> Plan:
-    """Put `changes` between stopping and starting the engine, where systemd runs it; otherwise that is the user's job."""
+    """Put `changes` between stopping and starting the engine, where systemd runs it; else that is the user's job."""
     by_systemd = found.service.systemd and bool(found.service.unit)
     if changes and found.running:
         stop = stop_engine(found, "its storage must not change under it", pool)

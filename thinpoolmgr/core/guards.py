@@ -124,8 +124,8 @@ def _check_signatures(disk: Disk, pool: DesiredPool, snapshot: Snapshot, memory:
         return []
     listed = describe_contents(disk, foreign)
     resolution = (
-        f"Look what is on it (blkid -p {disk.path}). If it is worthless, set wipe_signatures = true for pools.{pool.name}, "
-        "and apply with --allow destroy."
+        f"Look what is on it (blkid -p {disk.path}). If it is worthless, set wipe_signatures = true for "
+        f"pools.{pool.name}, and apply with --allow destroy."
     )
     summary = f"{disk.path} carries a signature: {listed}"
     return [Refusal("DISK_HAS_SIGNATURE", disk.path, summary, "It may hold data.", resolution)]

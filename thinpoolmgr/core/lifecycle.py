@@ -153,7 +153,7 @@ def _running_state(pool: DesiredPool, status: ThinPoolStatus | None) -> tuple[Po
     metadata = percent_of(status.used_metadata_blocks, status.total_metadata_blocks)
     data = percent_of(status.used_data_blocks, status.total_data_blocks)
     if status.mode == "ro":
-        # Without needs_check the kernel goes read-only only when metadata ran out (dm-thin.c, metadata_operation_failed).
+        # Without needs_check the kernel goes read-only only when metadata ran out: dm-thin.c.
         full = metadata >= 99
         return (
             (PoolState.OUT_OF_METADATA, f"metadata is {metadata} % full")

@@ -66,7 +66,7 @@ def plan_activate(pool: DesiredPool, desired: DesiredState, snapshot: Snapshot, 
 
 
 def fingerprint_of_host(desired: DesiredState, snapshot: Snapshot) -> str:
-    """Return a hash of the facts that plans rely on; use and open counts, which change all the time, are not among them."""
+    """Return a hash of the facts that plans rely on; use and open counts change all the time and are left out."""
     engines = [(e.name, e.version, e.running, e.config_text, e.state, e.service) for e in snapshot.engines]
     devices = [(d.name, d.uuid, d.targets, d.table) for d in snapshot.dm_devices]
     return fingerprint_of(
@@ -184,7 +184,7 @@ def _plan_new_pool(view: PoolView, memory: Memory) -> tuple[list[Step], list[Ref
         return [], refusals
     removals = [
         RemoveLeftover(
-            reason=f"{group.name}/{lv.name} ({lv.segment_type}, {format_size(lv.size_bytes)}) was left half-made by an interrupted run",
+            reason=f"an interrupted run left it half-made ({lv.segment_type}, {format_size(lv.size_bytes)})",
             pool=pool.name,
             group=group.name,
             lv=lv.name,
@@ -201,8 +201,9 @@ def _plan_existing(view: PoolView) -> tuple[list[Step], list[Refusal]]:
     if refusal is not None:
         return [], [refusal]
     if view.lv is not None and view.lv.chunk_bytes not in (0, pool.chunk_bytes):
-        summary = f"{pool.path} has chunks of {format_size(view.lv.chunk_bytes)}, the configuration wants {pool.config.chunk_size}"
-        resolution = f"Set chunk_size = {format_size(view.lv.chunk_bytes).replace(' ', '')!r}, or destroy the pool and apply again."
+        present = format_size(view.lv.chunk_bytes)
+        summary = f"{pool.path} has chunks of {present}, the configuration wants {pool.config.chunk_size}"
+        resolution = f'Set chunk_size = "{present.replace(" ", "")}", or destroy the pool and apply again.'
         return [], [
             Refusal("CHUNK_SIZE_FIXED", pool.path, summary, "A pool's chunk size cannot be changed.", resolution)
         ]
@@ -232,12 +233,12 @@ _WAYS_OUT = {
     PoolState.LOST: (
         "POOL_LOST",
         "The kernel still runs the pool, and LVM has lost its description of it.",
-        "Save what is in it while it runs. Then bring the disk or its label back (vgcfgrestore), or let go of it: thinpoolmgr deactivate.",
+        "Save what is in it while it runs. Then bring its label back (vgcfgrestore), or let go of it: thinpoolmgr destroy.",
     ),
     PoolState.FAILED: (
         "POOL_FAILED",
         "The kernel gave up on the pool; nothing is written to it.",
-        "Look at dmesg for the first error; deactivate the pool and check its metadata (thin_check) before anything else.",
+        "Look at dmesg for the first error; deactivate the pool and check its metadata (thin_check) first.",
     ),
 }
 

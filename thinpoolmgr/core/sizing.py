@@ -64,7 +64,8 @@ def pool_sizes(pool: DesiredPool, total_extents: int, free_extents: int, extent_
         metadata, reasoning = _metadata_extents(pool, data, total_extents, free_extents, extent_bytes)
     sizes = PoolSizes(data, metadata, extent_bytes, reasoning)
     if data * extent_bytes < pool.chunk_bytes or data < 1:
-        msg = f"data of {format_size(max(0, sizes.data_bytes))} is smaller than one chunk of {format_size(pool.chunk_bytes)}"
+        have, chunk = format_size(max(0, sizes.data_bytes)), format_size(pool.chunk_bytes)
+        msg = f"data of {have} is smaller than one chunk of {chunk}"
         raise DoesNotFitError(msg)
     if data + 2 * metadata > free_extents:
         raise DoesNotFitError(_shortage(sizes, free_extents))
@@ -75,8 +76,8 @@ def _shortage(sizes: PoolSizes, free_extents: int) -> str:
     need = (sizes.data_extents + 2 * sizes.metadata_extents) * sizes.extent_bytes
     have = free_extents * sizes.extent_bytes
     return (
-        f"data {format_size(sizes.data_bytes)}, metadata {format_size(sizes.metadata_bytes)} and its spare of the same size need "
-        f"{format_size(need)}; {format_size(have)} is there"
+        f"data {format_size(sizes.data_bytes)}, metadata {format_size(sizes.metadata_bytes)} and its spare of the same "
+        f"size need {format_size(need)}; {format_size(have)} is there"
     )
 
 
@@ -119,7 +120,7 @@ def _auto_metadata(pool: DesiredPool, data_bytes: int, room_extents: int, extent
         )
     return (
         extents,
-        f"metadata {size}: what the data leaves; {format_size(wanted * extent_bytes)} would suit {EXPECTED_DEVICES} devices",
+        f"metadata {size}: what data leaves; {EXPECTED_DEVICES} devices would want {format_size(wanted * extent_bytes)}",
     )
 
 

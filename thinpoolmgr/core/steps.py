@@ -220,7 +220,7 @@ def target(step: Step) -> str:
             return f"{step.group}/{step.lv}"
 
 
-def commands(step: Step) -> tuple[Argv, ...]:
+def commands(step: Step) -> tuple[Argv, ...]:  # noqa: PLR0912 - one branch a step
     """Return the argument vectors that carry out `step`, in order; empty for steps that edit files."""
     match step:
         case WipeSignatures():

@@ -12,7 +12,7 @@ from thinpoolmgr.core.engines import ENGINES
 from thinpoolmgr.core.guards import is_our_leftover
 from thinpoolmgr.core.leftovers import find_leftovers, unexpected_lvs
 from thinpoolmgr.core.lifecycle import PoolState, PoolView, view_pool
-from thinpoolmgr.core.model import Disk, DmDevice, Engine, PhysicalVolume, Snapshot, VolumeGroup
+from thinpoolmgr.core.model import DmDevice, Engine, PhysicalVolume, Snapshot, VolumeGroup
 from thinpoolmgr.core.names import bare_uuid
 from thinpoolmgr.core.plan import Memory, Plan, Refusal, numbered
 from thinpoolmgr.core.planner import disk_ref, fingerprint_of_host, refuse_state
@@ -117,7 +117,7 @@ def _refuse_open(view: PoolView, *, stopping: bool) -> list[Refusal]:
     if stopping or not busy:
         return []
     names = ", ".join(f"{device.name} ({device.open_count} times)" for device in busy[:5])
-    resolution = "Find who has it (findmnt -S /dev/mapper/NAME; grep NAME /proc/*/mountinfo; lsof), close it, and run this again."
+    resolution = "Find who has it (grep NAME /proc/*/mountinfo; lsof /dev/mapper/NAME), close it, and run this again."
     return [Refusal("DEVICE_OPEN", busy[0].name, f"thin devices of {view.pool.path} are open: {names}", "", resolution)]
 
 

@@ -1,0 +1,1 @@
+"""The thin shell around the host: one outside thing a file."""

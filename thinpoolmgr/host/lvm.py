@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 _COLUMNS = {
     "vg": "vg_name,vg_uuid,vg_attr,vg_tags,vg_extent_size,vg_extent_count,vg_free_count,vg_seqno,vg_systemid",
     "pv": "pv_name,pv_uuid,pv_size,dev_size,pv_free,pv_missing,pv_duplicate,pv_tags",
-    "lv": "lv_name,lv_uuid,lv_attr,lv_tags,lv_size,lv_dm_path,data_lv,metadata_lv,pool_lv,lv_health_status,lv_when_full,lv_metadata_size",
+    "lv": "lv_name,lv_uuid,lv_attr,lv_tags,lv_size,lv_dm_path,data_lv,metadata_lv,pool_lv,lv_health_status,"
+    "lv_when_full,lv_metadata_size",
     "seg": "lv_uuid,segtype,chunk_size,discards,zero,devices,transaction_id",
     "pvseg": "pvseg_start",
 }

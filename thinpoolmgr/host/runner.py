@@ -23,6 +23,7 @@ READ_SECONDS = 120.0
 CHANGE_SECONDS = 3600.0
 """thin_check alone takes minutes on large metadata (28 s to 6 min at 16 GiB)."""
 _KEPT_COMMANDS = 16
+_ANY_CODE = tuple(range(256))
 _PACKAGES = {
     "lvm": "lvm2",
     "vgcreate": "lvm2",
@@ -78,7 +79,7 @@ class CommandRunner:
                 _cwd="/",
                 _tty_out=False,
                 _return_cmd=True,
-                _ok_code=range(256),
+                _ok_code=_ANY_CODE,
                 _truncate_exc=False,
                 _encoding="utf-8",
                 _decode_errors="surrogateescape",
@@ -127,8 +128,8 @@ def _text(output: bytes) -> str:
 
 
 def find_program(name: str) -> str:
-    """Return the path of `name` in the fixed search path; empty when it is not installed."""
-    candidates = (f"{folder}/{name}" for folder in SEARCH_PATH.split(":"))
+    """Return the path of `name`, looked for in the fixed search path unless absolute; empty when it is not installed."""
+    candidates = [name] if name.startswith("/") else [f"{folder}/{name}" for folder in SEARCH_PATH.split(":")]
     return next((path for path in candidates if os.access(path, os.X_OK)), "")
 
 
