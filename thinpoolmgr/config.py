@@ -54,7 +54,11 @@ def load_config(explicit: Path | None = None) -> LoadedConfig:
     origins: dict[str, str] = {}
     paths = _find_files(explicit)
     for path in paths:
-        _merge(merged, _read_toml(path), "", origins, str(path))
+        table = _read_toml(path)
+        try:
+            _merge(merged, table, "", origins, str(path))
+        except RecursionError as error:
+            raise _too_deep(path) from error
     desired = _convert(merged, origins)
     problems = find_problems(desired)
     if problems:
@@ -101,9 +105,12 @@ def _read_toml(path: Path) -> dict[str, Any]:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ConfigError(f"{shown} cannot be read", f"{reason}", "Check the path and its permissions.") from error
     except RecursionError as error:
-        raise ConfigError(
-            f"{shown} is nested too deeply", "", "Nest tables at most four deep, as the documentation shows."
-        ) from error
+        raise _too_deep(path) from error
+
+
+def _too_deep(path: Path) -> ConfigError:
+    summary = f"{_shown(path)} is nested too deeply"
+    return ConfigError(summary, "", "Nest tables at most four deep, as the documentation shows.")
 
 
 def _shown(path: Path) -> str:
@@ -133,7 +140,7 @@ def _convert(merged: dict[str, Any], origins: dict[str, str]) -> DesiredState:
         Problem(key, "an unknown key", f"one of {', '.join(_TOP_LEVEL)}") for key in merged if key not in _TOP_LEVEL
     ]
     version = merged.get("version")
-    if version != VERSION or isinstance(version, bool):
+    if version != VERSION or type(version) is not int:
         found = "nothing" if version is None else repr(version)
         problems.append(Problem("version", found, f"version = {VERSION}"))
     pools = _tables(merged, "pools", PoolConfig, problems)

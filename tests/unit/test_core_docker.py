@@ -232,6 +232,12 @@ def test_what_docker_reads_otherwise_is_corrected(change: tuple[str, str]) -> No
     assert edited(FRESH.replace(*change)) == FRESH
 
 
+def test_spaces_inside_what_is_right_are_kept() -> None:
+    shown = " ,\n\t".join(json.dumps(option) for option in OPTIONS)
+    text = f'{{"storage-driver":"devicemapper"  ,  "storage-opts" : [ {shown}]  }}'
+    assert edited(text) == text
+
+
 def test_order_and_form_do_not_make_a_change() -> None:
     text = json.dumps({"storage-opts": [*reversed(OPTIONS), "dm.mountopt=x"], "storage-driver": "devicemapper"})
     assert edited(text) == text

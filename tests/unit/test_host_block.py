@@ -147,7 +147,7 @@ def test_holders_and_mounts_and_swap_of_partitions_count_for_the_disk(host: Fake
 
     whole, first, second = host.observe("sdb"), host.observe("sdb1"), host.observe("sdb2")
 
-    assert whole.partitions == ("sdb1", "sdb2")
+    assert whole.partitions == (str(host.roots.dev / "sdb1"), str(host.roots.dev / "sdb2"))
     assert (whole.holders, whole.mounts, whole.swap) == (("dm-7", "md0"), ("/srv/my data",), True)
     assert (first.holders, first.mounts, first.swap) == (("md0",), (), True)
     assert (second.holders, second.mounts, second.swap) == ((), ("/srv/my data",), False)
@@ -215,7 +215,10 @@ def test_mounts_that_cannot_be_read_are_unknown_not_absent(host: FakeHost) -> No
     host.add_disk("sdb", "8:16")
     (host.roots.proc / "1/mountinfo").unlink()
 
-    assert host.observe("sdb").probe_error.startswith("mounts: ")
+    disk = host.observe("sdb")
+
+    assert disk.probe_error.startswith("mounts: ")
+    assert disk.opened_exclusively is None
 
 
 def test_a_garbled_mountinfo_is_unknown(host: FakeHost) -> None:
@@ -253,7 +256,7 @@ def test_a_suspended_device_is_not_read(host: FakeHost, monkeypatch: pytest.Monk
     [(errno.EBUSY, True, ""), (errno.EIO, None, "exclusive open: "), (errno.EACCES, None, "exclusive open: ")],
 )
 def test_exclusive_open(
-    host: FakeHost, monkeypatch: pytest.MonkeyPatch, number: int, expected: bool | None, words: str
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch, *, number: int, expected: bool | None, words: str
 ) -> None:
     host.add_disk("sdb", "8:16")
     real = os.open

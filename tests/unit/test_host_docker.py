@@ -266,16 +266,18 @@ def test_an_engine_that_drips_cannot_hold_us(host: Host, monkeypatch: pytest.Mon
 
     def drip() -> None:
         connection, _ = listener.accept()
-        with contextlib.suppress(OSError):
+        with connection, contextlib.suppress(OSError):
             while True:
                 connection.sendall(b"H")
                 time.sleep(0.05)
 
-    threading.Thread(target=drip, daemon=True).start()
+    dripping = threading.Thread(target=drip)
+    dripping.start()
     begin = time.monotonic()
     with pytest.raises(docker_api.ApiError, match="timed out"):
         docker_api.get(host.paths.socket, "/info", docker_api.Info)
     assert time.monotonic() - begin < 2
+    dripping.join()
     listener.close()
 
 

@@ -92,4 +92,4 @@ def test_memory_goes_where_it_has_room(
     status = os.statvfs_result((4096, 4096, 0, 0, free_mb * 256, 0, 0, 0, flags, 255))
     monkeypatch.setattr("os.statvfs", lambda _path: status)
     monkeypatch.setattr("os.access", lambda _path, _mode: True)
-    assert str(guest._memory_folder(512, Path("/fallback"))) == expected  # noqa: SLF001
+    assert str(guest._memory_folder(512, Path("/fallback"))) == expected

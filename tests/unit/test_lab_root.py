@@ -119,4 +119,4 @@ def test_missing_mmdebstrap_names_the_package(monkeypatch: pytest.MonkeyPatch, t
 
 def test_nothing_is_removed_below_a_mount() -> None:
     with pytest.raises(RefusedError):
-        root._remove(Path("/proc"))  # noqa: SLF001
+        root._remove(Path("/proc"))

@@ -174,9 +174,11 @@ class Control:
         )
 
     def __enter__(self) -> Self:
+        """Return itself, open."""
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Close the control node."""
         self._close()
 
     def ask(self, number: int, name: str = "", flags: int = 0, size_bytes: int = _DEVICE_BYTES) -> Answer:

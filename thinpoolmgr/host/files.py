@@ -213,7 +213,7 @@ def _mount_points(mountinfo: str) -> Iterator[str]:
     data = Path(mountinfo).read_bytes()[:_MOUNTINFO_LIMIT_BYTES].decode(errors="surrogateescape")
     for line in data.split("\n"):
         fields = line.split(" ", 5)
-        if len(fields) > 5:  # noqa: PLR2004 - proc(5): the fifth field is the mount point
+        if len(fields) > 5:
             yield _ESCAPE.sub(lambda match: chr(int(match[1], 8)), fields[4])
 
 

@@ -177,7 +177,7 @@ def _is_debian_line(line: str) -> bool:
         return False
     if "[" in line:
         words = ["deb", *line.partition("]")[2].split()]
-    return len(words) > 3 and words[2] in _SUITES and "main" in words[3:]  # noqa: PLR2004
+    return len(words) > 3 and words[2] in _SUITES and "main" in words[3:]
 
 
 def _is_debian_stanza(fields: Mapping[str, str]) -> bool:

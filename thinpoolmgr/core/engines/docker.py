@@ -167,7 +167,7 @@ def unsupported_text(version: str) -> tuple[str, str, str]:
 def is_configured(engine: Engine, options: tuple[str, ...]) -> bool:
     """Return whether the engine's daemon.json holds the driver and `options`, in whatever form."""
     try:
-        return engine.config_text is not None and edit_daemon_json(engine.config_text, options) == engine.config_text
+        return edit_daemon_json(engine.config_text, options) == engine.config_text
     except DaemonJsonError:
         return False
 

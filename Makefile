@@ -1,0 +1,99 @@
+# make demo   shows the main job, with a real Docker, in a throw-away kernel
+# make test   runs every check and every test
+# Both install what they need: Debian packages with apt-get, Python ones with pip into .venv.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+# the lab's kernel, and what runs in it
+PACKAGES := busybox-static dmsetup e2fsprogs kmod lvm2 mmdebstrap thin-provisioning-tools udev user-mode-linux
+# an ordinary user makes the Docker root in a user namespace
+ifneq ($(shell id -u),0)
+PACKAGES += uidmap
+endif
+
+.PHONY: help demo test setup packages venv root lint types architecture unit lab system clean
+
+help:
+	@echo "make demo   the main job, step by step, in a throw-away kernel (under three minutes)"
+	@echo "make test   lint, types, architecture, unit and lab tests, the last with real LVM and Docker"
+	@echo "            each alone: make lint types architecture unit lab system"
+	@echo "make setup  only install what both need; make root: only make the lab's Docker root"
+	@echo "make clean  remove .venv and all caches in this folder"
+
+demo: setup
+	@$(BIN)/thinpoolmgr lab demo
+
+test: lint types architecture unit lab system
+
+setup: packages venv
+
+packages:
+	@missing=(); \
+	for package in $(PACKAGES); do \
+	    [[ $$(dpkg-query -W -f '$${Status}' $$package 2>/dev/null) == *" installed" ]] || missing+=($$package); \
+	done; \
+	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3 python3-venv); \
+	(( $${#missing[@]} )) || exit 0; \
+	command -v apt-get >/dev/null || { echo "This needs a Debian: $${missing[*]} missing, and no apt-get." >&2; exit 1; }; \
+	as_root=(); \
+	if (( EUID )); then \
+	    command -v sudo >/dev/null || \
+	        { echo "Run this as root: apt-get install --no-install-recommends $${missing[*]}" >&2; exit 1; }; \
+	    as_root=(sudo); \
+	fi; \
+	echo "Installing Debian packages, once: $${missing[*]}"; \
+	"$${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get update --quiet --quiet; \
+	"$${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+	    apt-get install --quiet --quiet --yes --no-install-recommends "$${missing[@]}"
+
+# The stamp holds what the environment was made from, so that it is filled again only when that has changed.
+venv:
+	@stamp() { echo "$(CURDIR)"; cat pyproject.toml; }; \
+	if $(BIN)/python -c '' 2>/dev/null && stamp | cmp --silent - $(VENV)/stamp; then exit 0; fi; \
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3" >&2; exit 1; }; \
+	echo "Installing Python packages into $(VENV), once"; \
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV); \
+	$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --editable '.[dev]'; \
+	stamp >$(VENV)/stamp
+
+root: setup
+	@$(BIN)/thinpoolmgr lab root
+
+lint: setup
+	@echo "== lint"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: setup
+	@echo "== types"
+	@$(BIN)/mypy
+
+architecture: setup
+	@echo "== architecture"
+	@$(BIN)/lint-imports
+
+unit: setup
+	@echo "== unit tests"
+	@$(BIN)/python -m pytest --quiet tests/unit
+
+lab: setup
+	@echo "== lab tests: real LVM and Docker, in throw-away kernels"
+	@PATH="$(CURDIR)/$(BIN):$$PATH" bash tests/lab/run.sh
+
+system: setup
+	@if compgen -G 'tests/system/test_*.py' >/dev/null; then \
+	    echo "== system tests: each boots its own throw-away kernels"; \
+	    $(BIN)/python -m pytest tests/system; \
+	fi
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find thinpoolmgr tests -name __pycache__ -prune -exec rm -rf {} +
