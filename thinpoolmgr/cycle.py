@@ -150,8 +150,12 @@ def carry_out(  # noqa: PLR0913, PLR0917 - the parts of a run
         try:
             run = _Run(name, run_file, host, reporter, snapshot)
             run.begin(command, plan)
-            run.perform_all(plan)
-            run.require_finished(planner(run.snapshot, Memory(our_groups=memory.our_groups)))
+            try:
+                run.perform_all(plan)
+                run.require_finished(planner(run.snapshot, Memory(our_groups=memory.our_groups)))
+            except ThinpoolmgrError as error:
+                # The journal could not be written: what was done until then must be told all the same.
+                raise RunError(name, tuple(run.results), error) from error
         finally:
             run_file.close()
         return RunResult(name, "done", tuple(run.results), plan.notes)

@@ -7,7 +7,7 @@ cd "$(dirname "$0")/../.."
 if [[ ${THINPOOLMGR_LAB:-} ]]; then
     # the checkout is read-only in here
     export HYPOTHESIS_STORAGE_DIRECTORY=/lab/hypothesis
-    exec python3 -m pytest --color="${LAB_COLOR:-no}" --durations=5 --durations-min=5 "$@"
+    exec python3 -m pytest "$@"
 fi
 
 in_guest() {

@@ -234,7 +234,7 @@ def test_a_chunked_answer_is_understood(host: Host, serve: Serve) -> None:
         None,
         b"",
         b"rubbish\r\n\r\n",
-        http(b'{"message":"starting"}', "503 Service Unavailable"),
+        http(b'{"Driver": "", "DockerRootDir": "/", "Version": "1"}', "503 Service Unavailable"),
         http(b"{"),
         http(b"[]"),
         http(b'{"Driver": 5}'),
@@ -256,6 +256,12 @@ def test_what_does_not_answer_as_docker_is_unknown(
         engine = host.observe()
         assert engine.running is None
         assert engine.containers == ()
+
+
+def test_an_answer_without_end_is_cut_off(host: Host, serve: Serve) -> None:
+    serve(info=http(json.dumps(INFO).encode() + b" " * docker_api.LIMIT_BYTES))
+    with pytest.raises(docker_api.ApiError, match="more than 4194304 bytes"):
+        docker_api.get(host.paths.socket, "/info", docker_api.Info)
 
 
 def test_an_engine_that_drips_cannot_hold_us(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -494,7 +500,7 @@ def test_flags_of_the_unit_and_its_files_stand_against_the_file(host: Host) -> N
     host.systemd(SERVICE.replace("$OPTIONS", "--storage-driver overlay2") + "\n" + SOCKET)
     assert host.observe().config_problem.startswith("docker.service sets --storage-driver;")
     storage = host.write("etc/sysconfig/docker-storage", 'DOCKER_STORAGE_OPTIONS="--storage-opt dm.fs=xfs"\n')
-    lines = f"EnvironmentFiles={host.root}/none (ignore_errors=yes)\nEnvironmentFiles={storage} (ignore_errors=yes)\n"
+    lines = f"EnvironmentFiles={storage} (ignore_errors=yes)\nEnvironmentFiles={host.root}/none (ignore_errors=yes)\n"
     host.answers[*SHOW, "--", "docker.service", "docker.socket"] = completed(0, SERVICE + lines + "\n" + SOCKET)
     assert host.observe().config_problem.startswith(f"{storage} sets --storage-opt;")
 
@@ -581,7 +587,7 @@ def test_loop_files_are_seen(host: Host) -> None:
         ("deviceset-metadata", "\0\0\0"),
         ("transaction-metadata", '{"open_transaction_id": "4"}'),
         ("transaction-metadata", '{"open_transaction_id": -'),
-        ("x", " " * 65537),
+        ("x", '{"device_id": 1, "size": 1, "transaction_id": 1}' + " " * 65536),
         ("y", b"\xff"),
     ],
 )

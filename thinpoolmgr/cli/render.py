@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -117,9 +118,10 @@ class Renderer:
         say = self.err if to_stderr else self.out
         for refusal in plan.refusals:
             self._refusal(refusal, say)
-        for pool in dict.fromkeys(step.pool for step in plan.steps):
-            say(click.style(f"pool {plain(pool)}", bold=True))
-            steps = [step for step in plan.steps if step.pool == pool]
+        if plan.refusals and plan.steps:
+            say("Nothing is carried out before that is settled. Then the plan would be:")
+        for place, steps in itertools.groupby(plan.steps, _place):
+            say(click.style(place, bold=True))
             for step in steps:
                 self._plan_step(step, say)
         for note in plan.notes:
@@ -131,14 +133,16 @@ class Renderer:
             say("Nothing to do: the host is as the configuration describes it.")
 
     def _refusal(self, refusal: Refusal, say: Callable[[str], None]) -> None:
-        say(
-            click.style("refused ", fg="red", bold=True)
-            + plain(refusal.summary)
-            + click.style(f"  [{refusal.code}]", dim=True)
-        )
+        self._headline("refused", refusal.summary, refusal.code, say)
         for text in (refusal.details, refusal.resolution):
             for line in _wrapped(text, "    "):
                 say(line)
+
+    def _headline(self, word: str, summary: str, code: str, say: Callable[[str], None]) -> None:
+        first, *others = _wrapped(f"{summary}  [{code}]", " " * (len(word) + 1))
+        say(click.style(word, fg="red", bold=True) + first[len(word) :])
+        for line in others:
+            say(line)
 
     def _plan_step(self, step: Step, say: Callable[[str], None]) -> None:
         mark = step_mark(step)
@@ -281,11 +285,7 @@ class Renderer:
 
     def explain(self, error: ThinpoolmgrError) -> None:
         """Print for people what is wrong, the evidence, and the way out."""
-        self.err(
-            click.style("error: ", fg="red", bold=True)
-            + plain(error.summary)
-            + click.style(f"  [{error.code}]", dim=True)
-        )
+        self._headline("error:", error.summary, error.code, self.err)
         for line in _wrapped(error.details, "  "):
             self.err(line)
         for line in _wrapped(error.resolution, "  "):
@@ -344,6 +344,12 @@ def _wrapped_command(text: str) -> list[str]:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _place(step: Step) -> str:
+    """The branch of the tree that a step hangs on."""
+    engine = getattr(step, "engine", "")
+    return plain(f"engine {engine}" if engine else f"pool {step.pool}")
 
 
 def _cut(text: str, width: int) -> str:

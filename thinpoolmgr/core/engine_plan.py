@@ -149,7 +149,8 @@ def _move_stale(found: Engine, verdict: StateVerdict | None, pool: str) -> list[
 
 def move_aside(found: Engine, state: EngineState, reason: str, pool: str) -> MoveStateAside:
     """Return the step that moves `state` into a folder beside it; the same state always gives the same folder."""
-    into = f"{found.data_root}/thinpoolmgr-stale-{fingerprint_of(state)[:12]}"
+    # Beside where it is, also where the data root is a link; a rename across file systems would not be one.
+    into = f"{state.path.rpartition('/')[0]}/thinpoolmgr-stale-{fingerprint_of(state)[:12]}"
     return MoveStateAside(reason=reason, pool=pool, engine=found.name, paths=(state.path, *state.related), into=into)
 
 

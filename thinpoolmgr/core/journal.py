@@ -87,16 +87,15 @@ def decode_records(content: bytes) -> list[Record]:
     lines = content.split(b"\n")
     records: list[Record] = []
     for number, line in enumerate(lines[:-1], start=1):
-        checksum, _, body = line.partition(b" ")
-        if checksum != b"%08x" % zlib.crc32(body):
+        if not _is_whole(line):
             is_last = number == len(lines) - 1 and not lines[-1]
             if is_last:
                 break
             msg = f"line {number} is damaged"
             raise DamagedJournalError(msg)
         try:
-            record = _DECODER.decode(body)
-        except msgspec.ValidationError as error:
+            record = _DECODER.decode(line.partition(b" ")[2])
+        except msgspec.DecodeError as error:
             msg = f"line {number} is of another version of thinpoolmgr: {error}"
             raise DamagedJournalError(msg) from error
         if isinstance(record, Began) and record.schema > SCHEMA:
@@ -104,6 +103,19 @@ def decode_records(content: bytes) -> list[Record]:
             raise DamagedJournalError(msg)
         records.append(record)
     return records
+
+
+def whole_bytes(content: bytes) -> int:
+    """Return how many bytes of `content` are whole records: what is torn after them must go before more is written."""
+    *lines, tail = content.split(b"\n")
+    if lines and not tail and not _is_whole(lines[-1]):
+        lines.pop()
+    return sum(len(line) + 1 for line in lines)
+
+
+def _is_whole(line: bytes) -> bool:
+    checksum, _, body = line.partition(b" ")
+    return checksum == b"%08x" % zlib.crc32(body)
 
 
 class Run(Struct, frozen=True):

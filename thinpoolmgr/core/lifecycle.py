@@ -22,7 +22,7 @@ from msgspec import Struct
 
 from thinpoolmgr.core.desired import DesiredPool
 from thinpoolmgr.core.model import DmDevice, LogicalVolume, Snapshot, ThinPoolStatus, VolumeGroup
-from thinpoolmgr.core.names import OUR_TAG, live_pool_device, pool_dm_name
+from thinpoolmgr.core.names import OUR_TAG, bare_uuid, live_pool_device, pool_dm_name
 from thinpoolmgr.units import percent_of
 
 
@@ -57,7 +57,7 @@ class PoolView(Struct, frozen=True):
     lv: LogicalVolume | None = None
     device: DmDevice | None = None
     inner: tuple[DmDevice, ...] = ()
-    """What the kernel runs for this pool: the pool itself first, then what is below it."""
+    """What the kernel runs for this pool: the pool itself first, then what is below it, also when only that is left."""
     thin_devices: tuple[DmDevice, ...] = ()
 
     @property
@@ -78,10 +78,19 @@ def view_pool(pool: DesiredPool, snapshot: Snapshot) -> PoolView:
         return _view_unlisted(pool, snapshot)
     lv = group.find_lv(pool.lv)
     device = live_pool_device(group, lv.uuid, snapshot.dm_devices) if lv else None
-    inner = (device, *below(device, snapshot.dm_devices)) if device else ()
+    inner = (device, *below(device, snapshot.dm_devices)) if device else _stray_parts(group, lv, snapshot.dm_devices)
     thin_devices = thin_devices_of(device, snapshot.dm_devices)
     state, because = _listed_state(pool, group, lv, device, snapshot)
     return PoolView(pool, state, because, group, lv, device, inner, thin_devices)
+
+
+def _stray_parts(group: VolumeGroup, lv: LogicalVolume | None, devices: tuple[DmDevice, ...]) -> tuple[DmDevice, ...]:
+    """What an activation that was cut short left of a pool that does not run; LVM refuses to activate it over them."""
+    if lv is None or not lv.is_thin_pool:
+        return ()
+    parts = [lv, *(part for name in (lv.data_lv, lv.metadata_lv) if (part := group.find_lv(name)))]
+    prefixes = tuple(f"LVM-{bare_uuid(group.uuid)}{bare_uuid(part.uuid)}" for part in parts)
+    return tuple(sorted((d for d in devices if d.uuid.startswith(prefixes)), key=lambda d: d.name))
 
 
 def thin_devices_of(device: DmDevice | None, devices: tuple[DmDevice, ...]) -> tuple[DmDevice, ...]:

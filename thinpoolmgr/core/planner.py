@@ -19,6 +19,7 @@ from thinpoolmgr.core.steps import (
     CreateThinPool,
     CreateVolumeGroup,
     DiskRef,
+    RemoveDmDevice,
     RemoveLeftover,
     SetWhenFull,
     Step,
@@ -55,7 +56,7 @@ def plan_activate(pool: DesiredPool, desired: DesiredState, snapshot: Snapshot, 
         )
         return Plan(refusals=(refusal,), fingerprint=fingerprint_of_host(desired, snapshot))
     steps, refusals = _plan_existing(view)
-    steps = [step for step in steps if isinstance(step, ActivatePool)]
+    steps = [step for step in steps if isinstance(step, ActivatePool | RemoveDmDevice)]
     engine = desired.engine_of(pool.name)
     notes: tuple[str, ...] = ()
     if engine is not None and not refusals:
@@ -207,11 +208,36 @@ def _plan_existing(view: PoolView) -> tuple[list[Step], list[Refusal]]:
         return [], [
             Refusal("CHUNK_SIZE_FIXED", pool.path, summary, "A pool's chunk size cannot be changed.", resolution)
         ]
+    if view.state is PoolState.INACTIVE and (busy := refuse_open_parts(view)):
+        return [], [busy]
     steps: list[Step] = []
     if view.state is PoolState.INACTIVE:
+        steps += remove_parts(view)
         steps.append(ActivatePool(reason=view.because, pool=pool.name, group=pool.group, lv=pool.lv))
     present = view.lv.when_full if view.lv else ""
     return [*steps, *(_when_full(pool, present) if present in ("queue", "error") else [])], []
+
+
+def refuse_open_parts(view: PoolView) -> Refusal | None:
+    """Return why what an interrupted activation left cannot be cleared away: somebody has it open."""
+    busy = next((device for device in view.inner if device.open_count and device.targets != ("thin-pool",)), None)
+    if busy is None or view.device is not None:
+        return None
+    resolution = f"Find who has it (lsof /dev/mapper/{busy.name}; dmsetup ls --tree), close it, and run this again."
+    return Refusal(
+        "DEVICE_OPEN", busy.name, f"{busy.name}, a part of {view.pool.path}, is open", view.because, resolution
+    )
+
+
+def remove_parts(view: PoolView) -> list[RemoveDmDevice]:
+    """Return the steps that clear away what an interrupted activation or deactivation of the pool left."""
+    if view.device is not None:
+        return []
+    reason = f"{view.pool.path} is not active, and this part of it is"
+    return [
+        RemoveDmDevice(reason=reason, pool=view.pool.name, name=part.name, uuid=part.uuid, devno=part.devno)
+        for part in view.inner
+    ]
 
 
 _WAYS_OUT = {
@@ -233,7 +259,7 @@ _WAYS_OUT = {
     PoolState.LOST: (
         "POOL_LOST",
         "The kernel still runs the pool, and LVM has lost its description of it.",
-        "Save what is in it while it runs. Then bring its label back (vgcfgrestore), or let go of it: thinpoolmgr destroy.",
+        "Save what is in it while it runs; then bring its label back (vgcfgrestore), or let go: thinpoolmgr destroy.",
     ),
     PoolState.FAILED: (
         "POOL_FAILED",

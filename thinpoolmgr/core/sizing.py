@@ -120,7 +120,7 @@ def _auto_metadata(pool: DesiredPool, data_bytes: int, room_extents: int, extent
         )
     return (
         extents,
-        f"metadata {size}: what data leaves; {EXPECTED_DEVICES} devices would want {format_size(wanted * extent_bytes)}",
+        f"metadata {size}: what data leaves; {format_size(wanted * extent_bytes)} suit {EXPECTED_DEVICES} devices",
     )
 
 

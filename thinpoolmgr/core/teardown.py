@@ -15,7 +15,7 @@ from thinpoolmgr.core.lifecycle import PoolState, PoolView, view_pool
 from thinpoolmgr.core.model import DmDevice, Engine, PhysicalVolume, Snapshot, VolumeGroup
 from thinpoolmgr.core.names import bare_uuid
 from thinpoolmgr.core.plan import Memory, Plan, Refusal, numbered
-from thinpoolmgr.core.planner import disk_ref, fingerprint_of_host, refuse_state
+from thinpoolmgr.core.planner import disk_ref, fingerprint_of_host, refuse_open_parts, refuse_state, remove_parts
 from thinpoolmgr.core.steps import (
     Danger,
     DeactivatePool,
@@ -37,7 +37,11 @@ def plan_deactivate(pool: DesiredPool, desired: DesiredState, snapshot: Snapshot
     """Return the plan that takes `pool` out of the kernel and leaves its data on the disks."""
     view = view_pool(pool, snapshot)
     steps, refusals = _release(view, desired, snapshot, memory, "outage")
-    if not refusals and view.device is not None and view.state is not PoolState.LOST:
+    if view.state is PoolState.INACTIVE:
+        busy = refuse_open_parts(view)
+        refusals += [busy] if busy else []
+        steps += remove_parts(view)
+    elif not refusals and view.device is not None and view.state is not PoolState.LOST:
         steps.append(DeactivatePool(reason=f"{pool.path} is active", pool=pool.name, group=pool.group, lv=pool.lv))
     return Plan(() if refusals else numbered(steps), tuple(refusals), (), fingerprint_of_host(desired, snapshot))
 

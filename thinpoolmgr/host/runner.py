@@ -128,7 +128,7 @@ def _text(output: bytes) -> str:
 
 
 def find_program(name: str) -> str:
-    """Return the path of `name`, looked for in the fixed search path unless absolute; empty when it is not installed."""
+    """Return the path of `name`, looked for in the fixed search path unless absolute; empty when it is missing."""
     candidates = [name] if name.startswith("/") else [f"{folder}/{name}" for folder in SEARCH_PATH.split(":")]
     return next((path for path in candidates if os.access(path, os.X_OK)), "")
 

@@ -13,7 +13,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from thinpoolmgr.core.journal import DamagedJournalError, Record, Run, decode_records, encode_record, fold_run
+from thinpoolmgr.core.journal import (
+    DamagedJournalError,
+    Record,
+    Run,
+    decode_records,
+    encode_record,
+    fold_run,
+    whole_bytes,
+)
 from thinpoolmgr.errors import CommandFailedError, LockedError, NeedsPersonError
 
 if TYPE_CHECKING:
@@ -32,9 +40,21 @@ class RunFile:
     """One run's records, open for appending; each is on the disk before `append` returns."""
 
     def __init__(self, path: Path) -> None:
-        """Open `path`, which is made if need be, for its owner only."""
+        """Open `path`, which is made if need be, for its owner only; a torn record at its end is cut off.
+
+        Raises:
+            CommandFailedError: it cannot be opened or written.
+
+        """
         self.path = path
-        self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            size = os.fstat(self._fd).st_size
+            whole = whole_bytes(os.pread(self._fd, size, 0))
+            if whole < size:
+                os.ftruncate(self._fd, whole)
+        except OSError as error:
+            raise _unwritable(path, error) from error
 
     def append(self, record: Record) -> None:
         """Append `record` and wait until the disk has it.

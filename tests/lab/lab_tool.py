@@ -1,0 +1,101 @@
+"""What the lab tests of the product share: its command line as a user runs it, and looks at LVM and the kernel."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+STATE_FOLDER = Path("/var/lib/thinpoolmgr")
+
+
+class Answer(NamedTuple):
+    """What a command line gave back."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        """The JSON document on standard output."""
+        return json.loads(self.out)
+
+
+class Tool:
+    """thinpoolmgr with one configuration file."""
+
+    def __init__(self, folder: Path) -> None:
+        """Keep the configuration in `folder`."""
+        self.config = folder / "thinpoolmgr.toml"
+
+    def configure(self, *devices: Path | str, engine: str = "", extra: str = "", name: str = "docker") -> None:
+        """Write a configuration with one pool on `devices`."""
+        listed = ", ".join(f'"{device}"' for device in devices)
+        self.config.write_text(f"version = 1\n[pools.{name}]\ndevices = [{listed}]\n{extra}\n{engine}\n", "utf-8")
+
+    def argv(self, *arguments: str) -> tuple[str, ...]:
+        """Return the command line for `arguments`."""
+        return (sys.executable, "-m", "thinpoolmgr", "--config", str(self.config), *arguments)
+
+    def __call__(self, *arguments: str) -> Answer:
+        """Run the command line and return what came of it; a traceback fails the test."""
+        done = subprocess.run(
+            self.argv(*arguments), capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        return Answer(done.returncode, done.stdout, done.stderr)
+
+    def succeed(self, *arguments: str) -> Answer:
+        """Run the command line, which must end with 0."""
+        answer = self(*arguments)
+        assert answer.code == 0, (answer.code, answer.out, answer.err)
+        return answer
+
+    def pool(self) -> Any:
+        """Return the first pool of `status --json`."""
+        return self.succeed("status", "--json").document["pools"][0]
+
+
+def sh(*argv: str | Path, check: bool = True) -> str:
+    """Run a host command and return its standard output."""
+    done = subprocess.run([str(word) for word in argv], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 or not check, (argv, done.returncode, done.stdout, done.stderr)
+    return done.stdout
+
+
+def words(*argv: str | Path) -> list[str]:
+    """Return the words of a command's output."""
+    return sh(*argv).split()
+
+
+def group_names() -> set[str]:
+    """Return the names of all volume groups."""
+    return set(words("vgs", "--noheadings", "-o", "vg_name"))
+
+
+def dm_names() -> set[str]:
+    """Return the names of all device-mapper devices."""
+    return {line.split("\t")[0] for line in sh("dmsetup", "ls").splitlines() if "\t" in line}
+
+
+def seqno(group: str) -> str:
+    """Return how often the metadata of `group` was written."""
+    return sh("vgs", "--noheadings", "-o", "vg_seqno", group).strip()
+
+
+def fingerprint(device: Path) -> str:
+    """Return a checksum of all that is on `device`."""
+    digest = hashlib.sha256()
+    with device.open("rb") as content:
+        while block := content.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def is_blank(device: Path) -> bool:
+    """Whether no signature is on `device`."""
+    return not sh("wipefs", "--no-act", "--noheadings", device).strip()

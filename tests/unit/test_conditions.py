@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, get_args
+
+import pytest
+from msgspec.structs import replace
+
+from thinpoolmgr.core.conditions import Condition, condition_of, is_ready, why_not_done
+from thinpoolmgr.core.model import PhysicalVolume, Signature
+from thinpoolmgr.core.names import OUR_TAG
+from thinpoolmgr.core.planner import disk_ref
+from thinpoolmgr.core.steps import (
+    ActivatePool,
+    CreateVolumeGroup,
+    DeactivatePool,
+    MoveStateAside,
+    RemoveDmDevice,
+    RemoveLeftover,
+    RemovePhysicalVolumes,
+    RemoveThinPool,
+    RemoveVolumeGroup,
+    SetWhenFull,
+    StartEngine,
+    Step,
+    StopEngine,
+    WipeSignatures,
+    WriteEngineConfig,
+    commands,
+    step_mark,
+    step_name,
+    target,
+)
+
+if TYPE_CHECKING:
+    import support
+
+    from thinpoolmgr.core.model import Snapshot
+else:
+    from tests.unit import support
+
+EXT4 = Signature("ext4", "filesystem", 1080)
+BLANK = support.snapshot()
+GROUP_ONLY = support.with_group(BLANK)
+HEALTHY = support.healthy()
+THIN = support.with_thin_device(HEALTHY)
+GROUP = HEALTHY.groups[0]
+POOL_UUID = GROUP.lvs[0].uuid
+REF = disk_ref(BLANK.disks[0])
+NAMES = {"reason": "r", "group": "docker", "lv": "thinpool"}
+UNITS = ("docker.socket", "docker.service")
+LEFTOVER = support.linear("lvol0", 12 * 1024 * 1024)
+ORPHANED = support.apply_step(GROUP_ONLY, RemoveVolumeGroup(reason="r", group="docker", group_uuid=GROUP.uuid))
+STOPPED = support.with_engine(BLANK, replace(support.docker(), state=support.STALE))
+RUNNING = support.with_engine(BLANK, support.docker(running=True))
+
+BEFORE: dict[type, tuple[Step, Snapshot]] = {
+    WipeSignatures: (
+        WipeSignatures(reason="r", disk=REF, found=("ext4",)),
+        support.snapshot(support.disk(signatures=(EXT4,))),
+    ),
+    CreateVolumeGroup: (CreateVolumeGroup(reason="r", group="docker", disks=(REF,)), BLANK),
+    RemoveLeftover: (
+        RemoveLeftover(reason="r", group="docker", lv="lvol0", lv_uuid=LEFTOVER.uuid),
+        support.with_lv(GROUP_ONLY, LEFTOVER),
+    ),
+    type(support.create_step(support.pool())): (support.create_step(support.pool()), GROUP_ONLY),
+    SetWhenFull: (SetWhenFull(reason="r", group="docker", lv="thinpool", when_full="error"), HEALTHY),
+    ActivatePool: (ActivatePool(reason="r", group="docker", lv="thinpool"), support.deactivated(HEALTHY)),
+    DeactivatePool: (DeactivatePool(reason="r", group="docker", lv="thinpool"), HEALTHY),
+    RemoveDmDevice: (RemoveDmDevice(reason="r", name="docker-8:1-42-base", uuid="", devno="254:3"), THIN),
+    RemoveThinPool: (RemoveThinPool(reason="r", group="docker", lv="thinpool", lv_uuid=POOL_UUID), HEALTHY),
+    RemoveVolumeGroup: (RemoveVolumeGroup(reason="r", group="docker", group_uuid=GROUP.uuid), GROUP_ONLY),
+    RemovePhysicalVolumes: (
+        RemovePhysicalVolumes(reason="r", disks=(REF,), pv_uuids=tuple(pv.uuid for pv in GROUP.pvs)),
+        ORPHANED,
+    ),
+    StopEngine: (StopEngine(reason="r", engine="docker", units=UNITS), RUNNING),
+    StartEngine: (StartEngine(reason="r", engine="docker", units=UNITS), STOPPED),
+    MoveStateAside: (MoveStateAside(reason="r", engine="docker", paths=(support.STALE.path,), into="/x"), STOPPED),
+    WriteEngineConfig: (
+        WriteEngineConfig(reason="r", engine="docker", path="/p", old_text=None, new_text="{}"),
+        STOPPED,
+    ),
+}
+KINDS = get_args(Step)
+
+
+def test_every_kind_of_step_is_shown_here() -> None:
+    assert set(BEFORE) == set(KINDS)
+    assert len({step_name(step) for step, _ in BEFORE.values()}) == len(KINDS)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_a_step_is_ready_before_and_done_after_it_was_performed(kind: type) -> None:
+    step, shot = BEFORE[kind]
+    assert why_not_done(step, shot)
+    assert condition_of(step, shot) is Condition.READY
+    host = support.FakeHost(shot)
+    host.perform(step)
+    assert why_not_done(step, host.observe()) == ""
+    assert condition_of(step, host.observe()) is Condition.DONE
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_a_step_that_did_nothing_is_not_done(kind: type) -> None:
+    step, shot = BEFORE[kind]
+    host = support.FakeHost(shot, {step_name(step): "nothing"})
+    host.perform(step)
+    assert why_not_done(step, host.observe())
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_a_step_can_be_told_and_carried_out(kind: type) -> None:
+    step, _ = BEFORE[kind]
+    assert target(step)
+    assert step_mark(step) in "+~!-"
+    edits_files = isinstance(step, MoveStateAside | WriteEngineConfig)
+    assert bool(commands(step)) is not edits_files
+    assert all(isinstance(word, str) and word for argv in commands(step) for word in argv)
+
+
+TROUBLE = ("Error reading device /dev/sdb",)
+
+
+@pytest.mark.parametrize("kind", [RemoveThinPool, RemoveLeftover, RemoveVolumeGroup, RemovePhysicalVolumes])
+def test_what_lvm_does_not_list_is_gone_only_when_its_report_is_whole(kind: type) -> None:
+    step, shot = BEFORE[kind]
+    after = support.apply_step(shot, step)
+    assert why_not_done(step, after) == ""
+    assert "incomplete" in why_not_done(step, replace(after, lvm_trouble=TROUBLE))
+
+
+def test_a_pool_that_lvm_forgot_and_the_kernel_runs_is_not_removed() -> None:
+    step, _ = BEFORE[RemoveThinPool]
+    assert "the kernel still has docker-thinpool" in why_not_done(step, support.lvm_lost(HEALTHY))
+
+
+def test_a_created_pool_must_have_our_tag_and_the_kernels_size() -> None:
+    step = support.create_step(support.pool())
+    assert why_not_done(step, HEALTHY) == ""
+    assert "LVM does not list" in why_not_done(step, BLANK)
+    assert "the kernel has no pool" in why_not_done(step, support.deactivated(HEALTHY))
+    assert "bytes, not" in why_not_done(step, support.healthy(total_data_blocks=19455))
+    assert "bytes, not" in why_not_done(replace(step, data_extents=2433), HEALTHY)
+    untagged = replace(GROUP, lvs=tuple(replace(lv, tags=()) for lv in GROUP.lvs))
+    assert "does not carry the tag" in why_not_done(step, replace(HEALTHY, groups=(untagged,)))
+    unread = tuple(replace(d, pool_status=None) for d in HEALTHY.dm_devices)
+    assert "the kernel has no pool" in why_not_done(step, replace(HEALTHY, dm_devices=unread))
+
+
+def test_a_linear_lv_of_the_pools_name_is_not_the_pool() -> None:
+    step = support.create_step(support.pool())
+    half = support.with_lv(GROUP_ONLY, support.linear("thinpool", step.metadata_bytes, OUR_TAG))
+    assert "does not list a thin pool" in why_not_done(step, half)
+    assert condition_of(step, half) is Condition.READY
+
+
+def test_a_created_group_must_have_our_tag_and_exactly_these_disks() -> None:
+    step = CreateVolumeGroup(reason="r", group="docker", disks=(REF,))
+    assert why_not_done(step, GROUP_ONLY) == ""
+    assert "does not carry" in why_not_done(step, support.with_group(BLANK, tags=()))
+    two = support.with_group(support.snapshot(support.disk("/dev/sdb"), support.disk("/dev/sdc")))
+    assert "/dev/sdb, /dev/sdc, not /dev/sdb" in why_not_done(step, two)
+    assert condition_of(step, two) is Condition.STUCK
+    assert condition_of(step, support.with_group(BLANK, tags=())) is Condition.STUCK
+
+
+@pytest.mark.parametrize("kind", [type(support.create_step(support.pool())), SetWhenFull, ActivatePool, RemoveThinPool])
+def test_steps_in_a_group_that_became_foreign_are_stuck(kind: type) -> None:
+    step, shot = BEFORE[kind]
+    foreign = replace(shot, groups=tuple(replace(g, tags=()) for g in shot.groups))
+    assert condition_of(step, foreign) is Condition.STUCK
+    assert is_ready(step, BLANK)
+
+
+def test_when_full_needs_lvms_word_and_the_kernels() -> None:
+    step = SetWhenFull(reason="r", group="docker", lv="thinpool", when_full="error")
+    done = support.apply_step(HEALTHY, step)
+    assert why_not_done(step, done) == ""
+    assert "the kernel would queue" in why_not_done(step, support.with_status(done, when_full="queue"))
+    assert "LVM says queue" in why_not_done(step, support.healthy(when_full="error"))
+    assert why_not_done(step, support.deactivated(done)) == ""
+    assert "LVM says nothing" in why_not_done(step, BLANK)
+
+
+def test_a_wipe_is_done_only_when_the_disk_was_read_and_is_blank() -> None:
+    step, shot = BEFORE[WipeSignatures]
+    assert "still carries ext4" in why_not_done(step, shot)
+    assert "cannot be read" in why_not_done(step, support.snapshot(support.disk(signatures=None)))
+    assert "cannot be read" in why_not_done(step, support.snapshot(support.disk("/dev/sdc")))
+    swapped = support.snapshot(support.disk(signatures=(EXT4,), serial="another"))
+    assert condition_of(step, swapped) is Condition.STUCK
+
+
+def test_labels_are_gone_when_neither_lvm_nor_the_disk_shows_them() -> None:
+    step, shot = BEFORE[RemovePhysicalVolumes]
+    assert "LVM still lists /dev/sdb" in why_not_done(step, shot)
+    assert "LVM still lists /dev/sdb" in why_not_done(step, GROUP_ONLY)
+    assert condition_of(step, GROUP_ONLY) is Condition.STUCK
+    assert "still carries LVM's label" in why_not_done(step, replace(shot, orphan_pvs=()))
+    other = PhysicalVolume("/dev/sdz", support.uuid_of("z"), 1)
+    assert why_not_done(step, replace(BLANK, orphan_pvs=(other,))) == ""
+
+
+def test_another_device_of_the_same_name_is_not_the_one_to_remove() -> None:
+    step = RemoveDmDevice(reason="r", name="docker-8:1-42-base", uuid="LVM-x", devno="254:3")
+    assert why_not_done(step, THIN) == ""
+
+
+@pytest.mark.parametrize("kind", [StopEngine, StartEngine, MoveStateAside, WriteEngineConfig])
+def test_an_engine_that_was_not_looked_at_is_unknown(kind: type) -> None:
+    step, _ = BEFORE[kind]
+    assert why_not_done(step, BLANK) == "docker was not looked at"
+
+
+def test_an_engine_that_does_not_answer_is_neither_stopped_nor_started() -> None:
+    shot = support.with_engine(BLANK, support.docker(running=None))
+    assert why_not_done(BEFORE[StopEngine][0], shot)
+    assert why_not_done(BEFORE[StartEngine][0], shot)
+
+
+def test_state_that_cannot_be_read_is_not_moved() -> None:
+    step, _ = BEFORE[MoveStateAside]
+    assert why_not_done(step, support.with_engine(BLANK, support.docker(state_problem="Permission denied")))
+    elsewhere = replace(support.STALE, path="/other")
+    assert why_not_done(step, support.with_engine(BLANK, support.docker(state=elsewhere))) == ""

@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from msgspec.structs import replace
+
+from thinpoolmgr.core.engine_plan import check_engine, move_aside, plan_engine_start, stop_engine
+from thinpoolmgr.core.plan import Memory
+from thinpoolmgr.core.planner import plan_apply
+from thinpoolmgr.core.steps import MoveStateAside, StartEngine, StopEngine, WriteEngineConfig, step_mark, step_name
+
+if TYPE_CHECKING:
+    import support
+
+    from thinpoolmgr.core.model import Engine, Snapshot
+    from thinpoolmgr.core.plan import Plan
+else:
+    from tests.unit import support
+
+NOTHING = Memory()
+HEALTHY = support.healthy()
+STATE = support.desired(engines=(support.engine(),))
+
+
+def plan(found: Engine, shot: Snapshot = HEALTHY, memory: Memory = NOTHING) -> Plan:
+    return plan_apply(STATE, support.with_engine(shot, found), memory)
+
+
+def names(found: Plan) -> list[str]:
+    return [step_name(step) for step in found.steps]
+
+
+def codes(found: Plan) -> list[str]:
+    return [refusal.code for refusal in found.refusals]
+
+
+def test_a_configured_engine_needs_nothing() -> None:
+    for running in (True, False):
+        assert plan(support.docker(running=running, configured=True)).is_empty
+
+
+@pytest.mark.parametrize("found", [support.docker(installed=False, config_text=None), None])
+def test_an_engine_that_is_missing_is_unavailable(found: Engine | None) -> None:
+    shot = support.with_engine(HEALTHY, found) if found else HEALTHY
+    refused = plan_apply(STATE, shot, NOTHING)
+    assert (codes(refused), refused.refusals[0].exit_code) == (["ENGINE_MISSING"], 69)
+    assert "[engines.docker]" in refused.refusals[0].resolution
+
+
+@pytest.mark.parametrize("version", ["25.0.0", "28.1.1", "v27.0"])
+def test_an_engine_without_the_driver_is_unavailable(version: str) -> None:
+    refused = plan(support.docker(version=version))
+    assert (codes(refused), refused.refusals[0].exit_code) == (["ENGINE_UNSUPPORTED"], 69)
+    assert version in refused.refusals[0].summary
+
+
+@pytest.mark.parametrize("version", ["", "unknown", "library-import"])
+def test_an_unknown_version_is_refused(version: str) -> None:
+    refused = plan(support.docker(version=version))
+    assert (codes(refused), refused.refusals[0].exit_code) == (["ENGINE_UNKNOWN"], 3)
+    assert names(refused) == []
+
+
+def test_an_engine_that_does_not_answer_is_refused_with_its_pid() -> None:
+    refused = plan(support.docker(running=None, pids=(12, 13)))
+    assert (codes(refused), "(pid 12, 13)" in refused.refusals[0].summary) == (["ENGINE_UNKNOWN"], True)
+
+
+def test_a_configuration_that_cannot_be_read_is_refused() -> None:
+    refused = plan(support.docker(config_problem="line 1: no JSON"))
+    assert (codes(refused), refused.refusals[0].target) == (["ENGINE_CONFIG_INVALID"], support.DAEMON_JSON)
+    assert refused.refusals[0].details == "line 1: no JSON"
+
+
+def test_a_refused_engine_hides_no_refusal_of_its_pool() -> None:
+    shot = support.snapshot(support.disk(mounts=("/srv",)))
+    assert codes(plan(support.docker(version="25.0"), shot)) == ["DISK_MOUNTED", "ENGINE_UNSUPPORTED"]
+
+
+def test_the_engine_follows_its_pool() -> None:
+    found = plan(support.docker(), support.snapshot())
+    assert names(found) == ["create-volume-group", "create-thin-pool", "write-engine-config"]
+    assert found.notes == ("docker is not running: start it when this is done.",)
+    write = found.steps[2]
+    assert isinstance(write, WriteEngineConfig)
+    assert (write.path, write.old_text) == (support.DAEMON_JSON, '{"debug": true}\n')
+    assert "dm.thinpooldev=/dev/mapper/docker-thinpool" in json.loads(write.new_text)["storage-opts"]
+    assert step_mark(write) == "~"
+
+
+def test_a_file_that_does_not_exist_is_created() -> None:
+    (write,) = plan(support.docker(config_text=None)).steps
+    assert (step_mark(write), "does not exist" in write.reason) == ("+", True)
+
+
+def test_a_running_engine_is_stopped_before_and_started_after() -> None:
+    found = plan(replace(support.docker(running=True), state=support.STALE), support.snapshot())
+    assert names(found)[2:] == ["stop-engine", "move-state-aside", "write-engine-config", "start-engine"]
+    stop, move, _, start = found.steps[2:]
+    assert isinstance(stop, StopEngine)
+    assert isinstance(move, MoveStateAside)
+    assert isinstance(start, StartEngine)
+    assert (stop.danger, move.danger, start.danger) == ("outage", "safe", "safe")
+    assert stop.units == start.units == ("docker.socket", "docker.service")
+    assert move.paths == ("/var/lib/docker/devicemapper", "/var/lib/docker/image/devicemapper")
+    assert move.into.startswith("/var/lib/docker/thinpoolmgr-stale-")
+    assert found.notes == ()
+
+
+def test_a_running_engine_without_systemd_is_refused_with_its_pid() -> None:
+    refused = plan(support.docker(running=True, systemd=False))
+    assert codes(refused) == ["ENGINE_RUNNING"]
+    assert "pid 4711" in refused.refusals[0].summary
+    assert "kill 4711" in refused.refusals[0].resolution
+
+
+def test_a_stopped_engine_without_systemd_is_configured_with_a_note() -> None:
+    found = plan(support.docker(systemd=False))
+    assert names(found) == ["write-engine-config"]
+    assert found.notes == ("docker is not running: start it when this is done.",)
+
+
+def test_what_we_stopped_is_started_even_when_nothing_else_is_left() -> None:
+    stopped = Memory(stopped_engines=("docker",))
+    assert names(plan(support.docker(configured=True), memory=stopped)) == ["start-engine"]
+    assert names(plan(support.docker(), memory=stopped)) == ["write-engine-config", "start-engine"]
+    assert plan(support.docker(configured=True, running=True), memory=stopped).is_empty
+    assert plan(support.docker(configured=True, systemd=False), memory=stopped).is_empty
+    assert plan(support.docker(configured=True), memory=Memory(stopped_engines=("other",))).is_empty
+
+
+def test_state_of_a_pool_that_is_gone_is_moved_aside() -> None:
+    found = plan(support.docker(configured=True, state=support.STALE))
+    assert names(found) == ["move-state-aside"]
+    assert "its pool is gone" in found.steps[0].reason
+
+
+def test_state_of_this_pool_stays() -> None:
+    used = support.healthy(transaction_id=7, used_data_blocks=100)
+    assert plan(support.docker(configured=True, state=support.STALE), used).is_empty
+
+
+@pytest.mark.parametrize(
+    ("found", "code"),
+    [
+        (support.docker(state=replace(support.STALE, loop_files=("/l/data",))), "ENGINE_LOOP_LVM"),
+        (support.docker(state_problem="Permission denied"), "ENGINE_STATE_UNKNOWN"),
+        (support.docker(state=replace(support.STALE, obstacle="a mount point")), "ENGINE_STATE_IMMOVABLE"),
+    ],
+)
+def test_state_that_is_not_known_to_be_stale_is_left_alone(found: Engine, code: str) -> None:
+    for shot in (support.snapshot(), HEALTHY):
+        refused = plan(found, shot)
+        assert codes(refused) == [code]
+        assert "move-state-aside" not in names(refused)
+
+
+def test_state_of_another_pool_that_exists_is_foreign() -> None:
+    text = '{"storage-driver": "devicemapper", "storage-opts": ["dm.thinpooldev=/dev/mapper/old-thinpool"]}'
+    shot = support.with_pool(
+        support.snapshot(support.disk("/dev/sdb"), support.disk("/dev/sdc")), support.pool("old", "/dev/sdb")
+    )
+    blank = replace(shot, disks=(*shot.disks, support.disk("/dev/sdd")))
+    configured = replace(blank, configured_devices=support.snapshot(*blank.disks).configured_devices)
+    state = support.desired(support.pool("docker", "/dev/sdd"), engines=(support.engine(),))
+    found = support.with_engine(configured, support.docker(config_text=text, state=support.STALE))
+    refused = plan_apply(state, found, NOTHING)
+    assert codes(refused) == ["ENGINE_STATE_FOREIGN"]
+    assert codes(plan_apply(state, support.deactivated(found, "old"), NOTHING)) == ["ENGINE_STATE_FOREIGN"]
+
+
+def test_the_folder_aside_is_the_same_for_the_same_state() -> None:
+    found = support.docker()
+    first = move_aside(found, support.STALE, "r", "p")
+    assert move_aside(found, support.STALE, "another", "p").into == first.into
+    assert move_aside(found, replace(support.STALE, transaction_id=8), "r", "p").into != first.into
+
+
+def test_starting_alone_needs_that_we_stopped_it() -> None:
+    engine = support.engine()
+    shot = support.with_engine(HEALTHY, support.docker())
+    assert plan_engine_start(engine, shot, NOTHING, "docker").is_empty
+    assert plan_engine_start(engine, HEALTHY, Memory(stopped_engines=("docker",)), "docker").is_empty
+    (start,) = plan_engine_start(engine, shot, Memory(stopped_engines=("docker",)), "docker").steps
+    assert start.reason == "thinpoolmgr stopped it"
+
+
+def test_stopping_names_the_containers_that_end() -> None:
+    step = stop_engine(support.docker(running=True, containers=("a", "b")), "why", "docker")
+    assert isinstance(step, StopEngine)
+    assert step.reason == "docker is running and why; running containers: a, b"
+
+
+def test_an_engine_in_order_is_not_refused() -> None:
+    assert check_engine(support.engine(), support.docker()) is None

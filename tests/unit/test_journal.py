@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from thinpoolmgr.core.journal import (
+    Began,
+    DamagedJournalError,
+    Doing,
+    Done,
+    Ended,
+    Failed,
+    Record,
+    Run,
+    decode_records,
+    encode_record,
+    fold_run,
+    remember,
+    unfinished_runs,
+    whole_bytes,
+)
+from thinpoolmgr.core.plan import numbered
+from thinpoolmgr.core.steps import CreateVolumeGroup, StartEngine, StopEngine
+
+if TYPE_CHECKING:
+    import support
+else:
+    from tests.unit import support
+
+GROUP = CreateVolumeGroup(reason="r", group="docker", disks=())
+STOP = StopEngine(reason="r", engine="docker", units=("docker.service",))
+START = StartEngine(reason="r", engine="docker", units=("docker.service",))
+STEPS = numbered([STOP, GROUP, support.create_step(support.pool()), START])
+BEGAN = Began("run", "apply", "now", STEPS, "fp", "boot-1", "1.0")
+RECORDS: list[Record] = [
+    BEGAN,
+    Doing("01", "t"),
+    Done("01", 0.5),
+    Doing("02", "t"),
+    Done("02", 0.5, "vg-uuid"),
+    Doing("03", "t"),
+    Failed("03", "lvcreate failed\nExit code: 5", ("lvcreate -> 5",)),
+    Ended("failed", "t"),
+]
+LINES = [encode_record(record) for record in RECORDS]
+CONTENT = b"".join(LINES)
+
+
+def run(*records: Record) -> Run:
+    folded = fold_run([BEGAN, *records])
+    assert folded is not None
+    return folded
+
+
+def test_records_come_back_as_they_were_written() -> None:
+    assert decode_records(CONTENT) == RECORDS
+    assert decode_records(b"") == []
+    assert all(line.endswith(b"\n") and line.count(b"\n") == 1 for line in LINES)
+
+
+def test_a_journal_cut_anywhere_keeps_exactly_its_whole_records() -> None:
+    ends = [len(b"".join(LINES[: n + 1])) for n in range(len(LINES))]
+    for length in range(len(CONTENT) + 1):
+        whole = sum(end <= length for end in ends)
+        assert decode_records(CONTENT[:length]) == RECORDS[:whole]
+
+
+def test_more_can_be_written_after_the_whole_records_of_a_journal_cut_anywhere() -> None:
+    for length in range(len(CONTENT) + 1):
+        cut = CONTENT[:length]
+        kept = cut[: whole_bytes(cut)]
+        assert decode_records(kept + LINES[0]) == [*decode_records(cut), BEGAN]
+
+
+@pytest.mark.parametrize("number", range(len(LINES) - 1))
+def test_a_flipped_bit_in_any_line_but_the_last_is_noticed(number: int) -> None:
+    line = LINES[number]
+    # Without its line feed the last line but one becomes part of the last, which counts as torn.
+    for place in range(len(line) - (number == len(LINES) - 2)):
+        for bit in (0, 3, 7):
+            flipped = line[:place] + bytes([line[place] ^ 1 << bit]) + line[place + 1 :]
+            with pytest.raises(DamagedJournalError):
+                decode_records(b"".join([*LINES[:number], flipped, *LINES[number + 1 :]]))
+
+
+def test_a_flipped_bit_in_the_last_line_drops_that_line() -> None:
+    last = LINES[-1]
+    for place in range(len(last) - 1):
+        flipped = last[:place] + bytes([last[place] ^ 1]) + last[place + 1 :]
+        assert decode_records(b"".join([*LINES[:-1], flipped])) == RECORDS[:-1]
+
+
+@pytest.mark.parametrize("tail", [b"\0" * 4096, b"garbage", b"00000000 {}\n", b"\n", b"\xff\xfe\n"])
+def test_rubbish_at_the_end_was_never_written(tail: bytes) -> None:
+    assert decode_records(CONTENT + tail) == RECORDS
+
+
+def test_a_line_that_is_lost_from_the_middle_is_the_readers_concern_not_the_checksums() -> None:
+    folded = fold_run(decode_records(b"".join([*LINES[:2], *LINES[3:]])))
+    assert folded is not None
+    assert folded.done == ("02",)
+
+
+def line_of(body: bytes) -> bytes:
+    import zlib
+
+    return b"%08x %s\n" % (zlib.crc32(body), body)
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (b'{"record":"paused","id":"01"}', "line 1 is of another version"),
+        (b'{"record":"doing"}', "line 1 is of another version"),
+        (b"[]", "line 1 is of another version"),
+        (msgspec.json.encode(replace(BEGAN, schema=2, version="9.9")), r"newer version of thinpoolmgr \(9.9\)"),
+    ],
+)
+def test_whole_lines_of_another_version_are_not_guessed_at(body: bytes, why: str) -> None:
+    for content in (line_of(body), line_of(body) + LINES[1]):
+        with pytest.raises(DamagedJournalError, match=why):
+            decode_records(content)
+
+
+def test_whole_lines_that_are_no_json_are_damage() -> None:
+    with pytest.raises(DamagedJournalError):
+        decode_records(line_of(b"{nonsense") + LINES[0])
+
+
+@given(st.binary())
+def test_no_bytes_raise_anything_else(content: bytes) -> None:
+    try:
+        assert isinstance(decode_records(content), list)
+    except DamagedJournalError as error:
+        assert "line" in str(error)  # noqa: PT017 - either outcome is right
+
+
+def test_a_run_is_folded_from_its_records() -> None:
+    folded = fold_run(RECORDS)
+    assert folded == Run(BEGAN, ("01", "02", "03"), ("01", "02"), ("vg-uuid",), RECORDS[6], "failed")  # type: ignore[arg-type]
+    assert folded is not None
+    assert folded.is_unfinished
+    assert folded.steps_with(("03", "01")) == (STEPS[0], STEPS[2])
+
+
+@pytest.mark.parametrize("records", [[], [Doing("01", "t")], RECORDS[1:]])
+def test_without_its_beginning_there_is_no_run(records: list[Record]) -> None:
+    assert fold_run(records) is None
+
+
+@pytest.mark.parametrize(("outcome", "unfinished"), [("done", False), ("failed", True), ("interrupted", True)])
+def test_only_a_run_that_ended_well_is_finished(outcome: str, unfinished: bool) -> None:  # noqa: FBT001
+    assert run(msgspec.convert({"record": "ended", "outcome": outcome, "at": "t"}, Ended)).is_unfinished is unfinished
+    assert run().is_unfinished
+
+
+def test_a_later_ending_counts() -> None:
+    assert not run(Ended("interrupted", "t"), Ended("done", "t")).is_unfinished
+
+
+def test_memory_of_an_interrupted_run() -> None:
+    memory = remember([run(Doing("01", "t"), Done("01", 1), Doing("02", "t"))], "boot-1")
+    assert memory.interrupted == STEPS[:2]
+    assert memory.pending == STEPS[2:]
+    assert memory.stopped_engines == ("docker",)
+    assert memory.our_groups == ()
+
+
+def test_memory_of_nothing_and_of_runs_that_ended_well() -> None:
+    everything: list[Record] = [Doing("02", "t"), Done("02", 1, "g1"), Ended("done", "t")]
+    memory = remember([run(*everything)], "boot-1")
+    assert (memory.interrupted, memory.pending, memory.our_groups) == ((), (), ("g1",))
+    assert remember([], "boot-1") == remember([], "")
+
+
+def test_memory_reaches_back_over_interrupted_runs_to_the_last_good_one() -> None:
+    good = run(Doing("03", "t"), Done("03", 1), Ended("done", "t"))
+    broken = run(Doing("02", "t"))
+    again = run(Ended("failed", "t"))
+    last = run(Doing("03", "t"), Ended("interrupted", "t"))
+    chain = [broken, good, broken, again, last]
+    assert unfinished_runs(chain) == [broken, again, last]
+    memory = remember(chain, "boot-1")
+    assert memory.interrupted == (STEPS[1], STEPS[2])
+    assert unfinished_runs([*chain, good]) == []
+    assert remember([*chain, good], "boot-1").interrupted == ()
+
+
+def test_our_groups_are_remembered_for_ever_and_once() -> None:
+    made: list[Record] = [Doing("02", "t"), Done("02", 1, "g1"), Ended("done", "t")]
+    assert remember([run(*made), run(*made), run(Done("02", 1, "g2"))], "").our_groups == ("g1", "g2")
+
+
+STOPPED = (Doing("01", "t"), Done("01", 1))
+STARTED = (*STOPPED, Doing("04", "t"), Done("04", 1))
+
+
+@pytest.mark.parametrize(
+    ("records", "boot", "stopped"),
+    [
+        ((), "boot-1", ()),
+        (STOPPED, "boot-1", ("docker",)),
+        (STOPPED, "boot-2", ()),
+        ((Doing("01", "t"),), "boot-1", ("docker",)),
+        (STARTED, "boot-1", ()),
+        ((*STOPPED, Doing("04", "t")), "boot-1", ("docker",)),
+        ((*STOPPED, Ended("done", "t")), "boot-1", ("docker",)),
+    ],
+)
+def test_engines_that_we_stopped_are_remembered_until_started_or_rebooted(
+    records: tuple[Record, ...], boot: str, stopped: tuple[str, ...]
+) -> None:
+    assert remember([run(*records)], boot).stopped_engines == stopped
+
+
+def test_a_later_run_starts_what_an_earlier_one_stopped() -> None:
+    start_only = fold_run([replace(BEGAN, steps=numbered([START])), Doing("01", "t"), Done("01", 1)])
+    assert start_only is not None
+    assert remember([run(*STOPPED), start_only], "boot-1").stopped_engines == ()
+    assert remember([start_only, run(*STOPPED)], "boot-1").stopped_engines == ("docker",)

@@ -1,0 +1,340 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from msgspec.structs import replace
+
+from thinpoolmgr.core.model import ConfiguredDevice, PhysicalVolume, Signature
+from thinpoolmgr.core.plan import Memory, fingerprint_of
+from thinpoolmgr.core.planner import fingerprint_of_host, plan_activate, plan_apply
+from thinpoolmgr.core.steps import CreateThinPool, StartEngine, commands, step_mark, step_name, target
+from thinpoolmgr.units import MIB
+
+if TYPE_CHECKING:
+    import support
+
+    from thinpoolmgr.core.desired import DesiredPool
+    from thinpoolmgr.core.model import LogicalVolume, Snapshot
+    from thinpoolmgr.core.plan import Plan
+else:
+    from tests.unit import support
+
+NOTHING = Memory()
+EXT4 = Signature("ext4", "filesystem", 1080)
+HEALTHY = support.healthy()
+GROUP_ONLY = support.with_group(support.snapshot())
+
+
+def plan(shot: Snapshot, *pools: DesiredPool, memory: Memory = NOTHING) -> Plan:
+    return plan_apply(support.desired(*pools), shot, memory)
+
+
+def names(found: Plan) -> list[str]:
+    return [step_name(step) for step in found.steps]
+
+
+def codes(found: Plan) -> list[str]:
+    return [refusal.code for refusal in found.refusals]
+
+
+def test_a_plain_pool_takes_exactly_two_changing_commands() -> None:
+    found = plan(support.snapshot())
+    assert (found.refusals, found.notes) == ((), ())
+    assert [argv for step in found.steps for argv in commands(step)] == [
+        ("vgcreate", "--addtag", "thinpoolmgr", "docker", "/dev/sdb"),
+        (
+            *("lvcreate", "--type", "thin-pool", "--name", "thinpool", "--extents", "2431"),
+            *("--poolmetadatasize", "12m", "--chunksize", "512k", "--zero", "n", "--discards", "passdown"),
+            *("--monitor", "n", "--addtag", "thinpoolmgr", "docker"),
+        ),
+    ]
+    assert [step.id for step in found.steps] == ["01", "02"]
+    assert {(step.danger, step.pool, step_mark(step)) for step in found.steps} == {("safe", "docker", "+")}
+    assert "/dev/sdb (10 GiB) is blank and unused" in found.steps[0].reason
+
+
+def test_a_plan_carried_out_leaves_nothing_to_do() -> None:
+    shot = support.snapshot()
+    for step in plan(shot).steps:
+        shot = support.checked(support.apply_step(shot, step))
+    assert plan(shot).is_empty
+    assert plan(HEALTHY).is_empty
+
+
+def test_when_full_error_adds_one_command() -> None:
+    wanted = support.pool(when_full="error")
+    found = plan(support.snapshot(), wanted)
+    assert names(found) == ["create-volume-group", "create-thin-pool", "set-when-full"]
+    assert commands(found.steps[2]) == (("lvchange", "--errorwhenfull", "y", "docker/thinpool"),)
+    assert names(plan(HEALTHY, wanted)) == ["set-when-full"]
+
+
+def test_when_full_is_set_back() -> None:
+    (step,) = plan(support.apply_step(HEALTHY, plan(HEALTHY, support.pool(when_full="error")).steps[0])).steps
+    assert commands(step) == (("lvchange", "--errorwhenfull", "n", "docker/thinpool"),)
+
+
+def test_the_configuration_reaches_the_command() -> None:
+    wanted = support.pool(
+        "p-1",
+        thin_pool="tp",
+        data_size="1GiB",
+        metadata_size="8MiB",
+        chunk_size="64KiB",
+        zero_new_blocks=True,
+        discards="ignore",
+        extend={"monitor": "dmeventd"},
+    )
+    argv = commands(plan(support.snapshot(), wanted).steps[1])[0]
+    assert " ".join(argv) == (
+        "lvcreate --type thin-pool --name tp --extents 256 --poolmetadatasize 8m --chunksize 64k --zero y "
+        "--discards ignore --monitor y --addtag thinpoolmgr p-1"
+    )
+
+
+def test_two_disks_make_one_group() -> None:
+    shot = support.snapshot(support.disk("/dev/sdb"), support.disk("/dev/sdc"))
+    found = plan(shot, support.pool("docker", "/dev/sdb", "/dev/sdc"))
+    assert commands(found.steps[0])[0][-2:] == ("/dev/sdb", "/dev/sdc")
+    assert "are blank and unused" in found.steps[0].reason
+    create = found.steps[1]
+    assert isinstance(create, CreateThinPool)
+    assert create.data_extents == 2 * 2559 * 95 // 100
+
+
+def test_a_link_leads_to_the_node_that_is_used() -> None:
+    link = "/dev/disk/by-id/virtio-data0"
+    shot = replace(support.snapshot(), configured_devices=(ConfiguredDevice(link, "/dev/sdb"),))
+    assert target(plan(shot, support.pool("docker", link)).steps[0]) == "docker"
+    assert commands(plan(shot, support.pool("docker", link)).steps[0])[0][-1] == "/dev/sdb"
+
+
+def test_an_inactive_pool_is_activated() -> None:
+    found = plan(support.deactivated(HEALTHY))
+    assert [argv for step in found.steps for argv in commands(step)] == [
+        ("lvchange", "--activate", "y", "docker/thinpool")
+    ]
+    assert step_mark(found.steps[0]) == "~"
+
+
+@pytest.mark.parametrize("status", [{"used_data_blocks": 19000}, {"mode": "out_of_data_space"}, {"needs_check": True}])
+def test_a_pool_that_is_merely_full_or_to_be_checked_is_not_made_again(status: dict[str, object]) -> None:
+    assert plan(support.healthy(**status)).is_empty
+
+
+def test_signatures_are_wiped_only_where_that_is_allowed_and_marked_as_destruction() -> None:
+    shot = support.snapshot(support.disk(signatures=(EXT4,)))
+    assert codes(plan(shot)) == ["DISK_HAS_SIGNATURE"]
+    found = plan(shot, support.pool(wipe_signatures=True))
+    assert names(found) == ["wipe-signatures", "create-volume-group", "create-thin-pool"]
+    assert commands(found.steps[0]) == (("wipefs", "--all", "/dev/sdb"),)
+    assert (found.steps[0].danger, step_mark(found.steps[0])) == ("destroys", "-")
+    assert "ext4 at byte 1080" in found.steps[0].reason
+
+
+def test_all_refusals_of_all_pools_are_collected() -> None:
+    disks = (
+        support.disk("/dev/sdb", mounts=("/srv",)),
+        support.disk("/dev/sdc", signatures=(EXT4,)),
+        support.disk("/dev/sdd"),
+    )
+    pools = (
+        support.pool("a", "/dev/sdb", "/dev/sdc"),
+        support.pool("b", "/dev/sdd", "/dev/sdx"),
+        support.pool("c", "/dev/sdd", data_size="1TiB"),
+    )
+    configured = (*support.snapshot(*disks).configured_devices, ConfiguredDevice("/dev/sdx", problem="missing"))
+    found = plan(replace(support.snapshot(*disks), configured_devices=configured), *pools)
+    assert codes(found) == ["DISK_MISSING", "DISK_MOUNTED", "DISK_HAS_SIGNATURE", "DOES_NOT_FIT"]
+    assert names(found) == []
+
+
+def test_one_refused_pool_does_not_hide_that_the_plan_is_refused() -> None:
+    disks = (support.disk("/dev/sdb"), support.disk("/dev/sdc", swap=True))
+    found = plan(support.snapshot(*disks), support.pool("a", "/dev/sdb"), support.pool("b", "/dev/sdc"))
+    assert codes(found) == ["DISK_IS_SWAP"]
+    assert not found.is_empty
+
+
+def test_a_name_taken_in_dev_is_refused() -> None:
+    found = plan(support.snapshot(dev_names=("docker",)))
+    assert (codes(found), names(found)) == (["NAME_TAKEN"], [])
+    assert "pools.docker.volume_group" in found.refusals[0].resolution
+    assert plan(support.snapshot(dev_names=("other",))).refusals == ()
+
+
+def partial(shot: Snapshot) -> Snapshot:
+    group = shot.groups[0]
+    missing = replace(group.pvs[0], path="[unknown]", missing=True)
+    return replace(shot, groups=(replace(group, attr="wz-pn-", pvs=(missing,)),))
+
+
+@pytest.mark.parametrize(
+    ("shot", "code"),
+    [
+        (support.with_group(support.snapshot(), tags=()), "POOL_FOREIGN"),
+        (partial(HEALTHY), "POOL_PARTIAL"),
+        (partial(GROUP_ONLY), "POOL_PARTIAL"),
+        (support.lvm_lost(support.snapshot(), "Error reading device /dev/sdb"), "STATE_UNKNOWN"),
+        (support.lvm_lost(HEALTHY), "POOL_LOST"),
+        (support.lvm_lost(HEALTHY, "Error reading device /dev/sdb"), "POOL_LOST"),
+        (support.healthy(mode="Fail"), "POOL_FAILED"),
+        (support.healthy(mode="Error"), "POOL_FAILED"),
+    ],
+)
+def test_what_is_foreign_broken_or_unknown_is_left_alone(shot: Snapshot, code: str) -> None:
+    for wanted in (support.pool(), support.pool(wipe_signatures=True, when_full="error")):
+        found = plan(shot, wanted)
+        assert (codes(found), names(found)) == ([code], [])
+        assert found.refusals[0].exit_code == 3
+        assert found.refusals[0].resolution
+
+
+def test_another_chunk_size_is_refused_with_the_present_one() -> None:
+    found = plan(HEALTHY, support.pool(chunk_size="1MiB"))
+    assert (codes(found), names(found)) == (["CHUNK_SIZE_FIXED"], [])
+    assert '"512KiB"' in found.refusals[0].resolution
+
+
+def test_a_group_of_ours_without_its_pool_gets_one_in_the_room_that_is_left() -> None:
+    found = plan(GROUP_ONLY)
+    assert names(found) == ["create-thin-pool"]
+    assert found.steps == (replace(plan(support.snapshot()).steps[1], id="01"),)
+
+
+def test_an_lv_of_strangers_in_our_group_is_refused() -> None:
+    found = plan(support.with_lv(GROUP_ONLY, support.linear("home", 40 * MIB)))
+    assert (codes(found), names(found)) == (["GROUP_HAS_OTHER_LVS"], [])
+    assert "docker/home" in found.refusals[0].summary
+
+
+CREATE = support.create_step(support.pool(), 2431)
+METADATA = CREATE.metadata_bytes
+INTERRUPTED = Memory(interrupted=(CREATE,))
+SPARE = support.linear("lvol0_pmspare", METADATA)
+K1 = (support.linear("lvol0", METADATA),)
+K2 = (support.linear("thinpool", METADATA, "thinpoolmgr"), SPARE)
+K2_DATA = (support.linear("thinpool", 2431 * support.EXTENT, "thinpoolmgr"), SPARE)
+
+
+def with_lvs(*lvs: LogicalVolume) -> Snapshot:
+    shot = GROUP_ONLY
+    for lv in lvs:
+        shot = support.with_lv(shot, lv)
+    return shot
+
+
+@pytest.mark.parametrize(
+    ("lvs", "removed"),
+    [(K1, "docker/lvol0"), (K2, "docker/thinpool"), (K2_DATA, "docker/thinpool"), ((*K1, SPARE), "docker/lvol0")],
+)
+def test_what_a_kill_inside_lvcreate_left_is_removed_by_the_journals_evidence(
+    lvs: tuple[LogicalVolume, ...], removed: str
+) -> None:
+    shot = with_lvs(*lvs)
+    found = plan(shot, memory=INTERRUPTED)
+    assert names(found) == ["remove-leftover", "create-thin-pool"]
+    assert commands(found.steps[0]) == (("lvremove", "--yes", removed),)
+    for step in found.steps:
+        shot = support.checked(support.apply_step(shot, step))
+    assert plan(shot).is_empty
+
+
+def test_a_kill_at_the_end_of_lvcreate_leaves_a_pool_to_activate() -> None:
+    assert names(plan(support.deactivated(HEALTHY), memory=INTERRUPTED)) == ["activate-pool"]
+
+
+def test_the_spare_that_was_left_is_used_again() -> None:
+    found = plan(with_lvs(SPARE), memory=INTERRUPTED)
+    assert (names(found), codes(found)) == (["create-thin-pool"], [])
+
+
+@pytest.mark.parametrize("lvs", [K1, K2, K2_DATA])
+@pytest.mark.parametrize(
+    "memory",
+    [
+        NOTHING,
+        Memory(pending=(CREATE,)),
+        Memory(interrupted=(replace(CREATE, group="other"),)),
+        Memory(interrupted=(replace(CREATE, lv="other"),)),
+        Memory(interrupted=(replace(CREATE, metadata_bytes=METADATA * 2, data_extents=1),)),
+        Memory(our_groups=(GROUP_ONLY.groups[0].uuid,)),
+    ],
+)
+def test_without_evidence_nothing_is_removed(lvs: tuple[LogicalVolume, ...], memory: Memory) -> None:
+    found = plan(with_lvs(*lvs), memory=memory)
+    assert (names(found), codes(found)[0]) == ([], "GROUP_HAS_OTHER_LVS")
+
+
+@pytest.mark.parametrize(
+    "lv",
+    [
+        support.linear("lvol0", METADATA, "precious"),
+        support.linear("lvol0", METADATA + support.EXTENT),
+        support.linear("lvola", METADATA),
+        support.linear("thinpool", METADATA),
+        support.linear("thinpool", METADATA, "precious"),
+        support.linear("thinpool", METADATA * 7, "thinpoolmgr"),
+        replace(support.linear("lvol0", METADATA), segment_type="raid1"),
+    ],
+)
+def test_an_lv_that_does_not_fit_the_evidence_is_left_alone(lv: LogicalVolume) -> None:
+    found = plan(with_lvs(lv), memory=INTERRUPTED)
+    assert (names(found), codes(found)) == ([], ["GROUP_HAS_OTHER_LVS"])
+
+
+def test_a_label_that_an_interrupted_vgcreate_left_is_used_again() -> None:
+    create = plan(support.snapshot()).steps[0]
+    disk = support.disk(signatures=(support.LABEL,))
+    shot = support.snapshot(disk, orphan_pvs=(PhysicalVolume("/dev/sdb", support.uuid_of("pv"), disk.size_bytes),))
+    assert codes(plan(shot)) == ["DISK_HAS_SIGNATURE"]
+    assert names(plan(shot, memory=Memory(interrupted=(create,)))) == ["create-volume-group", "create-thin-pool"]
+
+
+def test_activating_does_nothing_else() -> None:
+    wanted = support.pool(when_full="error")
+    state = support.desired(wanted, engines=(support.engine(),))
+    shot = support.with_engine(support.deactivated(HEALTHY), support.docker())
+    assert names(plan_activate(wanted, state, shot, NOTHING)) == ["activate-pool"]
+    assert plan_activate(wanted, state, support.with_engine(HEALTHY, support.docker()), NOTHING).is_empty
+
+
+def test_activating_starts_the_engine_that_was_stopped_for_it() -> None:
+    state = support.desired(engines=(support.engine(),))
+    shot = support.with_engine(support.deactivated(HEALTHY), support.docker(configured=True))
+    found = plan_activate(state.pools[0], state, shot, Memory(stopped_engines=("docker",)))
+    assert names(found) == ["activate-pool", "start-engine"]
+    assert isinstance(found.steps[1], StartEngine)
+
+
+@pytest.mark.parametrize(
+    ("shot", "code"),
+    [(support.snapshot(), "POOL_ABSENT"), (GROUP_ONLY, "POOL_ABSENT"), (partial(HEALTHY), "POOL_PARTIAL")],
+)
+def test_only_what_is_there_and_whole_can_be_activated(shot: Snapshot, code: str) -> None:
+    found = plan_activate(support.pool(), support.desired(), shot, Memory(stopped_engines=("docker",)))
+    assert (codes(found), names(found)) == ([code], [])
+
+
+def test_the_fingerprint_is_of_the_facts_and_not_of_their_use() -> None:
+    state = support.desired()
+    first = fingerprint_of_host(state, HEALTHY)
+    assert fingerprint_of_host(state, support.healthy(used_data_blocks=7)) == first
+    assert fingerprint_of_host(state, support.healthy(used_metadata_blocks=7)) == first
+    opened = tuple(replace(d, open_count=d.open_count + 1) for d in HEALTHY.dm_devices)
+    assert fingerprint_of_host(state, replace(HEALTHY, dm_devices=opened)) == first
+    others = [
+        fingerprint_of_host(state, support.deactivated(HEALTHY)),
+        fingerprint_of_host(state, support.snapshot()),
+        fingerprint_of_host(state, support.snapshot(support.disk(signatures=(EXT4,)))),
+        fingerprint_of_host(support.desired(support.pool(when_full="error")), HEALTHY),
+        fingerprint_of_host(state, support.with_engine(HEALTHY, support.docker())),
+        fingerprint_of_host(state, support.with_engine(HEALTHY, support.docker(running=True))),
+    ]
+    assert len({first, *others}) == len(others) + 1
+
+
+def test_facts_keep_their_places_in_a_fingerprint() -> None:
+    assert fingerprint_of("ab", "c") != fingerprint_of("a", "bc")
+    assert fingerprint_of({"a": 1, "b": 2}) == fingerprint_of({"b": 2, "a": 1})
