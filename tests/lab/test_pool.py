@@ -123,7 +123,9 @@ def test_thin_devices_go_before_the_pool_and_open_ones_stop_it(
     sh("dmsetup", "message", "docker-thinpool", "0", "create_thin 1")
     sh("dmsetup", "create", "docker-t:1", "--table", "0 819200 thin /dev/mapper/docker-thinpool 1")
     sh("mkfs.ext4", "-q", "/dev/mapper/docker-t:1")
-    sh("mount", "/dev/mapper/docker-t:1", tmp_path)
+    point = tmp_path / "mnt"
+    point.mkdir()
+    sh("mount", "/dev/mapper/docker-t:1", point)
     try:
         for command in ("destroy", "deactivate"):
             refused = tool(command, "docker", "--yes", "--allow", "destroy,outage")
@@ -131,7 +133,7 @@ def test_thin_devices_go_before_the_pool_and_open_ones_stop_it(
             assert "docker-t:1" in refused.err
         assert tool.pool()["thin_devices"] == 1
     finally:
-        sh("umount", tmp_path)
+        sh("umount", point)
     tool.succeed(*DESTROY)
     assert "docker-t:1" not in dm_names()
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from msgspec.structs import replace
 
-from thinpoolmgr import __version__, cycle
+from thinpoolmgr import __version__
 from thinpoolmgr.cli import pools, reports
 from thinpoolmgr.cli.main import main
 from thinpoolmgr.core.model import DmDevice, Signature
@@ -90,8 +90,9 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     monkeypatch.setattr(pools, "real_host", host)
     monkeypatch.setattr(reports, "real_host", host)
     monkeypatch.setattr(pools, "Store", lambda: made.store)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(cycle.time, "monotonic", lambda: 0.0)
+    monkeypatch.setattr("thinpoolmgr.cycle.time.monotonic", lambda: 0.0)
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.delenv("NO_COLOR", raising=False)
     return made
@@ -207,7 +208,7 @@ def test_what_holds_for_the_whole_host_is_said_first(cli: Cli, monkeypatch: pyte
         monkeypatch.setattr(os, "geteuid", lambda: 0)
     with cli.store.lock("destroy"):
         code, _, err = cli("apply", "--yes")
-        assert (code, f"pid {os.getpid()}, destroy, since" in err) == (75, True)
+        assert (code, f"pid {os.getpid()}, destroy, since" in " ".join(err.split())) == (75, True)
         assert cli("plan")[0] == 2
         assert cli("status")[0] == 0
 
@@ -443,12 +444,11 @@ def test_every_line_of_every_picture_is_within_100_columns(cli: Cli) -> None:
     for snapshot, args in runs:
         cli.set(snapshot, text)
         _, out, err = cli(*args)
-        too_long = [line for line in (out + err).splitlines() if len(line) > 100]
-        assert too_long == []
+        assert [line for line in (out + err).splitlines() if len(line) > 100] == [], args
     cli("apply", "--yes")
     for args in (["status"], ["destroy", "p" * 120, "--yes"]):
         _, out, err = cli(*args)
-        assert [line for line in (out + err).splitlines() if len(line) > 100] == []
+        assert [line for line in (out + err).splitlines() if len(line) > 100] == [], args
 
 
 NASTY = "\x1b]0;owned\x07\x1b[2J\r\n\t\x00\x9b31m\u202e\u2028"
@@ -503,8 +503,8 @@ def test_a_configuration_whose_name_is_no_utf8_can_be_used(cli: Cli, args: list[
     code, out, err = cli.raw("--config", str(odd), *args, *flags)
     assert (code, err) == (2 if args == ["plan"] else 0, "")
     assert "\udcff" not in out
-    if args != ["plan"] and args[-1] != "show":
-        assert r"\xff" in out or r"\\xff" in out or "udcff" in out
+    if args != ["plan"]:
+        assert (r"\udcff" if flags else r"\xff") in out
 
 
 def wide_host() -> Snapshot:
@@ -516,9 +516,8 @@ def wide_host() -> Snapshot:
 
 
 def picture(cli: Cli, *args: str) -> str:
-    code, out, err = cli(*args)
-    shown = out.replace(str(cli.config.parent), "TMP"), err.replace(str(cli.config.parent), "TMP")
-    return f"$ thinpoolmgr {' '.join(args)}\n{shown[0]}--- stderr\n{shown[1]}--- exit {code}\n"
+    code, out, err = cli.raw("--config", "c.toml", *args)
+    return f"$ thinpoolmgr {' '.join(args)}\n{out}--- stderr\n{err}--- exit {code}\n"
 
 
 def full_host() -> Snapshot:

@@ -108,10 +108,8 @@ class Renderer:
 
     def json(self, document: object) -> None:
         """Print the one document of `--json`."""
-        click.echo(
-            msgspec.json.format(msgspec.json.encode(document), indent=2).decode("utf-8", "backslashreplace"),
-            color=False,
-        )
+        # msgspec refuses lone surrogates, which stand for undecodable bytes of arguments; json escapes them.
+        click.echo(json.dumps(msgspec.to_builtins(document), indent=2), color=False)
 
     def plan(self, plan: Plan, *, to_stderr: bool = False) -> None:
         """Print a plan as a tree: pools, their steps with mark and reason, and the commands with `-v`."""
@@ -121,11 +119,13 @@ class Renderer:
         if plan.refusals and plan.steps:
             say("Nothing is carried out before that is settled. Then the plan would be:")
         for place, steps in itertools.groupby(plan.steps, _place):
-            say(click.style(place, bold=True))
+            for line in _wrapped(place, ""):
+                say(click.style(line, bold=True))
             for step in steps:
                 self._plan_step(step, say)
         for note in plan.notes:
-            say(f"Note: {plain(note)}")
+            for line in _wrapped(f"Note: {note}", ""):
+                say(line)
         if plan.steps:
             say("")
             say(self._summary(plan))
@@ -146,7 +146,10 @@ class Renderer:
 
     def _plan_step(self, step: Step, say: Callable[[str], None]) -> None:
         mark = step_mark(step)
-        say(f"  {click.style(mark, fg=_MARK_COLORS[mark], bold=True)} {click.style(describe(step), bold=True)}")
+        first, *others = _wrapped(describe(step), "    ")
+        say(f"  {click.style(mark, fg=_MARK_COLORS[mark], bold=True)} {click.style(first[4:], bold=True)}")
+        for line in others:
+            say(click.style(line, bold=True))
         for line in _wrapped(step.reason, "      "):
             say(click.style(line, dim=True))
         if self._options.verbose:
@@ -201,7 +204,8 @@ class Renderer:
                 f"Done: {_count(len(result.steps), 'step')} in {seconds:.1f} s; looked at again, nothing is left to do."
             )
         for note in result.notes:
-            self.out(f"Note: {plain(note)}")
+            for line in _wrapped(f"Note: {note}", ""):
+                self.out(line)
 
     def status(self, document: StatusDocument) -> None:
         """Print pools, engines and findings."""
@@ -222,8 +226,7 @@ class Renderer:
             self.out(f"{plain(key)} = {shown}{click.style(where, dim=True)}")
 
     def _pool(self, pool: PoolDocument) -> None:
-        name = click.style(f"pool {plain(pool.name)}", bold=True)
-        self.out(f"{name}  {self._state(pool.state)}  {plain(pool.volume_group)}/{plain(pool.thin_pool)}")
+        self._heading(f"pool {plain(pool.name)}", pool.state, f"{plain(pool.volume_group)}/{plain(pool.thin_pool)}")
         self._use("data", pool.data)
         self._use("metadata", pool.metadata)
         facts = []
@@ -240,7 +243,7 @@ class Renderer:
         free = f"; {format_size(pool.free_bytes)} free in the group" if pool.free_bytes is not None else ""
         if pool.devices:
             listed = ", ".join(f"{plain(d.path)} ({format_size(d.size_bytes)})" for d in pool.devices)
-            lines = textwrap.wrap(f"{listed}{free}", columns() - 12, break_long_words=False)
+            lines = textwrap.wrap(f"{listed}{free}", columns() - 12, break_on_hyphens=False)
             for place, line in enumerate(lines):
                 self.out(f"  {'disks' if place == 0 else '':<10}{line}")
 
@@ -255,7 +258,6 @@ class Renderer:
         )
 
     def _engine(self, engine: EngineDocument) -> None:
-        name = click.style(f"engine {plain(engine.name)}", bold=True)
         parts = [plain(engine.version)] if engine.version else []
         if engine.driver:
             parts.append(f"driver {plain(engine.driver)}")
@@ -264,7 +266,18 @@ class Renderer:
         if engine.stale:
             parts.append(click.style("stale state", fg="yellow"))
         more = f"  {', '.join(parts)}" if parts else ""
-        self.out(f"{name}  {self._state(engine.state)}  on pool {plain(engine.pool)}{more}")
+        self._heading(f"engine {plain(engine.name)}", engine.state, f"on pool {plain(engine.pool)}{more}")
+
+    def _heading(self, what: str, state: str, rest: str) -> None:
+        """Print one line, or several where long names make it too long."""
+        if len(f"{what}  {state}  {click.unstyle(rest)}") <= columns():
+            self.out(f"{click.style(what, bold=True)}  {self._state(state)}  {rest}")
+            return
+        for line in _wrapped(what, ""):
+            self.out(click.style(line, bold=True))
+        self.out(f"  {'state':<10}{self._state(state)}")
+        for line in _wrapped(click.unstyle(rest), " " * 12):
+            self.out(line)
 
     def _state(self, state: str) -> str:
         color = "green" if state in _GOOD_STATES else "red" if state in _BAD_STATES else "yellow"
@@ -272,7 +285,7 @@ class Renderer:
 
     def _finding(self, finding: Finding) -> None:
         severity = click.style(f"{finding.severity:<8}", fg=_SEVERITY_COLORS[finding.severity], bold=True)
-        lines = textwrap.wrap(plain(finding.summary), columns() - 9, break_long_words=False) or [""]
+        lines = textwrap.wrap(plain(finding.summary), columns() - 9, break_on_hyphens=False) or [""]
         self.out(f"{severity} {lines[0]}")
         for line in lines[1:]:
             self.out(f"{'':<9}{line}")
@@ -323,7 +336,6 @@ def _wrapped(text: str, indent: str) -> list[str]:
             columns(),
             initial_indent=indent,
             subsequent_indent=indent,
-            break_long_words=False,
             break_on_hyphens=False,
         )
     return lines

@@ -6,7 +6,7 @@ import click
 
 from thinpoolmgr.cli.options import global_options, options_of
 from thinpoolmgr.cli.pools import real_host, require_root
-from thinpoolmgr.cli.render import Renderer
+from thinpoolmgr.cli.render import Renderer, plain
 from thinpoolmgr.config import load_config
 from thinpoolmgr.core.documents import status_document
 
@@ -49,7 +49,7 @@ def check(context: click.Context) -> None:
     if options.json:
         renderer.json({"schema": 1, "valid": True, "files": loaded.files})
     else:
-        renderer.out(f"Valid: {', '.join(loaded.files)}")
+        renderer.out(plain(f"Valid: {', '.join(loaded.files)}"))
 
 
 @config.command()

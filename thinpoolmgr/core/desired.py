@@ -12,7 +12,7 @@ from typing import Literal
 from msgspec import Struct
 
 from thinpoolmgr.core.names import dm_name_problem, group_name_problem, lv_name_problem
-from thinpoolmgr.units import GIB, KIB, parse_size
+from thinpoolmgr.units import GIB, KIB, SECTOR_BYTES, parse_size
 
 MIN_CHUNK_BYTES = 64 * KIB
 MAX_CHUNK_BYTES = GIB
@@ -258,6 +258,8 @@ def _shared_problems(desired: DesiredState) -> list[Problem]:
 def _engine_problems(engine: DesiredEngine, desired: DesiredState) -> list[Problem]:
     key, config = f"engines.{engine.name}", engine.config
     problems = _size_problems(f"{key}.base_size", config.base_size, shares=False, words=())
+    if not problems and parse_size(config.base_size) % SECTOR_BYTES:
+        problems.append(Problem(f"{key}.base_size", repr(config.base_size), "a multiple of 512 bytes"))
     problems += _range_problems(f"{key}.min_free_space_percent", config.min_free_space_percent, 0, 99)
     if desired.find_pool(config.pool) is None:
         names = ", ".join(pool.name for pool in desired.pools) or "none"

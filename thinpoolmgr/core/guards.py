@@ -120,6 +120,10 @@ def _check_signatures(disk: Disk, pool: DesiredPool, snapshot: Snapshot, memory:
     if disk.signatures is None:
         return [_unknown(disk.path, f"reading its signatures failed: {disk.probe_error or 'no reason given'}")]
     foreign = foreign_signatures(disk, snapshot, memory)
+    if any(signature.type == PV_SIGNATURE for signature in foreign) and not _is_listed_orphan(disk, snapshot):
+        details = "LVM does not list it as unused: a duplicate, or hidden by a filter or a devices file. It may be in use."
+        resolution = f"See what LVM makes of it (pvs -a -o +pv_duplicate; lvmconfig devices); do not wipe {disk.path} blindly."
+        return [Refusal("DISK_UNKNOWN", disk.path, f"{disk.path} carries LVM's label", details, resolution)]
     if not foreign or pool.config.wipe_signatures:
         return []
     listed = describe_contents(disk, foreign)
@@ -129,6 +133,10 @@ def _check_signatures(disk: Disk, pool: DesiredPool, snapshot: Snapshot, memory:
     )
     summary = f"{disk.path} carries a signature: {listed}"
     return [Refusal("DISK_HAS_SIGNATURE", disk.path, summary, "It may hold data.", resolution)]
+
+
+def _is_listed_orphan(disk: Disk, snapshot: Snapshot) -> bool:
+    return any(pv.path == disk.path and not pv.duplicate for pv in snapshot.orphan_pvs)
 
 
 def describe_contents(disk: Disk, signatures: tuple[Signature, ...]) -> str:

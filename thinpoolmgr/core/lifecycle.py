@@ -137,12 +137,16 @@ def _listed_state(
             PoolState.UNKNOWN,
             f"{len(same_name)} volume groups or duplicate physical volumes are called {group.name}",
         )
+    if group.is_exported:
+        return PoolState.FOREIGN, f"the volume group {group.name} is exported"
     if OUR_TAG not in group.tags:
         return PoolState.FOREIGN, f"the volume group {group.name} does not carry the tag {OUR_TAG}"
     if lv is not None and lv.is_thin_pool and OUR_TAG not in lv.tags:
         return PoolState.FOREIGN, f"{pool.path} does not carry the tag {OUR_TAG}"
     if group.is_partial:
         return PoolState.PARTIAL, f"a disk of the volume group {group.name} is missing"
+    if lv is None and (device := snapshot.find_dm(pool_dm_name(pool.group, pool.lv))) is not None:
+        return PoolState.UNKNOWN, f"LVM lists no {pool.path}, and the kernel still has {device.name}"
     if lv is None:
         return PoolState.ABSENT, f"there is no thin pool {pool.path}"
     if not lv.is_thin_pool:

@@ -214,8 +214,22 @@ def _plan_existing(view: PoolView) -> tuple[list[Step], list[Refusal]]:
     if view.state is PoolState.INACTIVE:
         steps += remove_parts(view)
         steps.append(ActivatePool(reason=view.because, pool=pool.name, group=pool.group, lv=pool.lv))
-    present = view.lv.when_full if view.lv else ""
-    return [*steps, *(_when_full(pool, present) if present in ("queue", "error") else [])], []
+    return [*steps, *_correct_when_full(view)], []
+
+
+def _correct_when_full(view: PoolView) -> list[SetWhenFull]:
+    """Compare with LVM's word and the kernel's; a full pool's own answer is the time-out's, not a setting."""
+    by_lvm = view.lv.when_full if view.lv else ""
+    status = view.status if view.state in {PoolState.HEALTHY, PoolState.TIGHT} else None
+    by_kernel = status.when_full if status else by_lvm
+    steps = _when_full(view.pool, by_lvm) if by_lvm in {"queue", "error"} else []
+    if not steps and by_kernel in {"queue", "error"} and by_kernel != by_lvm:
+        reason = f"the kernel would {by_kernel} writes of a full pool, and LVM says {by_lvm}"
+        pool = view.pool
+        steps = [
+            SetWhenFull(reason=reason, pool=pool.name, group=pool.group, lv=pool.lv, when_full=pool.config.when_full, refresh=True)
+        ]
+    return steps
 
 
 def refuse_open_parts(view: PoolView) -> Refusal | None:
@@ -244,7 +258,7 @@ _WAYS_OUT = {
     PoolState.FOREIGN: (
         "POOL_FOREIGN",
         "thinpoolmgr did not make it and leaves it alone.",
-        "Choose another volume_group, or let thinpoolmgr take it over: thinpoolmgr adopt.",
+        "Choose another volume_group. Taking over what was made by hand (adopt) is not in this version.",
     ),
     PoolState.PARTIAL: (
         "POOL_PARTIAL",

@@ -88,6 +88,8 @@ class SetWhenFull(BaseStep, frozen=True, tag="set-when-full", kw_only=True):
     group: str
     lv: str
     when_full: Literal["queue", "error"]
+    refresh: bool = False
+    """LVM has it right and the kernel does not: load the table again."""
 
 
 class ActivatePool(BaseStep, frozen=True, tag="activate-pool", kw_only=True):
@@ -229,6 +231,8 @@ def commands(step: Step) -> tuple[Argv, ...]:  # noqa: PLR0912 - one branch a st
             return (("vgcreate", "--addtag", OUR_TAG, step.group, *(disk.path for disk in step.disks)),)
         case CreateThinPool():
             return (_create_thin_pool(step),)
+        case SetWhenFull() if step.refresh:
+            return (("lvchange", "--refresh", f"{step.group}/{step.lv}"),)
         case SetWhenFull():
             return (
                 ("lvchange", "--errorwhenfull", "y" if step.when_full == "error" else "n", f"{step.group}/{step.lv}"),

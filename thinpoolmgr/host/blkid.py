@@ -67,6 +67,8 @@ def probe_descriptor(descriptor: int, path: str) -> tuple[Signature, ...]:
         size_bytes = os.lseek(descriptor, 0, os.SEEK_END)
         if not size_bytes:
             return ()
+        # What the page cache still has may be gone from the disk: look at the disk itself.
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         _require_readable(descriptor, size_bytes)
     except OSError as error:
         raise ProbeError(error.errno, error.strerror, path) from error

@@ -73,7 +73,8 @@ class CommandRunner:
         started = time.monotonic()
         try:
             done = sh.Command(program)(
-                *argv[1:],
+                # Each byte one character: arguments reach the program exactly as the kernel gave them to us.
+                *(os.fsencode(word).decode("latin-1") for word in argv[1:]),
                 _env={"LC_ALL": "C", "PATH": SEARCH_PATH, "HOME": "/", "LVM_SUPPRESS_FD_WARNINGS": "1"},
                 _in=b"",
                 _cwd="/",
@@ -81,8 +82,7 @@ class CommandRunner:
                 _return_cmd=True,
                 _ok_code=_ANY_CODE,
                 _truncate_exc=False,
-                _encoding="utf-8",
-                _decode_errors="surrogateescape",
+                _encoding="latin-1",
                 _close_fds=True,
                 _new_session=True,
                 _timeout=seconds,

@@ -40,10 +40,12 @@ def run_demo() -> int:
 
 
 def ending(code: int, seconds: float) -> str:
-    """Return the last line: how it went, how long it took, and what it left behind."""
+    """Return the last words: how it went, how long it took, and what it left behind."""
     minutes, rest = divmod(round(seconds), 60)
     how = "All stages went as they should" if code == 0 else f"The demo FAILED (exit code {code}), see above"
-    return f"\n{how}, in {minutes} min {rest:02} s. The kernel is gone; this machine's disks were not touched."
+    return (
+        f"\n{how}, in {minutes} min {rest:02} s.\nThe throw-away kernel is gone; this machine's disks were not touched."
+    )
 
 
 def _terminal_environment() -> dict[str, str]:

@@ -317,8 +317,8 @@ def _show_destroy(screen: Screen, docker: Docker) -> None:
 def _show_stale_state(screen: Screen, docker: Docker, blank: str) -> None:
     with screen.stage(
         "Stale Docker state",
-        "The pool is made again and used, then somebody removes it behind thinpoolmgr's back. /var/lib/docker "
-        "describes a pool that is gone; Docker would fail on a new one. apply moves that state aside, and rebuilds.",
+        "The pool is made again and used, then removed behind thinpoolmgr's back: /var/lib/docker describes a pool "
+        "that is gone, and Docker would fail on a new one. apply moves that state aside and rebuilds.",
     ):
         screen.run("thinpoolmgr apply --yes", says=("Done: 2 steps",))
         docker.start()

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from thinpoolmgr.host.lvm import LvmState, parse_report, read_lvm, report_command
+from thinpoolmgr.host.runner import CompletedRun
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from thinpoolmgr.core.steps import Argv
+
+PV = {
+    "pv_name": "/dev/sdb",
+    "pv_uuid": "pv-1",
+    "pv_size": "10200547328",
+    "dev_size": "10737418240",
+    "pv_free": "4194304",
+    "pv_missing": "",
+    "pv_duplicate": "",
+    "pv_tags": "",
+}
+VG = {
+    "vg_name": "docker",
+    "vg_uuid": "vg-1",
+    "vg_attr": "wz--n-",
+    "vg_tags": "thinpoolmgr,other",
+    "vg_extent_size": "4194304",
+    "vg_extent_count": "2559",
+    "vg_free_count": "1",
+    "vg_seqno": "5",
+    "vg_systemid": "",
+}
+LV = {
+    "lv_name": "thinpool",
+    "lv_uuid": "lv-1",
+    "lv_attr": "twi-a-tz--",
+    "lv_tags": "thinpoolmgr",
+    "lv_size": "4194304",
+    "lv_dm_path": "/dev/mapper/docker-thinpool",
+    "data_lv": "[thinpool_tdata]",
+    "metadata_lv": "[thinpool_tmeta]",
+    "pool_lv": "",
+    "lv_health_status": "",
+    "lv_when_full": "queue",
+    "lv_metadata_size": "4194304",
+}
+SEGMENT = {
+    "lv_uuid": "lv-1",
+    "segtype": "thin-pool",
+    "chunk_size": "524288",
+    "discards": "passdown",
+    "zero": "",
+    "devices": "thinpool_tdata(0)",
+    "transaction_id": "0",
+}
+
+
+def report(**changes: Any) -> str:
+    group = {"vg": [VG], "pv": [PV], "lv": [LV], "seg": [SEGMENT], "pvseg": []}
+    return json.dumps({"report": [{**group, **changes}]})
+
+
+def runner(code: int = 0, stdout: str = "", stderr: str = "") -> Callable[[Argv], CompletedRun]:
+    return lambda argv: CompletedRun(argv, code, stdout, stderr, 0.0)
+
+
+def test_one_command_reads_everything() -> None:
+    argv = report_command()
+    assert argv[:3] == ("lvm", "fullreport", "--all")
+    assert argv.count("--configreport") == 5
+    assert {"--units", "b", "--nosuffix", "json"} <= set(argv)
+
+
+def test_a_group_with_its_pool() -> None:
+    (group,), orphans = parse_report(report())
+    assert orphans == ()
+    assert (group.name, group.tags, group.extent_count, group.free_extents) == (
+        "docker",
+        ("thinpoolmgr", "other"),
+        2559,
+        1,
+    )
+    assert [(pv.path, pv.size_bytes, pv.missing, pv.duplicate) for pv in group.pvs] == [
+        ("/dev/sdb", 10737418240, False, False)
+    ]
+    lv = group.lvs[0]
+    assert (lv.is_thin_pool, lv.data_lv, lv.metadata_lv, lv.dm_name) == (
+        True,
+        "thinpool_tdata",
+        "thinpool_tmeta",
+        "docker-thinpool",
+    )
+    assert (lv.chunk_bytes, lv.discards, lv.zero, lv.when_full, lv.transaction_id) == (
+        524288,
+        "passdown",
+        False,
+        "queue",
+        0,
+    )
+
+
+def test_hidden_names_lose_their_brackets() -> None:
+    (group,), _ = parse_report(report(lv=[{**LV, "lv_name": "[lvol0_pmspare]", "lv_uuid": "x"}]))
+    lv = group.lvs[0]
+    assert (lv.name, lv.segment_type, lv.zero, lv.transaction_id) == ("lvol0_pmspare", "", None, None)
+
+
+def test_physical_volumes_without_a_group_are_orphans() -> None:
+    groups, (orphan,) = parse_report(report(vg=[], lv=[], seg=[]))
+    assert (groups, orphan.path) == ((), "/dev/sdb")
+    groups, orphans = parse_report(report(vg=[{}], lv=[{}], seg=[]))
+    assert (groups, len(orphans)) == ((), 1)
+
+
+def test_a_missing_disk_belongs_to_its_group() -> None:
+    missing = {**PV, "pv_name": "[unknown]", "pv_missing": "missing", "dev_size": "0"}
+    stderr = "  WARNING: Couldn't find device with uuid pv-1.\n  WARNING: VG docker is missing PV pv-1.\n"
+    state = read_lvm(runner(0, report(pv=[missing]), stderr))
+    assert state.trouble == ()
+    assert (state.groups[0].is_partial, state.groups[0].pvs[0].size_bytes) == (True, 10200547328)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "  Error reading device /dev/sdb at 0 length 512.",
+        "  Failed to read lvm info for /dev/sdb.",
+        "  Cannot process volume group docker",
+        "  Volume group docker not found",
+        "  Skipping volume group docker",
+    ],
+)
+def test_what_makes_the_report_incomplete_is_trouble(message: str) -> None:
+    assert read_lvm(runner(0, report(), message)).trouble == (message.strip(),)
+
+
+def test_a_message_from_outside_is_made_harmless() -> None:
+    (line,) = read_lvm(runner(0, report(), "Error \x1b[2J\udcff")).trouble
+    assert line.isprintable()
+
+
+def test_an_exit_code_is_trouble_and_the_report_is_kept() -> None:
+    state = read_lvm(runner(5, report()))
+    assert (len(state.groups), state.trouble) == (1, ("lvm fullreport ended with exit code 5",))
+
+
+@pytest.mark.parametrize(
+    "stdout",
+    ["", "{", "[]", "{}", '{"report": 3}', '{"report": [{"pv": [{}]}]}', report(vg=[{**VG, "vg_free_count": "many"}])],
+)
+def test_a_report_that_cannot_be_read_is_trouble_not_emptiness(stdout: str) -> None:
+    state = read_lvm(runner(0, stdout))
+    assert (state.groups, state.orphan_pvs) == ((), ())
+    assert "could not be read" in state.trouble[0]
+    assert isinstance(state, LvmState)

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from thinpoolmgr.errors import CommandFailedError, UnavailableError
+from thinpoolmgr.host.retry import until_not_busy
+from thinpoolmgr.host.runner import CommandRunner, CompletedRun, failed, find_program, printable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> str:
+    """Return a program that shows how it was called."""
+    path = tmp_path / "tool"
+    path.write_text('#!/bin/sh\nfor a in "$@"; do printf "<%s>" "$a"; done\nenv >&2\ncat\npwd >&2\nexit "${1:-0}"\n')
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_arguments_reach_the_program_as_they_are(script: str) -> None:
+    argv = (script, "0", "a b", "$(id)", "*", "--x=;rm", "\u00e9", "")
+    run = CommandRunner().run(argv)
+    assert (run.code, run.argv) == (0, argv)
+    assert run.stdout == "<0><a b><$(id)><*><--x=;rm><\u00e9><>"
+
+
+def test_the_environment_is_made_from_nothing(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LVM_SYSTEM_DIR", "/evil")
+    monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
+    lines = CommandRunner().run((script, "0")).stderr.splitlines()
+    assert "LC_ALL=C" in lines
+    assert not any(line.startswith("LVM_SYSTEM_DIR") for line in lines)
+    assert lines[-1] == "/"
+
+
+def test_an_exit_code_is_returned_by_run_and_raised_by_change(script: str) -> None:
+    runner = CommandRunner()
+    assert runner.run((script, "5")).code == 5
+    with pytest.raises(CommandFailedError) as caught:
+        runner.change((script, "5"))
+    assert "Exit code: 5" in caught.value.details
+    assert len(runner.recent) == 2
+    assert runner.recent[0].startswith(f"{script} 5 -> 5 (")
+
+
+def test_only_the_last_commands_are_kept(script: str) -> None:
+    runner = CommandRunner()
+    for number in range(18):
+        runner.run((script, "0", str(number)))
+    assert len(runner.recent) == 16
+    assert runner.recent[0].startswith(f"{script} 0 2 -> 0")
+
+
+def test_a_program_that_is_missing_is_unavailable_with_its_package() -> None:
+    with pytest.raises(UnavailableError) as caught:
+        CommandRunner().run(("no-such-tool-at-all",))
+    assert (caught.value.exit_code, "no-such-tool-at-all" in caught.value.summary) == (69, True)
+
+
+def test_programs_are_looked_for_in_the_fixed_path_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "only-here").write_text("")
+    (tmp_path / "only-here").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_program("only-here") == ""
+    assert find_program(str(tmp_path / "only-here")) == str(tmp_path / "only-here")
+    assert os.path.isabs(find_program("sh"))
+
+
+def test_a_failure_speaks_in_the_programs_own_words() -> None:
+    def details(stdout: str, stderr: str) -> str:
+        return failed(CompletedRun(("lvcreate", "x"), 5, stdout, stderr, 0.1)).details
+
+    assert details("out", " err\n") == "Command: lvcreate x\nExit code: 5\nerr"
+    assert details("out\n", "").endswith("\nout")
+    assert details("", " ").endswith("\nit said nothing")
+    assert "\x1b" not in details("", "\x1b[2J")
+
+
+def test_unprintable_text_is_escaped() -> None:
+    assert printable("a\x1b\x07\n\tb") == "a\\x1b\\x07\n\tb"
+
+
+def test_a_first_result_that_is_not_busy_is_returned_at_once() -> None:
+    tries: list[int] = []
+
+    def attempt() -> int:
+        tries.append(1)
+        return len(tries)
+
+    assert until_not_busy(attempt, lambda result: result > 99, seconds=1000) == 1
+
+
+def test_when_time_is_up_the_last_result_is_returned() -> None:
+    assert until_not_busy(lambda: "busy", lambda result: result == "busy", seconds=0) == "busy"
