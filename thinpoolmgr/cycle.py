@@ -11,7 +11,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
@@ -25,6 +25,7 @@ from thinpoolmgr.core.model import Snapshot
 from thinpoolmgr.core.plan import Memory, Plan, Refusal
 from thinpoolmgr.core.steps import CreateVolumeGroup, Danger, Step, step_name, target
 from thinpoolmgr.errors import (
+    CommandFailedError,
     ConfigError,
     IncoherentError,
     InterruptedRunError,
@@ -323,8 +324,10 @@ class _Run:
         result = StepResult(step.id, step_name(step), target(step), "failed", round(seconds, 3))
         self.results.append(result)
         self._reporter.end_step(step, result)
-        self._file.append(Failed(step.id, f"{error.summary}\n{error.details}", self._host.recent_commands))
-        self._file.append(Ended("failed", now()))
+        # A journal that cannot be written must not hide what went wrong; the next run finds the step undone.
+        with suppress(CommandFailedError):
+            self._file.append(Failed(step.id, f"{error.summary}\n{error.details}", self._host.recent_commands))
+            self._file.append(Ended("failed", now()))
         raise RunError(self.name, tuple(self.results), error) from error
 
     def _stop(self, signal_number: int) -> None:

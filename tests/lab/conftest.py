@@ -124,9 +124,9 @@ def attached_loops() -> set[str]:
     return {path.parent.name for path in SYS_BLOCK.glob("loop*/loop")}
 
 
-def wait_until(is_true: Callable[[], bool]) -> None:
+def wait_until(is_true: Callable[[], bool], seconds: float = WAIT_SECONDS) -> None:
     """Wait, not for ever, until a deferred removal is over."""
-    deadline = time.monotonic() + WAIT_SECONDS
+    deadline = time.monotonic() + seconds
     while not is_true() and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
 

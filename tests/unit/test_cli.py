@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import support
 from msgspec.structs import replace
 
 from thinpoolmgr import __version__
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from thinpoolmgr.core.desired import DesiredState
     from thinpoolmgr.core.model import Snapshot
     from thinpoolmgr.core.steps import Step
-else:
-    from tests.unit import support
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 PLAIN = 'version = 1\n[pools.docker]\ndevices = ["/dev/sdb"]\n'

@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, get_args
 
 import pytest
+import support
 from msgspec.structs import replace
 
 from thinpoolmgr.core.conditions import Condition, condition_of, is_ready, why_not_done
@@ -32,11 +33,7 @@ from thinpoolmgr.core.steps import (
 )
 
 if TYPE_CHECKING:
-    import support
-
     from thinpoolmgr.core.model import Snapshot
-else:
-    from tests.unit import support
 
 EXT4 = Signature("ext4", "filesystem", 1080)
 BLANK = support.snapshot()

@@ -5,6 +5,7 @@ import signal
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
+import support
 from msgspec.structs import replace
 
 from thinpoolmgr import cycle
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
     from thinpoolmgr.core.model import LogicalVolume, Snapshot
     from thinpoolmgr.core.steps import Danger, Step
     from thinpoolmgr.cycle import Planner
-else:
-    from tests.unit import support
 
 YES = Approval(yes=True)
 ALL = Approval(yes=True, allowed=frozenset({"outage", "destroys"}))

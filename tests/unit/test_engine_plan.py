@@ -4,6 +4,7 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
+import support
 from msgspec.structs import replace
 
 from thinpoolmgr.core.engine_plan import check_engine, move_aside, plan_engine_start, stop_engine
@@ -12,12 +13,8 @@ from thinpoolmgr.core.planner import plan_apply
 from thinpoolmgr.core.steps import MoveStateAside, StartEngine, StopEngine, WriteEngineConfig, step_mark, step_name
 
 if TYPE_CHECKING:
-    import support
-
     from thinpoolmgr.core.model import Engine, Snapshot
     from thinpoolmgr.core.plan import Plan
-else:
-    from tests.unit import support
 
 NOTHING = Memory()
 HEALTHY = support.healthy()

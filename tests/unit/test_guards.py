@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import support
 from msgspec.structs import replace
 
 from thinpoolmgr.core.guards import (
@@ -19,12 +20,8 @@ from thinpoolmgr.core.steps import CreateVolumeGroup, DiskRef, RemovePhysicalVol
 from thinpoolmgr.units import GIB, MIB
 
 if TYPE_CHECKING:
-    import support
-
     from thinpoolmgr.core.model import Disk, Snapshot
     from thinpoolmgr.core.plan import Refusal
-else:
-    from tests.unit import support
 
 EXT4 = Signature("ext4", "filesystem", 1080)
 GPT = Signature("gpt", "partition table", 512)
@@ -91,7 +88,6 @@ def test_all_that_stands_against_a_disk_is_said() -> None:
         (Signature("crypto_LUKS", "crypto", 0),),
         (Signature("linux_raid_member", "raid", 4096),),
         (Signature("zfs_member", "filesystem", 0),),
-        (support.LABEL,),
         (EXT4, GPT),
     ],
 )
@@ -102,6 +98,22 @@ def test_any_signature_is_refused_until_wiping_is_allowed(signatures: tuple[Sign
     assert all(signature.type in refusal.summary for signature in signatures)
     assert "wipe_signatures" in refusal.resolution
     assert check(disk, wipe=True) == []
+
+
+def test_a_label_without_a_group_is_a_signature_like_any_other() -> None:
+    disk = support.disk(signatures=(support.LABEL,))
+    orphan = PhysicalVolume(disk.path, "uuid-of-the-orphan", disk.size_bytes)
+    shot = replace(support.snapshot(disk), orphan_pvs=(orphan,))
+    assert [refusal.code for refusal in check(disk, shot=shot)] == ["DISK_HAS_SIGNATURE"]
+    assert check(disk, wipe=True, shot=shot) == []
+
+
+@pytest.mark.parametrize("listed", [(), (PhysicalVolume("/dev/sdb", "uuid", 10 * 2**30, duplicate=True),)])
+def test_a_label_that_lvm_hides_or_calls_a_duplicate_is_never_wiped(listed: tuple[PhysicalVolume, ...]) -> None:
+    disk = support.disk(signatures=(support.LABEL,))
+    shot = replace(support.snapshot(disk), orphan_pvs=listed)
+    for wipe in (False, True):
+        assert [refusal.code for refusal in check(disk, wipe=wipe, shot=shot)] == ["DISK_UNKNOWN"]
 
 
 def test_a_blank_disk_is_taken() -> None:

@@ -1,9 +1,8 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import msgspec
 import pytest
+import support
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -26,11 +25,6 @@ from thinpoolmgr.core.journal import (
 )
 from thinpoolmgr.core.plan import numbered
 from thinpoolmgr.core.steps import CreateVolumeGroup, StartEngine, StopEngine
-
-if TYPE_CHECKING:
-    import support
-else:
-    from tests.unit import support
 
 GROUP = CreateVolumeGroup(reason="r", group="docker", disks=())
 STOP = StopEngine(reason="r", engine="docker", units=("docker.service",))

@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+import support
 from msgspec.structs import replace
 
 from thinpoolmgr.core.lifecycle import PoolState, view_pool
@@ -11,11 +12,7 @@ from thinpoolmgr.core.names import OUR_TAG
 from thinpoolmgr.units import GIB, MIB
 
 if TYPE_CHECKING:
-    import support
-
     from thinpoolmgr.core.model import Snapshot
-else:
-    from tests.unit import support
 
 
 def with_partial_group(shot: Snapshot) -> Snapshot:

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
+import support
 from msgspec.structs import replace
 
 from thinpoolmgr.core.names import (
@@ -14,11 +13,6 @@ from thinpoolmgr.core.names import (
     lv_name_problem,
     pool_dm_name,
 )
-
-if TYPE_CHECKING:
-    import support
-else:
-    from tests.unit import support
 
 
 @pytest.mark.parametrize("name", ["a", "docker", "A-b_c+d.e", "_x", "+x", ".hidden", "...", "9", "x" * 127, "a-"])

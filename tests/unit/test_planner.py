@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+import support
 from msgspec.structs import replace
 
 from thinpoolmgr.core.model import ConfiguredDevice, PhysicalVolume, Signature
@@ -12,13 +13,9 @@ from thinpoolmgr.core.steps import CreateThinPool, StartEngine, commands, step_m
 from thinpoolmgr.units import MIB
 
 if TYPE_CHECKING:
-    import support
-
     from thinpoolmgr.core.desired import DesiredPool
     from thinpoolmgr.core.model import LogicalVolume, Snapshot
     from thinpoolmgr.core.plan import Plan
-else:
-    from tests.unit import support
 
 NOTHING = Memory()
 EXT4 = Signature("ext4", "filesystem", 1080)

@@ -1,19 +1,13 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
+import support
 from hypothesis import given
 from hypothesis import strategies as st
 
 from thinpoolmgr.core.desired import MAX_METADATA_BYTES, MIN_METADATA_BYTES
 from thinpoolmgr.core.sizing import DoesNotFitError, PoolSizes, extents_on, pool_sizes
 from thinpoolmgr.units import GIB, KIB, MIB, TIB
-
-if TYPE_CHECKING:
-    import support
-else:
-    from tests.unit import support
 
 EXTENT = 4 * MIB
 

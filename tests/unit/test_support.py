@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
+import support
 from msgspec.structs import replace
 
 from thinpoolmgr.core.model import ConfiguredDevice, DmDevice
 from thinpoolmgr.units import MIB
-
-if TYPE_CHECKING:
-    import support
-else:
-    from tests.unit import support
 
 
 def test_a_pool_looks_as_lvm_makes_it() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+import support
 from msgspec.structs import replace
 
 from thinpoolmgr.core.model import PhysicalVolume, ServiceState
@@ -20,13 +21,9 @@ from thinpoolmgr.core.teardown import plan_deactivate, plan_destroy
 from thinpoolmgr.units import MIB
 
 if TYPE_CHECKING:
-    import support
-
     from thinpoolmgr.core.desired import DesiredState
     from thinpoolmgr.core.model import Snapshot
     from thinpoolmgr.core.plan import Plan
-else:
-    from tests.unit import support
 
 NOTHING = Memory()
 HEALTHY = support.healthy()

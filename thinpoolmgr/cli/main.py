@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import traceback
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -60,15 +61,16 @@ def cli(context: click.Context) -> None:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with the code that the contract names."""
     options = Options()
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
         code = cli.main(
-            args=None if arguments is None else list(arguments),
+            args=list(arguments),
             prog_name="thinpoolmgr",
             standalone_mode=False,
             obj=options,
         )
     except click.UsageError as error:
-        _print_usage_error(error, options)
+        _print_usage_error(error, options, arguments)
         sys.exit(_USAGE)
     except click.Abort:
         sys.exit(_INTERRUPTED)
@@ -79,12 +81,23 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         # The reader of our output went away; there is nobody left to tell.
         sys.stderr.close()
         sys.exit(_FAILED)
+    except Exception as error:  # noqa: BLE001 - the one place where everything ends: no traceback reaches a user
+        _print_bug(error, options)
+        sys.exit(_FAILED)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _print_usage_error(error: click.UsageError, options: Options) -> None:
+def _print_bug(error: Exception, options: Options) -> None:
+    details = "".join(traceback.format_exception(error)) if options.verbose else f"{type(error).__name__}: {error}"
+    resolution = "This is a bug in thinpoolmgr; please report it with what -v shows. Look at the host before you go on."
+    _renderer(options).error(ThinpoolmgrError("something unexpected happened", details, resolution, code="BUG"))
+
+
+def _print_usage_error(error: click.UsageError, options: Options, arguments: Sequence[str]) -> None:
     from thinpoolmgr.errors import UsageError  # noqa: PLC0415
 
+    # The line may be wrong before --json is reached in it.
+    options.json = options.json or "--json" in arguments
     summary = error.format_message().splitlines() or ["the command line is wrong"]
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         summary = ["a command is missing"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import shutil
 import sys
 import textwrap
@@ -17,16 +16,13 @@ from thinpoolmgr.core.documents import apply_document
 from thinpoolmgr.core.steps import (
     CreateThinPool,
     CreateVolumeGroup,
-    MoveStateAside,
-    RemovePhysicalVolumes,
     Step,
-    WriteEngineConfig,
     commands,
     step_mark,
     step_name,
     target,
 )
-from thinpoolmgr.units import format_size
+from thinpoolmgr.units import MIB, format_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -228,7 +224,10 @@ class Renderer:
     def _pool(self, pool: PoolDocument) -> None:
         self._heading(f"pool {plain(pool.name)}", pool.state, f"{plain(pool.volume_group)}/{plain(pool.thin_pool)}")
         self._use("data", pool.data)
-        self._use("metadata", pool.metadata)
+        if pool.metadata is not None:
+            # The kernel counts it as used: an empty pool would look a tenth full (dm-thin-metadata.c).
+            reserve = min(16 * MIB, pool.metadata.total_bytes // 10)
+            self._use("metadata", pool.metadata, f", {format_size(reserve)} of it the kernel's own reserve")
         facts = []
         if pool.chunk_bytes:
             facts = [
@@ -247,15 +246,14 @@ class Renderer:
             for place, line in enumerate(lines):
                 self.out(f"  {'disks' if place == 0 else '':<10}{line}")
 
-    def _use(self, name: str, use: Use | None) -> None:
+    def _use(self, name: str, use: Use | None, note: str = "") -> None:
         if use is None:
             return
         color = "red" if use.percent >= 95 else "yellow" if use.percent >= 80 else "green"
         filled = min(20, int(use.percent / 5))
         bar = click.style("#" * filled, fg=color) + click.style("-" * (20 - filled), dim=True)
-        self.out(
-            f"  {name:<10}[{bar}] {use.percent:5.1f} %  {format_size(use.used_bytes)} of {format_size(use.total_bytes)}"
-        )
+        amount = f"{format_size(use.used_bytes)} of {format_size(use.total_bytes)}"
+        self.out(f"  {name:<10}[{bar}] {use.percent:5.1f} %  {amount}{note}")
 
     def _engine(self, engine: EngineDocument) -> None:
         parts = [plain(engine.version)] if engine.version else []
@@ -321,10 +319,8 @@ def describe(step: Step) -> str:
             return f"{what} on {', '.join(plain(disk.path) for disk in step.disks)}"
         case CreateThinPool():
             data, metadata = format_size(step.data_extents * step.extent_bytes), format_size(step.metadata_bytes)
-            return f"{what}: data {data}, metadata {metadata}, chunk {format_size(step.chunk_bytes)}"
-        case MoveStateAside():
-            return f"{what} to {plain(os.path.basename(step.into))}/"
-        case WriteEngineConfig() | RemovePhysicalVolumes() | _:
+            return f"{what} ({data}, metadata {metadata})"
+        case _:
             return what
 
 

@@ -151,6 +151,7 @@ def move_aside(found: Engine, state: EngineState, reason: str, pool: str) -> Mov
     """Return the step that moves `state` into a folder beside it; the same state always gives the same folder."""
     # Beside where it is, also where the data root is a link; a rename across file systems would not be one.
     into = f"{state.path.rpartition('/')[0]}/thinpoolmgr-stale-{fingerprint_of(state)[:12]}"
+    reason = f"{reason}; it goes to {into}, whole"
     return MoveStateAside(reason=reason, pool=pool, engine=found.name, paths=(state.path, *state.related), into=into)
 
 

@@ -40,6 +40,12 @@ _OF_STATE: dict[PoolState, tuple[str, Severity]] = {
 }
 
 
+_HINTS = {
+    PoolState.ABSENT: "; apply makes it",
+    PoolState.INACTIVE: "; apply activates it",
+}
+
+
 def find_all(desired: DesiredState, snapshot: Snapshot) -> tuple[Finding, ...]:
     """Return all findings, in the order of the configuration."""
     findings: list[Finding] = []
@@ -57,7 +63,10 @@ def _pool_findings(view: PoolView, snapshot: Snapshot) -> list[Finding]:
     findings = []
     if view.state in _OF_STATE:
         code, severity = _OF_STATE[view.state]
-        findings.append(Finding(code, severity, view.pool.path, f"{view.pool.path}: {view.because}"))
+        hint = _HINTS.get(view.state, "")
+        findings.append(
+            Finding(code, severity, view.pool.path, f"{view.pool.path} is {view.state}: {view.because}{hint}")
+        )
     status = view.status
     if status is not None and view.lv is not None and status.when_full not in ("", view.lv.when_full):
         # The kernel's no-space time-out (60 s) turns queueing into errors without LVM's knowledge.
@@ -84,7 +93,11 @@ def _engine_findings(found: Engine, view: PoolView, snapshot: Snapshot) -> list[
         findings.append(Finding("ENGINE_STATE_UNKNOWN", "warning", found.name, found.state_problem))
     elif is_stale(found, view, snapshot):
         path = found.state.path if found.state else found.data_root
-        findings.append(Finding("ENGINE_STATE_STALE", "warning", path, f"{path} belongs to a pool that is gone"))
+        findings.append(
+            Finding(
+                "ENGINE_STATE_STALE", "warning", path, f"{path} belongs to a pool that is gone; apply moves it aside"
+            )
+        )
     return findings
 
 

@@ -121,8 +121,12 @@ def _check_signatures(disk: Disk, pool: DesiredPool, snapshot: Snapshot, memory:
         return [_unknown(disk.path, f"reading its signatures failed: {disk.probe_error or 'no reason given'}")]
     foreign = foreign_signatures(disk, snapshot, memory)
     if any(signature.type == PV_SIGNATURE for signature in foreign) and not _is_listed_orphan(disk, snapshot):
-        details = "LVM does not list it as unused: a duplicate, or hidden by a filter or a devices file. It may be in use."
-        resolution = f"See what LVM makes of it (pvs -a -o +pv_duplicate; lvmconfig devices); do not wipe {disk.path} blindly."
+        details = (
+            "LVM does not list it as unused: a duplicate, or hidden by a filter or a devices file. It may be in use."
+        )
+        resolution = (
+            f"See what LVM makes of it (pvs -a -o +pv_duplicate; lvmconfig devices); do not wipe {disk.path} blindly."
+        )
         return [Refusal("DISK_UNKNOWN", disk.path, f"{disk.path} carries LVM's label", details, resolution)]
     if not foreign or pool.config.wipe_signatures:
         return []

@@ -152,7 +152,7 @@ def _listed_state(
     if not lv.is_thin_pool:
         return PoolState.ABSENT, f"{pool.path} is of type {lv.segment_type}, not a thin pool"
     if device is None:
-        return PoolState.INACTIVE, f"{pool.path} exists and is not active"
+        return PoolState.INACTIVE, "the kernel does not run it"
     return _running_state(pool, device.pool_status)
 
 

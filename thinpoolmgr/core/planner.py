@@ -104,7 +104,8 @@ def _plan_new_group(view: PoolView, snapshot: Snapshot, memory: Memory) -> tuple
     sizes = _fit(pool, total, total, DEFAULT_EXTENT_BYTES, refusals)
     if refusals or sizes is None:
         return [], refusals
-    steps: list[Step] = [*_wipes(disks, pool, snapshot, memory), _create_group(pool, disks), _create_pool(pool, sizes)]
+    wipes = _wipes(disks, pool, snapshot, memory)
+    steps: list[Step] = [*wipes, _create_group(pool, disks, wiped=bool(wipes)), _create_pool(pool, sizes)]
     return [*steps, *_when_full(pool, "queue")], []
 
 
@@ -137,16 +138,20 @@ def disk_ref(disk: Disk) -> DiskRef:
     return DiskRef(disk.path, disk.devno, disk.size_bytes, disk.serial)
 
 
-def _create_group(pool: DesiredPool, disks: list[Disk]) -> CreateVolumeGroup:
+def _create_group(pool: DesiredPool, disks: list[Disk], *, wiped: bool) -> CreateVolumeGroup:
     sizes = ", ".join(f"{disk.path} ({format_size(disk.size_bytes)})" for disk in disks)
-    reason = f"there is no volume group {pool.group}; {sizes} {'is' if len(disks) == 1 else 'are'} blank and unused"
+    verb, condition = (
+        "is" if len(disks) == 1 else "are",
+        "unused, and blank after the wipe" if wiped else "blank and unused",
+    )
+    reason = f"there is no volume group {pool.group}; {sizes} {verb} {condition}"
     return CreateVolumeGroup(
         reason=reason, pool=pool.name, group=pool.group, disks=tuple(disk_ref(disk) for disk in disks)
     )
 
 
 def _create_pool(pool: DesiredPool, sizes: PoolSizes) -> CreateThinPool:
-    data = f"data {format_size(sizes.data_bytes)} ({pool.config.data_size})"
+    data = f"data {format_size(sizes.data_bytes)} ({pool.config.data_size}), chunk {format_size(pool.chunk_bytes)}"
     return CreateThinPool(
         reason=f"there is no thin pool {pool.path}; {data}, {sizes.reasoning}",
         pool=pool.name,
@@ -227,7 +232,14 @@ def _correct_when_full(view: PoolView) -> list[SetWhenFull]:
         reason = f"the kernel would {by_kernel} writes of a full pool, and LVM says {by_lvm}"
         pool = view.pool
         steps = [
-            SetWhenFull(reason=reason, pool=pool.name, group=pool.group, lv=pool.lv, when_full=pool.config.when_full, refresh=True)
+            SetWhenFull(
+                reason=reason,
+                pool=pool.name,
+                group=pool.group,
+                lv=pool.lv,
+                when_full=pool.config.when_full,
+                refresh=True,
+            )
         ]
     return steps
 

@@ -47,7 +47,19 @@ class LvmState(Struct, frozen=True):
 def report_command() -> Argv:
     """Return the one command that reports groups, physical and logical volumes and segments as JSON."""
     sections = [word for name, columns in _COLUMNS.items() for word in ("--configreport", name, "-o", columns)]
-    return ("lvm", "fullreport", "--all", "--foreign", "--shared", "--reportformat", "json", "--units", "b", "--nosuffix", *sections)
+    return (
+        "lvm",
+        "fullreport",
+        "--all",
+        "--foreign",
+        "--shared",
+        "--reportformat",
+        "json",
+        "--units",
+        "b",
+        "--nosuffix",
+        *sections,
+    )
 
 
 def read_lvm(run: Callable[[Argv], CompletedRun]) -> LvmState:

@@ -29,6 +29,7 @@ PACKAGES: Final = (
     "dmsetup",
     "docker.io",
     "e2fsprogs",
+    "fdisk",
     "iproute2",
     "kmod",
     "lvm2",

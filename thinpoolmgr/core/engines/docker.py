@@ -224,7 +224,7 @@ def state_verdict(
     if other_pool_exists:
         return StateVerdict("foreign", f"{state.path} belongs to the pool that daemon.json names, which exists")
     if pool_will_be_new:
-        return StateVerdict("stale", f"{state.path} holds {_describe(state)}, and the pool is yet to be made")
+        return StateVerdict("stale", f"it records {_describe(state)}, and that pool does not exist")
     return _verdict_of_status(state, pool_status)
 
 

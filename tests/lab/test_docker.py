@@ -1,0 +1,200 @@
+"""Docker 20.10 on the pool: configured, used, its pool gone, rebuilt; with nobody but the user to start and stop it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from docker_lab import DAEMON_JSON, DATA_ROOT, ENGINE, SETTINGS, Dockerd, load_image, run_container, storage
+from lab_tool import STATE_FOLDER, Tool, dm_names, is_blank, sh
+
+from thinpoolmgr.lab.loop import LoopDisk
+
+MakeDisk = Callable[..., LoopDisk]
+DESTROY = ("destroy", "docker", "--yes", "--allow", "destroy")
+SIZE = 3 * 2**30
+
+
+@pytest.fixture
+def tool(tmp_path: Path) -> Iterator[Tool]:
+    clean()
+    DAEMON_JSON.parent.mkdir(exist_ok=True)
+    DAEMON_JSON.write_text(SETTINGS, "utf-8")
+    yield Tool(tmp_path)
+    clean()
+
+
+def clean() -> None:
+    shutil.rmtree(STATE_FOLDER, ignore_errors=True)
+    shutil.rmtree(DATA_ROOT, ignore_errors=True)
+    DAEMON_JSON.unlink(missing_ok=True)
+
+
+def test_docker_lives_on_the_pool_and_is_built_again_after_destroy(
+    tool: Tool, loop_disks: MakeDisk, tmp_path: Path
+) -> None:
+    disk = loop_disks(SIZE)
+    tool.configure(disk.path, engine=ENGINE)
+    DAEMON_JSON.chmod(0o640)
+    tool.succeed("apply", "--yes")
+    text = DAEMON_JSON.read_text("utf-8")
+    assert text.startswith(SETTINGS.rstrip("}\n"))
+    assert json.loads(text)["storage-driver"] == "devicemapper"
+    assert DAEMON_JSON.stat().st_mode & 0o777 == 0o640
+    with Dockerd(tmp_path / "log") as dockerd:
+        assert storage() == ("devicemapper", "docker-thinpool")
+        image = load_image(tmp_path)
+        assert "hello" in run_container(image, "echo", "hello")
+        status = tool.succeed("status", "--json").document
+        engine = status["engines"][0]
+        assert (engine["state"], engine["driver"], engine["base_size_bytes"]) == ("running", "devicemapper", 2**30)
+        assert status["pools"][0]["transaction_id"] > 0
+        assert status["findings"] == []
+        assert tool("plan").code == 0
+        for command in (DESTROY, ("deactivate", "docker", "--yes", "--allow", "outage")):
+            refused = tool(*command)
+            assert refused.code == 3
+            assert str(dockerd.pid) in refused.err
+        assert "hello" in run_container(image, "echo", "hello")
+    tool.succeed(*DESTROY)
+    assert is_blank(disk.path)
+    assert not (DATA_ROOT / "devicemapper").exists()
+    (aside,) = DATA_ROOT.glob("thinpoolmgr-stale-*")
+    assert (aside / "devicemapper/metadata/base").is_file()
+    assert (aside / "image/devicemapper").is_dir()
+    tool.succeed("apply", "--yes")
+    with Dockerd(tmp_path / "log"):
+        assert storage() == ("devicemapper", "docker-thinpool")
+        assert "again" in run_container(load_image(tmp_path), "echo", "again")
+    tool.succeed(*DESTROY)
+
+
+def test_state_of_a_pool_that_is_gone_is_moved_aside_whole(tool: Tool, loop_disks: MakeDisk, tmp_path: Path) -> None:
+    disk = loop_disks(SIZE)
+    tool.configure(disk.path, engine=ENGINE)
+    tool.succeed("apply", "--yes")
+    with Dockerd(tmp_path / "log"):
+        load_image(tmp_path)
+    before = {path.relative_to(DATA_ROOT) for path in (DATA_ROOT / "devicemapper").rglob("*")}
+    sh("vgremove", "--quiet", "--force", "--yes", "docker")
+    sh("pvremove", "--quiet", disk.path)
+    status = tool.succeed("status", "--json").document
+    assert status["engines"][0]["stale"] is True
+    assert "ENGINE_STATE_STALE" in [finding["code"] for finding in status["findings"]]
+    planned = tool("plan", "--json").document
+    assert [step["do"] for step in planned["steps"]] == ["create-volume-group", "create-thin-pool", "move-state-aside"]
+    tool.succeed("apply", "--yes")
+    (aside,) = DATA_ROOT.glob("thinpoolmgr-stale-*")
+    assert {path.relative_to(aside) for path in (aside / "devicemapper").rglob("*")} == before
+    with Dockerd(tmp_path / "log"):
+        assert "new" in run_container(load_image(tmp_path), "echo", "new")
+    assert tool.succeed("status", "--json").document["engines"][0]["stale"] is False
+
+
+def test_a_pool_made_anew_under_old_state_is_recognised_by_its_transaction(
+    tool: Tool, loop_disks: MakeDisk, tmp_path: Path
+) -> None:
+    disk = loop_disks(SIZE)
+    tool.configure(disk.path, engine=ENGINE)
+    tool.succeed("apply", "--yes")
+    with Dockerd(tmp_path / "log"):
+        load_image(tmp_path)
+    sh("vgremove", "--quiet", "--force", "--yes", "docker")
+    sh("pvremove", "--quiet", disk.path)
+    DATA_ROOT.rename(DATA_ROOT.with_name("docker.kept"))
+    tool.succeed("apply", "--yes")
+    DATA_ROOT.with_name("docker.kept").rename(DATA_ROOT)
+    assert [step["do"] for step in tool("plan", "--json").document["steps"]] == ["move-state-aside"]
+    tool.succeed("apply", "--yes")
+    with Dockerd(tmp_path / "log"):
+        assert storage() == ("devicemapper", "docker-thinpool")
+
+
+def test_a_docker_on_loop_files_is_refused_and_left_running(tool: Tool, loop_disks: MakeDisk, tmp_path: Path) -> None:
+    disk = loop_disks(SIZE)
+    tool.configure(disk.path, engine=ENGINE)
+    DAEMON_JSON.write_text(SETTINGS.replace("none", 'none",\n\t"storage-driver": "devicemapper'), "utf-8")
+    with Dockerd(tmp_path / "log"):
+        planned = tool("plan", "--json")
+        assert planned.code == 3
+        assert [refusal["code"] for refusal in planned.document["refusals"]] == ["ENGINE_LOOP_LVM"]
+        assert tool("apply", "--yes", "--allow", "destroy,outage").code == 3
+        assert storage()[0] == "devicemapper"
+    assert is_blank(disk.path)
+
+
+def test_a_running_docker_that_nobody_can_stop_for_us_is_named(
+    tool: Tool, loop_disks: MakeDisk, tmp_path: Path
+) -> None:
+    disk = loop_disks(SIZE)
+    tool.configure(disk.path, engine=ENGINE)
+    DAEMON_JSON.write_text(SETTINGS.replace("none", 'none",\n\t"storage-driver": "vfs'), "utf-8")
+    before = DAEMON_JSON.read_text("utf-8")
+    with Dockerd(tmp_path / "log") as dockerd:
+        refused = tool("apply", "--yes", "--allow", "outage")
+        assert refused.code == 3
+        assert str(dockerd.pid) in refused.err
+        assert "your job" in " ".join(refused.err.split())
+    assert is_blank(disk.path)
+    assert DAEMON_JSON.read_text("utf-8") == before
+    tool.succeed("apply", "--yes")
+    with Dockerd(tmp_path / "log"):
+        assert storage() == ("devicemapper", "docker-thinpool")
+
+
+@pytest.mark.parametrize("version", ["25.0.0", "28.2.2"])
+def test_a_docker_without_the_driver_stops_everything_first(tool: Tool, loop_disks: MakeDisk, version: str) -> None:
+    disk = loop_disks(SIZE)
+    tool.configure(disk.path, engine=ENGINE)
+    fake = Path("/usr/local/sbin/dockerd")
+    fake.write_text(f"#!/bin/sh\necho 'Docker version {version}, build abc'\n", "utf-8")
+    fake.chmod(0o755)
+    try:
+        planned = tool("plan", "--json")
+        assert planned.code == 69
+        assert planned.document["refusals"][0]["code"] == "ENGINE_UNSUPPORTED"
+        applied = tool("apply", "--yes")
+        assert applied.code == 69
+        assert version in applied.err
+        assert "24" in applied.err
+        assert tool.succeed("status", "--json").document["engines"][0]["state"] == "unsupported"
+    finally:
+        fake.unlink()
+    assert is_blank(disk.path)
+    assert DAEMON_JSON.read_text("utf-8") == SETTINGS
+
+
+def test_a_broken_daemon_json_is_named_before_anything_is_written(tool: Tool, loop_disks: MakeDisk) -> None:
+    disk = loop_disks(SIZE)
+    tool.configure(disk.path, engine=ENGINE)
+    DAEMON_JSON.write_text('{"bridge": "none",}', "utf-8")
+    refused = tool("apply", "--yes")
+    assert refused.code == 3
+    assert str(DAEMON_JSON) in refused.err
+    assert is_blank(disk.path)
+    assert "docker-thinpool" not in dm_names()
+
+
+def test_state_under_a_mount_is_not_moved(tool: Tool, loop_disks: MakeDisk, tmp_path: Path) -> None:
+    disk = loop_disks(SIZE)
+    tool.configure(disk.path, engine=ENGINE)
+    metadata = DATA_ROOT / "devicemapper/metadata"
+    metadata.mkdir(parents=True)
+    (metadata / "deviceset-metadata").write_text('{"next_device_id": 3, "BaseDeviceUUID": "abc"}', "utf-8")
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "file").write_text("mine", "utf-8")
+    point = DATA_ROOT / "devicemapper/mnt"
+    point.mkdir()
+    sh("mount", "--bind", precious, point)
+    try:
+        refused = tool("apply", "--yes")
+    finally:
+        sh("umount", point)
+    assert refused.code == 3
+    assert (precious / "file").read_text("utf-8") == "mine"
+    assert metadata.is_dir()
+    assert is_blank(disk.path)
