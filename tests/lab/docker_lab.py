@@ -72,5 +72,5 @@ def run_container(image: str, *command: str) -> str:
 def storage() -> tuple[str, str]:
     """Return the storage driver and the pool that Docker says it uses."""
     lines = json.loads(sh("docker", "info", "--format", "{{json .}}"))
-    status = dict(lines["DriverStatus"])
+    status = dict(lines["DriverStatus"] or ())
     return lines["Driver"], status.get("Pool Name", "")
