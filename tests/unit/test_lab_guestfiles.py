@@ -13,6 +13,7 @@ from thinpoolmgr.lab import guestfiles
 from thinpoolmgr.lab.guestfiles import GuestDisk, GuestJob
 
 FOLDER = Path("/var/tmp/thinpoolmgr-lab-1-x")
+CHECKOUT = Path("/srv/checkout")
 PARENT = Path(thinpoolmgr.__file__).resolve().parent.parent
 TREE = Path("/srv/tree")
 
@@ -45,9 +46,9 @@ def test_kernel_command_puts_the_terminal_on_the_second_console() -> None:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"tree": TREE}, (("ro", PARENT),)),
-        ({"tree": TREE, "read_only": (Path("/srv/a"),)}, (("ro", Path("/srv/a")), ("ro", PARENT))),
-        ({"tree": TREE, "writable": (PARENT,)}, (("rw", PARENT),)),
+        ({"tree": TREE}, (("ro", CHECKOUT),)),
+        ({"tree": TREE, "read_only": (Path("/srv/a"),)}, (("ro", Path("/srv/a")), ("ro", CHECKOUT))),
+        ({"tree": TREE, "writable": (CHECKOUT,)}, (("rw", CHECKOUT),)),
         ({"read_only": (Path("/srv/a"),)}, ()),
         ({"read_only": (Path("/tmp/a"),)}, (("ro", Path("/tmp/a")),)),
         ({"writable": (Path("/srv/a"),)}, (("rw", Path("/srv/a")),)),
@@ -56,6 +57,7 @@ def test_kernel_command_puts_the_terminal_on_the_second_console() -> None:
 def test_mounts_are_only_those_the_root_does_not_show(
     options: dict[str, object], expected: tuple[tuple[str, Path], ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(guestfiles, "_PACKAGE", CHECKOUT / "thinpoolmgr")
     monkeypatch.setattr(sys, "prefix", "/opt/python")
     monkeypatch.setattr(sys, "base_prefix", "/opt/python")
     assert sorted(guestfiles.mounts(job(**options))) == sorted(expected)
