@@ -139,7 +139,7 @@ def _convert(merged: dict[str, Any], origins: dict[str, str]) -> DesiredState:
     problems = [
         Problem(key, "an unknown key", f"one of {', '.join(_TOP_LEVEL)}") for key in merged if key not in _TOP_LEVEL
     ]
-    version = merged.get("version")
+    version = merged.get("version", VERSION)
     if version != VERSION or type(version) is not int:
         found = "nothing" if version is None else repr(version)
         problems.append(Problem("version", found, f"version = {VERSION}"))

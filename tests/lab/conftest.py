@@ -6,12 +6,14 @@ devices) is taken down after it. What it leaves elsewhere fails it.
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
+from lab_tool import STATE_FOLDER, Tool
 
 from thinpoolmgr.errors import ThinpoolmgrError
 from thinpoolmgr.lab.host import check_host
@@ -45,6 +47,14 @@ def no_leftovers(lab_kernel: None) -> Iterator[None]:  # noqa: ARG001 - first th
     wait_until(lambda: dm_names() <= before[0] and attached_loops() <= before[1])
     left = sorted((dm_names() - before[0]) | (attached_loops() - before[1]))
     assert not left, f"the test left block devices behind: {left}"
+
+
+@pytest.fixture
+def tool(no_leftovers: None, tmp_path: Path) -> Iterator[Tool]:  # noqa: ARG001 - its disks are torn down before
+    """Return the product's command line, on a host that it has never been run on."""
+    shutil.rmtree(STATE_FOLDER, ignore_errors=True)
+    yield Tool(tmp_path)
+    shutil.rmtree(STATE_FOLDER, ignore_errors=True)
 
 
 @pytest.fixture

@@ -16,11 +16,6 @@ MakeDisk = Callable[..., LoopDisk]
 SIZE = 512 * 2**20
 
 
-@pytest.fixture
-def tool(tmp_path: Path) -> Tool:
-    return Tool(tmp_path)
-
-
 def refuse(tool: Tool, disk: LoopDisk, code: str, *, exit_code: int = 3) -> None:
     """Plan and apply refuse the disk with this code, say its name, and leave each byte as it was."""
     before = fingerprint(disk.path)

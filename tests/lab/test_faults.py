@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,13 +15,6 @@ from thinpoolmgr.lab.loop import LoopDisk
 
 MakeDisk = Callable[..., LoopDisk]
 DESTROY = ("destroy", "docker", "--yes", "--allow", "destroy")
-
-
-@pytest.fixture
-def tool(tmp_path: Path) -> Iterator[Tool]:
-    shutil.rmtree(STATE_FOLDER, ignore_errors=True)
-    yield Tool(tmp_path)
-    shutil.rmtree(STATE_FOLDER, ignore_errors=True)
 
 
 def kill_at(tool: Tool, program: str, *arguments: str, before: bool) -> None:

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from lab_tool import STATE_FOLDER, Tool, dm_names, group_names, is_blank, seqno, sh, words
 
 from thinpoolmgr.lab.loop import LoopDisk
 
 MakeDisk = Callable[..., LoopDisk]
 DESTROY = ("destroy", "docker", "--yes", "--allow", "destroy")
-
-
-@pytest.fixture
-def tool(tmp_path: Path) -> Iterator[Tool]:
-    shutil.rmtree(STATE_FOLDER, ignore_errors=True)
-    yield Tool(tmp_path)
-    shutil.rmtree(STATE_FOLDER, ignore_errors=True)
 
 
 def test_a_plain_pool_is_built_with_two_changing_commands(tool: Tool, loop_disks: MakeDisk) -> None:

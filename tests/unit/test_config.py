@@ -88,7 +88,6 @@ def test_the_example_of_the_contract(file: Path) -> None:
 
 
 BAD = {
-    "version missing": (GOOD.removeprefix(HEAD), "version", "found nothing", "version = 1"),
     "version 2": (GOOD.replace("1", "2", 1), "version", "found 2", "version = 1"),
     "version true": (GOOD.replace("1", "true", 1), "version", "found True", "version = 1"),
     "version float": (GOOD.replace("1", "1.0", 1), "version", "found 1.0", "version = 1"),
@@ -218,7 +217,7 @@ BAD = {
     ),
     "deferred": (ENGINE + "deferred_removal = false\n", "engines.docker.deferred_deletion", "true", "Docker refuses"),
     "filesystem": (ENGINE + 'filesystem = "btrfs"\n', "engines.docker.filesystem", "'btrfs'", "'xfs', 'ext4'"),
-    "config file": (ENGINE + 'config_file = "daemon.json"\n', "engines.docker.config_file", "'daemon.json'", "'auto'"),
+    "config file": (ENGINE + 'config_file = "docker.json"\n', "engines.docker.config_file", "'docker.json'", "'auto'"),
 }
 
 
@@ -265,9 +264,14 @@ def test_files_that_are_no_configuration(name: str, file: Path) -> None:
     assert details in error.details
 
 
-def test_an_empty_file_lacks_its_version(file: Path) -> None:
+def test_a_file_without_a_version_is_of_the_first(file: Path) -> None:
+    file.write_text(GOOD.removeprefix(HEAD))
+    assert config.load_config(file).desired.pools
+
+
+def test_an_empty_file_lacks_a_pool(file: Path) -> None:
     file.write_bytes(b"")
-    assert "version: found nothing" in refused(file).details
+    assert "pools: found no pool" in refused(file).details
 
 
 def test_a_file_of_100_megabytes_is_not_even_read(file: Path) -> None:

@@ -113,6 +113,12 @@ def test_a_running_engine_without_systemd_is_refused_with_its_pid() -> None:
     assert "kill 4711" in refused.refusals[0].resolution
 
 
+def test_an_engine_started_by_hand_beside_its_unit_is_not_stopped_by_systemd() -> None:
+    by_hand = support.docker(running=True, service=support.ServiceState(systemd=True, unit="docker.service"))
+    refused = plan(by_hand)
+    assert (codes(refused), "4711" in refused.refusals[0].summary) == (["ENGINE_RUNNING"], True)
+
+
 def test_a_stopped_engine_without_systemd_is_configured_with_a_note() -> None:
     found = plan(support.docker(systemd=False))
     assert names(found) == ["write-engine-config"]

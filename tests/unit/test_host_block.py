@@ -296,6 +296,13 @@ def test_signatures_are_those_of_libblkid(host: FakeHost) -> None:
     assert [item.type for item in host.observe("sdb").signatures or ()] == ["crypto_LUKS"]
 
 
+def test_the_kernels_count_tells_a_disk_from_the_next_of_its_number(host: FakeHost) -> None:
+    host.add_disk("sdb", "8:16", diskseq="7")
+    host.add_disk("sdc", "8:32")
+    assert host.observe("sdb").diskseq == 7
+    assert host.observe("sdc").diskseq is None
+
+
 @pytest.mark.parametrize("broken", ["size", "queue/logical_block_size"])
 def test_an_attribute_that_makes_no_sense_is_unknown(host: FakeHost, broken: str) -> None:
     host.add_disk("sdb", "8:16", **{broken: "many"})

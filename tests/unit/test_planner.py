@@ -72,6 +72,23 @@ def test_when_full_is_set_back() -> None:
     assert commands(step) == (("lvchange", "--errorwhenfull", "n", "docker/thinpool"),)
 
 
+def test_a_kernel_that_does_not_do_what_lvm_says_gets_its_table_again() -> None:
+    (step,) = plan(support.with_status(HEALTHY, when_full="error")).steps
+    assert commands(step) == (("lvchange", "--refresh", "docker/thinpool"),)
+
+
+@pytest.mark.parametrize("mode", ["out_of_data_space", "ro"])
+def test_a_full_pools_failing_writes_are_no_setting_to_correct(mode: str) -> None:
+    assert plan(support.with_status(HEALTHY, when_full="error", mode=mode)).steps == ()
+
+
+def test_disks_of_different_sector_sizes_are_refused() -> None:
+    shot = support.snapshot(support.disk("/dev/sdb"), support.disk("/dev/sdc", sector_bytes=4096))
+    found = plan(shot, support.pool("docker", "/dev/sdb", "/dev/sdc"))
+    assert (codes(found), found.steps) == (["SECTOR_SIZES_DIFFER"], ())
+    assert "/dev/sdc 4096" in found.refusals[0].details
+
+
 def test_the_configuration_reaches_the_command() -> None:
     wanted = support.pool(
         "p-1",

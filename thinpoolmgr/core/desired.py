@@ -269,6 +269,8 @@ def _engine_problems(engine: DesiredEngine, desired: DesiredState) -> list[Probl
     if config.deferred_deletion and not config.deferred_removal:
         expected = "false, or deferred_removal = true: Docker refuses deferred deletion without deferred removal"
         problems.append(Problem(f"{key}.deferred_deletion", "true", expected))
-    if config.config_file != "auto" and not config.config_file.startswith("/"):
-        problems.append(Problem(f"{key}.config_file", ascii(config.config_file)[:60], "'auto' or an absolute path"))
+    if config.config_file not in ("auto", "daemon.json") and not config.config_file.startswith("/"):
+        problems.append(
+            Problem(f"{key}.config_file", ascii(config.config_file)[:60], "'auto', 'daemon.json' or an absolute path")
+        )
     return problems

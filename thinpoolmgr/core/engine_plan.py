@@ -194,7 +194,7 @@ def _units(found: Engine) -> tuple[str, ...]:
 def stop_engine(found: Engine, why: str, pool: str) -> StopEngine | Refusal:
     """Return the step that stops a running engine, or the refusal where no systemd runs it."""
     containers = f"; running containers: {', '.join(found.containers[:5])}" if found.containers else ""
-    if found.service.systemd and found.service.unit:
+    if found.service.systemd and found.service.unit and found.service.active is not False:
         reason = f"{found.name} is running and {why}{containers}"
         return StopEngine(reason=reason, danger="outage", pool=pool, engine=found.name, units=_units(found))
     pids = ", ".join(map(str, found.pids)) or "unknown"
@@ -202,7 +202,7 @@ def stop_engine(found: Engine, why: str, pool: str) -> StopEngine | Refusal:
         "ENGINE_RUNNING",
         found.name,
         f"{found.name} is running (pid {pids}), and {why}{containers}",
-        "No systemd runs it here, so thinpoolmgr cannot stop and start it: that is your job.",
+        "No systemd unit runs it, so thinpoolmgr cannot stop and start it: that is your job.",
         f"Stop {found.name} (kill {pids}), wait until it has ended, and run this again.",
     )
 

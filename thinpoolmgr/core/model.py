@@ -25,6 +25,8 @@ class Disk(Struct, frozen=True):
     devno: str
     """`MAJOR:MINOR`, decimal."""
     size_bytes: int
+    diskseq: int | None = None
+    """The kernel's count of media, new for each disk that takes a device number; None before Linux 5.15."""
     kind: str = "disk"
     """`disk`, `partition`, `loop`, `multipath`, `dm` or the kernel's own type."""
     sector_bytes: int = 512

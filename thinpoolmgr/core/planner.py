@@ -94,6 +94,13 @@ def _plan_new_group(view: PoolView, snapshot: Snapshot, memory: Memory) -> tuple
     refusals = [refusal for disk in disks for refusal in check_disk(disk, pool, snapshot, memory)]
     if len(disks) < len(pool.config.devices):
         return [], refusals  # check_paths has named the ones that are not there
+    if len({disk.sector_bytes for disk in disks}) > 1:
+        listed = ", ".join(f"{disk.path} {disk.sector_bytes}" for disk in disks)
+        details = f"Bytes a sector: {listed}. A file system made on one kind may not be readable from the other."
+        resolution = f"Give pools.{pool.name} disks of one kind, and make another pool of the others."
+        refusals.append(
+            Refusal("SECTOR_SIZES_DIFFER", pool.path, "the disks have different sector sizes", details, resolution)
+        )
     if pool.group in snapshot.dev_names:
         summary = f"/dev/{pool.group} exists and is no volume group of LVM's"
         resolution = f"Choose another name: pools.{pool.name}.volume_group."
@@ -135,7 +142,7 @@ def _wipes(disks: list[Disk], pool: DesiredPool, snapshot: Snapshot, memory: Mem
 
 def disk_ref(disk: Disk) -> DiskRef:
     """Return `disk` as a step refers to it."""
-    return DiskRef(disk.path, disk.devno, disk.size_bytes, disk.serial)
+    return DiskRef(disk.path, disk.devno, disk.size_bytes, disk.serial, disk.diskseq)
 
 
 def _create_group(pool: DesiredPool, disks: list[Disk], *, wiped: bool) -> CreateVolumeGroup:

@@ -27,6 +27,7 @@ class DiskRef(Struct, frozen=True):
     devno: str
     size_bytes: int
     serial: str = ""
+    diskseq: int | None = None
 
 
 class BaseStep(Struct, frozen=True, tag_field="do", kw_only=True):

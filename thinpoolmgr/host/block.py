@@ -175,6 +175,7 @@ def _observe(path: str, block: _Block, properties: UdevProperties, usage: Usage,
         devno=block.devno,
         # In sectors of 512 bytes whatever the device's own are.
         size_bytes=int(block.read("size")) * SECTOR_BYTES,
+        diskseq=read_diskseq(block.devno, roots),
         kind=_kind(block),
         sector_bytes=int(_read(block.queue / "logical_block_size", "512")),
         optimal_io_bytes=int(_read(block.queue / "optimal_io_size", "0")),
@@ -192,6 +193,16 @@ def _observe(path: str, block: _Block, properties: UdevProperties, usage: Usage,
         signatures=signatures,
         probe_error="; ".join(filter(None, (usage.trouble, *problems))),
     )
+
+
+def read_diskseq(devno: str, roots: Roots = _HOST) -> int | None:
+    """Return the kernel's count for the disk with this `MAJOR:MINOR`; a partition has its disk's, None is unknown."""
+    folder = roots.sys / "dev/block" / devno
+    for place in (folder, folder / ".."):
+        text = _read(place / "diskseq", "")
+        if text.isdigit():
+            return int(text)
+    return None
 
 
 def _kind(block: _Block) -> str:

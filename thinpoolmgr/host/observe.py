@@ -79,9 +79,13 @@ def _observe_disks(paths: list[str]) -> tuple[Disk, ...]:
     usage = block.read_usage()
     disks = []
     for path in dict.fromkeys(paths):
-        status = os.stat(path)
-        properties = udev.device_properties(f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}")
-        disks.append(block.observe_disk(path, properties, usage))
+        try:
+            properties = udev.device_properties(block.Roots().devno(path))
+        except OSError as error:
+            # Gone since LVM named it: what is on it is unknown.
+            disks.append(Disk(path, "", 0, opened_exclusively=None, signatures=None, probe_error=str(error)))
+        else:
+            disks.append(block.observe_disk(path, properties, usage))
     return tuple(disks)
 
 

@@ -19,7 +19,7 @@ from thinpoolmgr.core.steps import (
     commands,
 )
 from thinpoolmgr.errors import RefusedError
-from thinpoolmgr.host import files
+from thinpoolmgr.host import block, files
 from thinpoolmgr.host.observe import observe
 from thinpoolmgr.host.retry import until_not_busy
 from thinpoolmgr.host.runner import CommandRunner, failed
@@ -92,8 +92,12 @@ def _require_same_disk(ref: DiskRef) -> None:
             f"{ref.path} is no longer there", str(error), "Attach it, and run this again.", code="DISK_MISSING"
         ) from error
     devno = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
-    if not stat.S_ISBLK(status.st_mode) or (ref.devno and devno != ref.devno):
+    swapped = ref.diskseq is not None and block.read_diskseq(devno) != ref.diskseq
+    if not stat.S_ISBLK(status.st_mode) or (ref.devno and devno != ref.devno) or swapped:
         summary = f"{ref.path} is another device than when the plan was made"
         raise RefusedError(
-            summary, f"It was {ref.devno} and is {devno}.", "Run this again to plan anew.", code="DISK_SWAPPED"
+            summary,
+            f"It was {ref.devno}, disk {ref.diskseq}; it is {devno}, disk {block.read_diskseq(devno)}.",
+            "Run this again to plan anew.",
+            code="DISK_SWAPPED",
         )

@@ -190,7 +190,7 @@ def _read_flags(file: str) -> _Flags:
 
 def _read_config(config_file: str, flags: tuple[_Flags, ...], paths: DockerPaths) -> _Config:
     named = _first_value(flags, ("--config-file",))
-    path = (named or paths.config) if config_file == "auto" else config_file
+    path = {"auto": named or paths.config, "daemon.json": paths.config}.get(config_file, config_file)
     root = _first_value(flags, _ROOT_FLAGS)
     text: str | None = None
     try:
