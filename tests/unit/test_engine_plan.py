@@ -8,6 +8,7 @@ import support
 from msgspec.structs import replace
 
 from thinpoolmgr.core.engine_plan import check_engine, move_aside, plan_engine_start, stop_engine
+from thinpoolmgr.core.model import ServiceState
 from thinpoolmgr.core.plan import Memory
 from thinpoolmgr.core.planner import plan_apply
 from thinpoolmgr.core.steps import MoveStateAside, StartEngine, StopEngine, WriteEngineConfig, step_mark, step_name
@@ -114,7 +115,7 @@ def test_a_running_engine_without_systemd_is_refused_with_its_pid() -> None:
 
 
 def test_an_engine_started_by_hand_beside_its_unit_is_not_stopped_by_systemd() -> None:
-    by_hand = support.docker(running=True, service=support.ServiceState(systemd=True, unit="docker.service"))
+    by_hand = support.docker(running=True, service=ServiceState(systemd=True, unit="docker.service"))
     refused = plan(by_hand)
     assert (codes(refused), "4711" in refused.refusals[0].summary) == (["ENGINE_RUNNING"], True)
 
