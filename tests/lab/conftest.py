@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
+import tenacity
 from lab_tool import STATE_FOLDER, Tool
 
 from thinpoolmgr.errors import ThinpoolmgrError
@@ -135,10 +135,14 @@ def attached_loops() -> set[str]:
 
 
 def wait_until(is_true: Callable[[], bool], seconds: float = WAIT_SECONDS) -> None:
-    """Wait, not for ever, until a deferred removal is over."""
-    deadline = time.monotonic() + seconds
-    while not is_true() and time.monotonic() < deadline:
-        time.sleep(POLL_SECONDS)
+    """Wait, not for ever, until something that ends by itself is over."""
+    policy = tenacity.Retrying(
+        retry=tenacity.retry_if_result(lambda result: not result),
+        wait=tenacity.wait_fixed(POLL_SECONDS),
+        stop=tenacity.stop_after_delay(seconds),
+        retry_error_callback=lambda _state: False,
+    )
+    policy(is_true)
 
 
 def run(*command: str, check: bool = True) -> subprocess.CompletedProcess[str]:

@@ -72,6 +72,16 @@ def test_when_full_is_set_back() -> None:
     assert commands(step) == (("lvchange", "--errorwhenfull", "n", "docker/thinpool"),)
 
 
+def test_a_name_that_may_change_is_warned_of_while_it_matters() -> None:
+    stable = "/dev/disk/by-id/ata-1"
+    shot = support.snapshot(support.disk("/dev/sdb", links=("/dev/disk/by-path/x", stable)))
+    (warning,) = plan(shot).warnings
+    assert warning.startswith("/dev/sdb may be another disk")
+    assert stable in warning
+    assert plan(shot, support.pool("docker", stable)).warnings == ()
+    assert plan(support.deactivated(HEALTHY)).warnings == ()
+
+
 def test_a_kernel_that_does_not_do_what_lvm_says_gets_its_table_again() -> None:
     (step,) = plan(support.with_status(HEALTHY, when_full="error")).steps
     assert commands(step) == (("lvchange", "--refresh", "docker/thinpool"),)

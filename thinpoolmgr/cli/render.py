@@ -102,6 +102,13 @@ class Renderer:
         """Print one line for people beside the result."""
         click.echo(text, err=True, nl=newline, color=self._options.color)
 
+    def warn(self, text: str) -> None:
+        """Print a warning beside the result."""
+        first, *others = _wrapped(text, " " * len("warning: "))
+        self.err(click.style("warning: ", fg="yellow", bold=True) + first.lstrip())
+        for line in others:
+            self.err(line)
+
     def json(self, document: object) -> None:
         """Print the one document of `--json`."""
         # msgspec refuses lone surrogates, which stand for undecodable bytes of arguments; json escapes them.
@@ -119,9 +126,12 @@ class Renderer:
                 say(click.style(line, bold=True))
             for step in steps:
                 self._plan_step(step, say)
-        for note in plan.notes:
+        # Carrying it out repeats the notes at the end, where what is left to the user matters.
+        for note in () if to_stderr else plan.notes:
             for line in _wrapped(f"Note: {note}", ""):
                 say(line)
+        for warning in plan.warnings:
+            self.warn(warning)
         if plan.steps:
             say("")
             say(self._summary(plan))

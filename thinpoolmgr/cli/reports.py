@@ -8,6 +8,7 @@ from thinpoolmgr.cli.options import global_options, options_of
 from thinpoolmgr.cli.pools import real_host, require_root
 from thinpoolmgr.cli.render import Renderer, plain
 from thinpoolmgr.config import load_config
+from thinpoolmgr.core.desired import unstable_name_warning, unstable_names
 from thinpoolmgr.core.documents import status_document
 
 _NOTEWORTHY = 2
@@ -46,9 +47,12 @@ def check(context: click.Context) -> None:
     options = options_of(context)
     loaded = load_config(options.config)
     renderer = Renderer(options)
+    warnings = [unstable_name_warning(path) for pool in loaded.desired.pools for path in unstable_names(pool)]
     if options.json:
-        renderer.json({"schema": 1, "valid": True, "files": loaded.files})
+        renderer.json({"schema": 1, "valid": True, "files": loaded.files, "warnings": warnings})
     else:
+        for warning in warnings:
+            renderer.warn(warning)
         renderer.out(plain(f"Valid: {', '.join(loaded.files)}"))
 
 

@@ -19,6 +19,7 @@ MAX_CHUNK_BYTES = GIB
 MIN_METADATA_BYTES = 2 * KIB * KIB
 MAX_METADATA_BYTES = 16_184 * KIB * KIB
 """15.8 GiB: what a cropping LVM (2.03.14 and later) and every older one can use."""
+_KERNEL_NAME = re.compile(r"/dev/(sd|vd|xvd|hd|nvme|mmcblk|dm-|md)[a-z0-9]*", re.ASCII)
 _EXTENT_SHARE = re.compile(r"(\d{1,3})%(VG|FREE)", re.ASCII)
 
 
@@ -127,6 +128,17 @@ def parse_share(text: str) -> tuple[int, str] | None:
     """Return `(95, "VG")` for `95%VG`; None when `text` is no share. Shares are of the group's extents."""
     match = _EXTENT_SHARE.fullmatch(text)
     return (int(match[1]), match[2]) if match else None
+
+
+def unstable_names(pool: DesiredPool) -> list[str]:
+    """Return the devices of `pool` that are named as the kernel happened to find them at this boot."""
+    return [path for path in (*pool.config.devices, *pool.config.spare_devices) if _KERNEL_NAME.fullmatch(path)]
+
+
+def unstable_name_warning(path: str, links: tuple[str, ...] = ()) -> str:
+    """Return the warning for one such name, with a lasting name of the same disk where one is known."""
+    stable = next((link for link in links if link.startswith("/dev/disk/by-id/")), "a name below /dev/disk/by-id")
+    return f"{path} may be another disk after the next boot; {stable} stays the same."
 
 
 def find_problems(desired: DesiredState) -> list[Problem]:

@@ -41,6 +41,7 @@ class PlanDocument(Struct, frozen=True):
     steps: tuple[StepDocument, ...]
     refusals: tuple[Refusal, ...]
     notes: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 class StepResult(Struct, frozen=True):
@@ -135,7 +136,7 @@ class StatusDocument(Struct, frozen=True):
 def plan_document(plan: Plan) -> PlanDocument:
     """Return `plan` as others read it."""
     steps = tuple(StepDocument(s.id, step_name(s), target(s), s.danger, s.reason, commands(s)) for s in plan.steps)
-    return PlanDocument(SCHEMA, bool(plan.steps), plan.fingerprint, steps, plan.refusals, plan.notes)
+    return PlanDocument(SCHEMA, bool(plan.steps), plan.fingerprint, steps, plan.refusals, plan.notes, plan.warnings)
 
 
 def error_document(error: ThinpoolmgrError) -> ErrorDocument:

@@ -28,6 +28,8 @@ class Plan(Struct, frozen=True):
     refusals: tuple[Refusal, ...] = ()
     notes: tuple[str, ...] = ()
     """What the user should know or do himself, such as starting an engine that no systemd runs."""
+    warnings: tuple[str, ...] = ()
+    """What the user should think about before he approves."""
     fingerprint: str = ""
 
     @property

@@ -6,7 +6,7 @@ first step is planned: one refusal anywhere, and nothing is carried out.
 
 from __future__ import annotations
 
-from thinpoolmgr.core.desired import DesiredPool, DesiredState
+from thinpoolmgr.core.desired import DesiredPool, DesiredState, unstable_name_warning, unstable_names
 from thinpoolmgr.core.engine_plan import plan_engine, plan_engine_start
 from thinpoolmgr.core.guards import check_disk, check_paths, describe_contents, foreign_signatures
 from thinpoolmgr.core.leftovers import find_leftovers, unexpected_lvs
@@ -33,10 +33,12 @@ def plan_apply(desired: DesiredState, snapshot: Snapshot, memory: Memory) -> Pla
     refusals = check_paths(desired, snapshot)
     steps: list[Step] = []
     notes: list[str] = []
+    warnings: list[str] = []
     for pool in desired.pools:
         view = view_pool(pool, snapshot)
         pool_steps, pool_refusals = _plan_pool(view, snapshot, memory)
         steps += pool_steps
+        warnings += _warn_of_names(view, snapshot) if pool_steps else []
         refusals += _without_repeats(pool_refusals, refusals)
         engine = desired.engine_of(pool.name)
         if engine is not None:
@@ -44,7 +46,7 @@ def plan_apply(desired: DesiredState, snapshot: Snapshot, memory: Memory) -> Pla
             steps += engine_plan.steps
             refusals += engine_plan.refusals
             notes += engine_plan.notes
-    return Plan(numbered(steps), tuple(refusals), tuple(notes), fingerprint_of_host(desired, snapshot))
+    return Plan(numbered(steps), tuple(refusals), tuple(notes), tuple(warnings), fingerprint_of_host(desired, snapshot))
 
 
 def plan_activate(pool: DesiredPool, desired: DesiredState, snapshot: Snapshot, memory: Memory) -> Plan:
@@ -63,7 +65,7 @@ def plan_activate(pool: DesiredPool, desired: DesiredState, snapshot: Snapshot, 
         engine_plan = plan_engine_start(engine, snapshot, memory, pool.name)
         steps += engine_plan.steps
         notes = engine_plan.notes
-    return Plan(numbered(steps), tuple(refusals), notes, fingerprint_of_host(desired, snapshot))
+    return Plan(numbered(steps), tuple(refusals), notes, fingerprint=fingerprint_of_host(desired, snapshot))
 
 
 def fingerprint_of_host(desired: DesiredState, snapshot: Snapshot) -> str:
@@ -114,6 +116,14 @@ def _plan_new_group(view: PoolView, snapshot: Snapshot, memory: Memory) -> tuple
     wipes = _wipes(disks, pool, snapshot, memory)
     steps: list[Step] = [*wipes, _create_group(pool, disks, wiped=bool(wipes)), _create_pool(pool, sizes)]
     return [*steps, *_when_full(pool, "queue")], []
+
+
+def _warn_of_names(view: PoolView, snapshot: Snapshot) -> list[str]:
+    """Later LVM knows its disks by uuid; it is now that a name must mean the right one."""
+    if view.group is not None:
+        return []
+    found = [(path, snapshot.find_disk(path)) for path in unstable_names(view.pool)]
+    return [unstable_name_warning(path, disk.links) for path, disk in found if disk]
 
 
 def _fit(pool: DesiredPool, total: int, free: int, extent_bytes: int, refusals: list[Refusal]) -> PoolSizes | None:

@@ -43,7 +43,9 @@ def plan_deactivate(pool: DesiredPool, desired: DesiredState, snapshot: Snapshot
         steps += remove_parts(view)
     elif not refusals and view.device is not None and view.state is not PoolState.LOST:
         steps.append(DeactivatePool(reason=f"{pool.path} is active", pool=pool.name, group=pool.group, lv=pool.lv))
-    return Plan(() if refusals else numbered(steps), tuple(refusals), (), fingerprint_of_host(desired, snapshot))
+    return Plan(
+        () if refusals else numbered(steps), tuple(refusals), fingerprint=fingerprint_of_host(desired, snapshot)
+    )
 
 
 def plan_destroy(
@@ -64,7 +66,10 @@ def plan_destroy(
         steps += moves
         refusals += obstacles
     return Plan(
-        () if refusals else numbered(steps), tuple(refusals), tuple(notes), fingerprint_of_host(desired, snapshot)
+        () if refusals else numbered(steps),
+        tuple(refusals),
+        tuple(notes),
+        fingerprint=fingerprint_of_host(desired, snapshot),
     )
 
 
