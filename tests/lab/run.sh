@@ -1,7 +1,6 @@
 #!/bin/bash
-# Runs the lab tests. On the host: boots two throw-away kernels at once, each with its share of the test files, and one
-# with systemd for those that need it; or, with arguments, one kernel with these as pytest's arguments. Inside the
-# kernel: is pytest.
+# Runs the lab tests. On the host: a throw-away kernel for each test file, two at a time, and one with systemd for those
+# that need it; or, with arguments, one kernel with these as pytest's arguments. Inside the kernel: is pytest.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -12,40 +11,28 @@ if [[ ${THINPOOLMGR_LAB:-} ]]; then
 fi
 
 in_guest() {
-    thinpoolmgr lab run --docker --memory 2500 --timeout 1200 tests/lab/run.sh "$@"
+    local options=()
+    [[ $1 == tests/lab/systemd* ]] && options=(--systemd)
+    thinpoolmgr lab run --docker --memory 2500 --timeout 1200 "${options[@]}" tests/lab/run.sh "$@"
 }
 
-under_systemd() {
-    thinpoolmgr lab run --docker --systemd --memory 2500 --timeout 600 tests/lab/run.sh "$@"
-}
-
-[[ ${1:-} == --systemd ]] && { under_systemd "${@:2}"; exit; }
 (($#)) && { in_guest "$@"; exit; }
 
+# two write at the same time: what a kernel said is shown when it has ended
+show_in_one_piece() {
+    local said code=0
+    said=$(in_guest "$@" 2>&1) || code=$?
+    flock "$lock" printf '%s\n' "$said"
+    return "$code"
+}
+
 thinpoolmgr lab root >/dev/null
-# long files tend to hold long tests: dealt out by size, the two shares take about the same time
-mapfile -t files < <(find tests/lab -maxdepth 1 -name 'test_*.py' -printf '%s %p\n' | sort -rn | cut -d' ' -f2)
-first=() second=()
-for i in "${!files[@]}"; do
-    case $((i % 4)) in 0 | 3) first+=("${files[i]}") ;; *) second+=("${files[i]}") ;; esac
-done
-output=$(mktemp)
+lock=$(mktemp)
+trap 'rm -f "$lock"' EXIT
+export lock
+export -f in_guest show_in_one_piece
+# long files tend to hold long tests: begun first, they do not keep the last one waiting
 {
-    code=0
-    in_guest "${second[@]}" || code=$?
-    under_systemd tests/lab/systemd || code=$?
-    exit "$code"
-} >"$output" 2>&1 &
-other=$!
-trap 'kill "$other" 2>/dev/null || true; wait "$other" || true; rm -f "$output"' EXIT
-code=0
-in_guest "${first[@]}" || code=$?
-echo
-echo "-- the second kernel, which ran at the same time"
-trap 'kill "$other" "${tail:-}" 2>/dev/null || true; rm -f "$output"' EXIT
-tail --lines=+1 --follow --pid="$other" "$output" &
-tail=$!
-wait "$other" || code=$?
-wait "$tail" || true
-trap 'rm -f "$output"' EXIT
-exit "$code"
+    echo tests/lab/systemd
+    find tests/lab -maxdepth 1 -name 'test_*.py' -printf '%s %p\n' | sort -rn | cut -d' ' -f2
+} | xargs -P 2 -I{} bash -euo pipefail -c 'show_in_one_piece "$1"' _ {}

@@ -102,7 +102,7 @@ def test_a_running_engine_is_stopped_before_and_started_after() -> None:
     assert isinstance(start, StartEngine)
     assert (stop.danger, move.danger, start.danger) == ("outage", "safe", "safe")
     assert stop.units == start.units == ("docker.socket", "docker.service")
-    assert move.paths == ("/var/lib/docker/devicemapper", "/var/lib/docker/image/devicemapper")
+    assert move.paths == ("/var/lib/docker/image/devicemapper", "/var/lib/docker/devicemapper")
     assert move.into.startswith("/var/lib/docker/thinpoolmgr-stale-")
     assert found.notes == ()
 
@@ -177,9 +177,28 @@ def test_state_of_another_pool_that_exists_is_foreign() -> None:
 
 def test_the_folder_aside_is_the_same_for_the_same_state() -> None:
     found = support.docker()
-    first = move_aside(found, support.STALE, "r", "p")
-    assert move_aside(found, support.STALE, "another", "p").into == first.into
-    assert move_aside(found, replace(support.STALE, transaction_id=8), "r", "p").into != first.into
+    first = move_aside(found, support.STALE, "r", "p", NOTHING)
+    assert move_aside(found, support.STALE, "another", "p", NOTHING).into == first.into
+    assert move_aside(found, replace(support.STALE, transaction_id=8), "r", "p", NOTHING).into != first.into
+
+
+def test_a_move_that_was_cut_short_goes_on_into_the_same_folder() -> None:
+    found = support.docker()
+    first = move_aside(found, support.STALE, "r", "p", NOTHING)
+    half = replace(support.STALE, related=())
+    second = move_aside(found, half, "r", "p", Memory(interrupted=(first,)))
+    assert (second.paths, second.into) == (first.paths, first.into)
+    assert move_aside(found, half, "r", "p", NOTHING).into != first.into
+
+
+def test_a_base_size_below_what_docker_has_is_refused() -> None:
+    used = replace(support.STALE, transaction_id=1, devices=())
+    shot = support.with_status(HEALTHY, transaction_id=1, used_data_blocks=10)
+    big = support.docker(configured=True, state=replace(used, base_size_bytes=20 * 2**30))
+    refused = plan(big, shot)
+    assert codes(refused) == ["BASE_SIZE_SHRINKS"]
+    assert 'base_size = "20GiB"' in refused.refusals[0].resolution
+    assert plan(support.docker(configured=True, state=used), shot).is_empty
 
 
 def test_starting_alone_needs_that_we_stopped_it() -> None:

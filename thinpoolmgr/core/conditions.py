@@ -188,6 +188,6 @@ def _engine(step: StopEngine | StartEngine | MoveStateAside | WriteEngineConfig,
             return "" if engine.running else f"{step.engine} is not running"
         case MoveStateAside():
             still = engine.state is not None and engine.state.path in step.paths
-            return f"{step.paths[0]} is still there" if still or engine.state_problem else ""
+            return f"{step.paths[-1]} is still there" if still or engine.state_problem else ""
         case WriteEngineConfig():
             return "" if engine.config_text == step.new_text else f"{step.path} does not have the new text"

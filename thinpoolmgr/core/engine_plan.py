@@ -8,6 +8,7 @@ from thinpoolmgr.core.engines import ENGINES, EngineRules
 from thinpoolmgr.core.lifecycle import PoolState, PoolView
 from thinpoolmgr.core.plan import Memory, Plan, Refusal, fingerprint_of
 from thinpoolmgr.core.steps import MoveStateAside, StartEngine, Step, StopEngine, WriteEngineConfig
+from thinpoolmgr.units import format_size, parse_size
 
 if TYPE_CHECKING:
     from thinpoolmgr.core.desired import DesiredEngine
@@ -24,10 +25,10 @@ def plan_engine(engine: DesiredEngine, view: PoolView, snapshot: Snapshot, memor
     rules = ENGINES[engine.kind]
     options = rules.storage_options(engine.config, view.dm_name)
     verdict = judge_state(found, view, snapshot)
-    refusal = _refuse_verdict(found, verdict)
+    refusal = _refuse_verdict(found, verdict) or _refuse_shrinking(engine, found, verdict)
     if refusal is not None:
         return Plan(refusals=(refusal,))
-    changes = [*_move_stale(found, verdict, view.pool.name), *_configure(rules, found, options, view)]
+    changes = [*_move_stale(found, verdict, view.pool.name, memory), *_configure(rules, found, options, view)]
     return _around(changes, found, memory, view.pool.name)
 
 
@@ -131,6 +132,20 @@ def _refuse_verdict(found: Engine, verdict: StateVerdict | None) -> Refusal | No
     return Refusal(code, path, summary, verdict.evidence, resolution)
 
 
+def _refuse_shrinking(engine: DesiredEngine, found: Engine, verdict: StateVerdict | None) -> Refusal | None:
+    have, want = format_size(present), format_size(wanted)
+    summary = f"the base device of {found.name} has {have}, and base_size asks for {want}"
+    present = found.state.base_size_bytes if found.state else None
+    wanted = parse_size(engine.config.base_size)
+    if present is None or present <= wanted or (verdict is not None and verdict.kind == "stale"):
+        return None
+    summary = f"{found.name}'s base device has {format_size(present)}, base_size asks for {format_size(wanted)}"
+
+    details = f"A base device cannot be made smaller, and {found.name} would not start."
+    resolution = f'Set base_size = "{format_size(present).replace(" ", "")}", or destroy the pool and apply again.'
+    return Refusal("BASE_SIZE_SHRINKS", found.name, summary, details, resolution)
+
+
 def check_obstacle(state: EngineState | None) -> Refusal | None:
     """Return why the engine's state must not be moved: a link or a mount point on it or below it."""
     if state is None or not state.obstacle:
@@ -141,18 +156,25 @@ def check_obstacle(state: EngineState | None) -> Refusal | None:
     )
 
 
-def _move_stale(found: Engine, verdict: StateVerdict | None, pool: str) -> list[Step]:
+def _move_stale(found: Engine, verdict: StateVerdict | None, pool: str, memory: Memory) -> list[Step]:
     if verdict is None or verdict.kind != "stale" or found.state is None:
         return []
-    return [move_aside(found, found.state, f"its pool is gone: {verdict.evidence}", pool)]
+    return [move_aside(found, found.state, f"its pool is gone: {verdict.evidence}", pool, memory)]
 
 
-def move_aside(found: Engine, state: EngineState, reason: str, pool: str) -> MoveStateAside:
-    """Return the step that moves `state` into a folder beside it; the same state always gives the same folder."""
+def move_aside(found: Engine, state: EngineState, reason: str, pool: str, memory: Memory) -> MoveStateAside:
+    """Return the step that moves `state` into a folder beside it; the same state always gives the same folder.
+
+    The driver's own folder goes last: while it is there, what a killed run left to be moved is seen.
+    """
+    paths = (*state.related, state.path)
     # Beside where it is, also where the data root is a link; a rename across file systems would not be one.
     into = f"{state.path.rpartition('/')[0]}/thinpoolmgr-stale-{fingerprint_of(state)[:12]}"
+    begun = [step for step in memory.interrupted if isinstance(step, MoveStateAside) and set(paths) < set(step.paths)]
+    if begun:
+        paths, into = begun[-1].paths, begun[-1].into
     reason = f"{reason}; it goes to {into}, whole"
-    return MoveStateAside(reason=reason, pool=pool, engine=found.name, paths=(state.path, *state.related), into=into)
+    return MoveStateAside(reason=reason, pool=pool, engine=found.name, paths=paths, into=into)
 
 
 def _configure(rules: EngineRules, found: Engine, options: tuple[str, ...], view: PoolView) -> list[Step]:

@@ -152,7 +152,7 @@ class StartEngine(BaseStep, frozen=True, tag="start-engine", kw_only=True):
 
 
 class MoveStateAside(BaseStep, frozen=True, tag="move-state-aside", kw_only=True):
-    """Move an engine's stale state, whole, into a new folder beside where it was."""
+    """Move an engine's stale state, whole, into a new folder beside where it was; the driver's folder is the last."""
 
     engine: str
     paths: tuple[str, ...]
@@ -216,7 +216,7 @@ def target(step: Step) -> str:
         case StopEngine() | StartEngine():
             return step.engine
         case MoveStateAside():
-            return step.paths[0]
+            return step.paths[-1]
         case WriteEngineConfig():
             return step.path
         case _:

@@ -62,7 +62,7 @@ def plan_destroy(
     found = snapshot.find_engine(engine.name) if engine else None
     notes: list[str] = []
     if found is not None and not refusals:
-        moves, notes, obstacles = _move_state(found, view, steps)
+        moves, notes, obstacles = _move_state(found, view, steps, memory)
         steps += moves
         refusals += obstacles
     return Plan(
@@ -223,7 +223,7 @@ def _remove_labels(
 
 
 def _move_state(
-    found: Engine, view: PoolView, steps: list[Step]
+    found: Engine, view: PoolView, steps: list[Step], memory: Memory
 ) -> tuple[list[MoveStateAside], list[str], list[Refusal]]:
     """The engine's state goes with its pool, but only a state that is known to be this pool's."""
     state = found.state
@@ -234,4 +234,4 @@ def _move_state(
     if obstacle := check_obstacle(state):
         return [], [], [obstacle]
     reason = f"it describes the images and containers in {view.pool.path}, which is gone"
-    return [move_aside(found, state, reason, view.pool.name)], [], []
+    return [move_aside(found, state, reason, view.pool.name, memory)], [], []
