@@ -133,14 +133,12 @@ def _refuse_verdict(found: Engine, verdict: StateVerdict | None) -> Refusal | No
 
 
 def _refuse_shrinking(engine: DesiredEngine, found: Engine, verdict: StateVerdict | None) -> Refusal | None:
-    have, want = format_size(present), format_size(wanted)
-    summary = f"the base device of {found.name} has {have}, and base_size asks for {want}"
+    """Docker does not start when dm.basesize is below what its base device has (deviceset.go)."""
     present = found.state.base_size_bytes if found.state else None
     wanted = parse_size(engine.config.base_size)
     if present is None or present <= wanted or (verdict is not None and verdict.kind == "stale"):
         return None
     summary = f"{found.name}'s base device has {format_size(present)}, base_size asks for {format_size(wanted)}"
-
     details = f"A base device cannot be made smaller, and {found.name} would not start."
     resolution = f'Set base_size = "{format_size(present).replace(" ", "")}", or destroy the pool and apply again.'
     return Refusal("BASE_SIZE_SHRINKS", found.name, summary, details, resolution)
