@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import json
 import shutil
@@ -16,7 +17,9 @@ from thinpoolmgr.core.documents import apply_document
 from thinpoolmgr.core.steps import (
     CreateThinPool,
     CreateVolumeGroup,
+    MoveStateAside,
     Step,
+    WriteEngineConfig,
     commands,
     step_mark,
     step_name,
@@ -40,6 +43,7 @@ _MAX_COLUMNS = 100
 _MARK_COLORS = {"+": "green", "~": "yellow", "!": "magenta", "-": "red"}
 _MARK_WORDS = {"+": "create", "~": "change", "!": "outage", "-": "destroys"}
 _SEVERITY_COLORS = {"info": "blue", "warning": "yellow", "error": "red"}
+_DIFF_COLORS = {"+": "green", "-": "red", " ": "white"}
 _GOOD_STATES = frozenset({"healthy", "running"})
 _BAD_STATES = frozenset(
     {
@@ -159,9 +163,8 @@ class Renderer:
         for line in _wrapped(step.reason, "      "):
             say(click.style(line, dim=True))
         if self._options.verbose:
-            for argv in commands(step):
-                for line in _wrapped_command(shell_words(argv)):
-                    say(click.style(line, fg="cyan"))
+            for line, color in _details(step):
+                say(click.style(line, fg=color))
 
     def _summary(self, plan: Plan) -> str:
         marks = [step_mark(step) for step in plan.steps]
@@ -188,10 +191,6 @@ class Renderer:
         ending = f"{words[result.result]} {result.seconds:6.2f} s"
         if not self._options.json:
             self.err(self._step_line(step, total, ending))
-        if self._options.verbose and not self._options.json:
-            for argv in commands(step):
-                for line in _wrapped_command(shell_words(argv)):
-                    self.err(click.style(line, fg="cyan"))
 
     def _step_line(self, step: Step, total: int, ending: str) -> str:
         mark = step_mark(step)
@@ -362,6 +361,25 @@ def _wrapped_command(text: str) -> list[str]:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _details(step: Step) -> Iterator[tuple[str, str]]:
+    """What a step does to the letter, line by line with its colour: commands, or the change of a file."""
+    for argv in commands(step):
+        yield from ((line, "cyan") for line in _wrapped_command(shell_words(argv)))
+    if isinstance(step, MoveStateAside):
+        yield from ((line, "cyan") for path in step.paths for line in _wrapped(f"{path} -> {step.into}/", "      "))
+    if isinstance(step, WriteEngineConfig):
+        old, new = (step.old_text or "").splitlines(), step.new_text.splitlines()
+        for line in difflib.unified_diff(old, new, n=1, lineterm=""):
+            if not line.startswith(("---", "+++", "@@")):
+                yield from ((piece, _DIFF_COLORS[line[0]]) for piece in _pieces(plain(line.expandtabs(4))))
+
+
+def _pieces(text: str) -> list[str]:
+    """Cut a line whose spaces matter into pieces that fit."""
+    width = columns() - 8
+    return [f"      {'' if start == 0 else '  '}{text[start : start + width]}" for start in range(0, len(text), width)]
 
 
 def _place(step: Step) -> str:

@@ -250,5 +250,5 @@ def _describe(state: EngineState) -> str:
     if state.devices:
         base = f", base device of {format_size(state.base_size_bytes)}" if state.base_size_bytes else ""
         ids = f" up to transaction {state.transaction_id}" if state.transaction_id else ""
-        return f"{len(state.devices)} devices{ids}{base}"
+        return f"{len(state.devices)} device{'s' if len(state.devices) > 1 else ''}{ids}{base}"
     return f"base device {state.base_device_uuid[:40]}" if state.base_device_uuid else "files but no record of a device"
