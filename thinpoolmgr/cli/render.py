@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import json
+import re
 import shutil
 import sys
 import textwrap
@@ -58,6 +59,7 @@ _BAD_STATES = frozenset(
         "unsupported",
     }
 )
+_OPTION_AND_ARGUMENT = re.compile(r"(--[a-z]+) (?!-)")
 _SHELL_SAFE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789@%+=:,./-_")
 
 
@@ -347,16 +349,17 @@ def _wrapped(text: str, indent: str) -> list[str]:
 
 
 def _wrapped_command(text: str) -> list[str]:
-    return [
-        *textwrap.wrap(
-            text,
-            columns() - 2,
-            initial_indent="      $ ",
-            subsequent_indent="          ",
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-    ]
+    # An option and its argument stay on one line.
+    glued = _OPTION_AND_ARGUMENT.sub("\\1\0", text)
+    lines = textwrap.wrap(
+        glued,
+        columns() - 2,
+        initial_indent="      $ ",
+        subsequent_indent="          ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return [line.replace("\0", " ") for line in lines]
 
 
 def _count(number: int, noun: str) -> str:
