@@ -47,6 +47,37 @@ class PoolState(StrEnum):
 RUNNING_STATES = frozenset({PoolState.HEALTHY, PoolState.TIGHT, PoolState.OUT_OF_DATA})
 
 
+_USABLE = (PoolState.HEALTHY, PoolState.TIGHT, PoolState.OUT_OF_DATA, PoolState.OUT_OF_METADATA)
+TRANSITIONS: tuple[tuple[PoolState, str, PoolState], ...] = (
+    (PoolState.ABSENT, "create-thin-pool", PoolState.HEALTHY),
+    (PoolState.HEALTHY, "use passes a threshold", PoolState.TIGHT),
+    (PoolState.TIGHT, "space is added or given back", PoolState.HEALTHY),
+    (PoolState.TIGHT, "data runs out", PoolState.OUT_OF_DATA),
+    (PoolState.OUT_OF_DATA, "space is added or given back", PoolState.TIGHT),
+    (PoolState.TIGHT, "metadata runs out", PoolState.OUT_OF_METADATA),
+    (PoolState.OUT_OF_METADATA, "metadata is added", PoolState.TIGHT),
+    *((state, "deactivate-pool", PoolState.INACTIVE) for state in _USABLE),
+    (PoolState.INACTIVE, "activate-pool", PoolState.HEALTHY),
+    (PoolState.INACTIVE, "remove-thin-pool", PoolState.ABSENT),
+    (PoolState.HEALTHY, "a metadata write fails", PoolState.NEEDS_CHECK),
+    (PoolState.HEALTHY, "the kernel gives up", PoolState.FAILED),
+    (PoolState.NEEDS_CHECK, "deactivate-pool", PoolState.INACTIVE),
+    (PoolState.FAILED, "deactivate-pool", PoolState.INACTIVE),
+    (PoolState.HEALTHY, "a disk goes missing", PoolState.PARTIAL),
+    (PoolState.INACTIVE, "a disk goes missing", PoolState.PARTIAL),
+    (PoolState.PARTIAL, "the disk comes back", PoolState.INACTIVE),
+    (PoolState.HEALTHY, "LVM's label is lost", PoolState.LOST),
+    (PoolState.LOST, "remove-dm-device", PoolState.ABSENT),
+)
+"""How a pool gets from state to state: by a step of a plan (its public name), or by what happens to it."""
+
+
+def draw_states() -> str:
+    """Return the transitions as a Mermaid state diagram, for the documentation."""
+    arrows = [f"    {before} --> {after}: {event}" for before, event, after in TRANSITIONS]
+    return "\n".join(["stateDiagram-v2", "    [*] --> absent", *arrows])
+
+
 class PoolView(Struct, frozen=True):
     """One pool of the configuration as the snapshot shows it."""
 
