@@ -6,6 +6,7 @@ what was expected.
 
 from __future__ import annotations
 
+import os
 import stat
 import tomllib
 from pathlib import Path
@@ -114,7 +115,7 @@ def _too_deep(path: Path) -> ConfigError:
 
 
 def _shown(path: Path) -> str:
-    return str(path).encode("utf-8", "backslashreplace").decode()
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _merge(into: dict[str, Any], new: dict[str, Any], prefix: str, origins: dict[str, str], file: str) -> None:

@@ -95,6 +95,8 @@ class RunResult(Struct, frozen=True):
     outcome: Literal["done", "nothing"]
     steps: tuple[StepResult, ...] = ()
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    """Only where nothing was to do; otherwise they were shown with the plan."""
 
 
 class RunError(Exception):
@@ -143,7 +145,7 @@ def carry_out(  # noqa: PLR0913, PLR0917 - the parts of a run
         raise_refusals(plan.refusals)
         if not plan.steps:
             _close_unfinished(runs)
-            return RunResult("", "nothing", notes=plan.notes)
+            return RunResult("", "nothing", notes=plan.notes, warnings=plan.warnings)
         reporter.show_plan(plan)
         if approve(plan, approval, reporter):
             _require_same_plan(planner(host.observe(), memory), plan)

@@ -101,6 +101,43 @@ def test_a_disk_held_by_device_mapper_is_refused(tool: Tool, loop_disks: MakeDis
     sh("dmsetup", "remove", "held")
 
 
+def test_a_disk_under_a_loop_device_is_refused(tool: Tool, loop_disks: MakeDisk) -> None:
+    disk = loop_disks(SIZE)
+    loop = sh("losetup", "--find", "--show", "--offset", str(100 * 2**20), disk.path).strip()
+    try:
+        sh("mkfs.ext4", "-q", loop)
+        tool.configure(disk.path, extra="wipe_signatures = true")
+        refuse(tool, disk, "DISK_HELD")
+    finally:
+        sh("losetup", "--detach", loop)
+
+
+def test_a_logical_volume_is_refused(tool: Tool, loop_disks: MakeDisk) -> None:
+    disk = loop_disks(SIZE)
+    sh("vgcreate", "-q", "others", disk.path)
+    sh("lvcreate", "-q", "-y", "-L", "200M", "-n", "lv", "others")
+    tool.configure("/dev/others/lv", extra="wipe_signatures = true")
+    planned = tool("plan", "--json")
+    assert planned.code == 3
+    assert [refusal["code"] for refusal in planned.document["refusals"]] == ["DISK_IS_LV"]
+
+
+def test_a_copy_of_our_disk_makes_the_pool_unknown(tool: Tool, loop_disks: MakeDisk) -> None:
+    disk, copy = loop_disks(SIZE), loop_disks(SIZE)
+    tool.configure(disk.path)
+    tool.succeed("apply", "--yes")
+    tool.succeed("deactivate", "docker", "--yes")
+    sh("dd", f"if={disk.path}", f"of={copy.path}", "bs=1M", "conv=fsync")
+    sh("udevadm", "settle")
+    assert tool.pool()["state"] == "unknown"
+    for command in (("apply",), ("destroy", "docker"), ("activate", "docker")):
+        assert tool(*command, "--yes", "--allow", "destroy,outage").code == 3
+    sh("wipefs", "--all", "--force", copy.path)
+    sh("udevadm", "settle")
+    tool.succeed("apply", "--yes")
+    assert tool.pool()["state"] == "healthy"
+
+
 def test_a_disk_opened_exclusively_is_refused(tool: Tool, loop_disks: MakeDisk) -> None:
     disk = loop_disks(SIZE)
     tool.configure(disk.path, extra="wipe_signatures = true")

@@ -178,6 +178,46 @@ def test_a_broken_daemon_json_is_named_before_anything_is_written(tool: Tool, lo
     assert "docker-thinpool" not in dm_names()
 
 
+def test_a_read_only_etc_is_seen_before_the_pool_is_made(tool: Tool, loop_disks: MakeDisk) -> None:
+    disk = loop_disks(SIZE)
+    tool.configure(disk.path, engine=ENGINE)
+    sh("mount", "--bind", DAEMON_JSON.parent, DAEMON_JSON.parent)
+    sh("mount", "-o", "remount,bind,ro", DAEMON_JSON.parent)
+    try:
+        refused = tool("apply", "--yes")
+    finally:
+        sh("umount", DAEMON_JSON.parent)
+    assert refused.code == 3
+    assert "ENGINE_CONFIG_UNWRITABLE" in refused.err
+    assert is_blank(disk.path)
+
+
+@pytest.mark.parametrize("text", ['{"storage-opts": "dm.fs=xfs"}', '{"storage-opts": [1]}', "[]"])
+def test_a_daemon_json_of_the_wrong_shape_is_named(tool: Tool, loop_disks: MakeDisk, text: str) -> None:
+    tool.configure(loop_disks(SIZE).path, engine=ENGINE)
+    DAEMON_JSON.write_text(text, "utf-8")
+    refused = tool("plan")
+    assert refused.code == 3
+    assert "ENGINE_CONFIG_INVALID" in refused.out
+    findings = tool.succeed("status", "--json").document["findings"]
+    assert "ENGINE_CONFIG_INVALID" in [finding["code"] for finding in findings]
+
+
+def test_a_docker_that_the_configuration_leaves_out_keeps_its_pool(
+    tool: Tool, loop_disks: MakeDisk, tmp_path: Path
+) -> None:
+    disk = loop_disks(SIZE)
+    tool.configure(disk.path, engine=ENGINE)
+    tool.succeed("apply", "--yes")
+    tool.configure(disk.path)
+    with Dockerd(tmp_path / "log") as dockerd:
+        for command in (DESTROY, ("deactivate", "docker", "--yes", "--allow", "outage")):
+            refused = tool(*command)
+            assert refused.code == 3
+            assert str(dockerd.pid) in refused.err
+    tool.succeed(*DESTROY)
+
+
 def test_state_under_a_mount_is_not_moved(tool: Tool, loop_disks: MakeDisk, tmp_path: Path) -> None:
     disk = loop_disks(SIZE)
     tool.configure(disk.path, engine=ENGINE)

@@ -322,7 +322,8 @@ def test_json_of_a_bad_configuration_is_a_document(cli: Cli) -> None:
     cli.config.write_text("= 1")
     for args in (["plan"], ["apply"], ["status"], ["config", "check"]):
         code, document = cli.json(*args)
-        assert (code, document["outcome"], document["error"]["code"]) == (78, "refused", "CONFIG")
+        assert (code, document["error"]["code"]) == (78, "CONFIG")
+        assert document.get("outcome") == ("refused" if args == ["apply"] else None)
 
 
 def test_the_plan_document(cli: Cli) -> None:

@@ -175,6 +175,34 @@ def test_state_of_another_pool_that_exists_is_foreign() -> None:
     assert codes(plan_apply(state, support.deactivated(found, "old"), NOTHING)) == ["ENGINE_STATE_FOREIGN"]
 
 
+def test_state_that_no_name_ties_to_a_pool_stays_when_there_is_another_pool() -> None:
+    shot = support.with_pool(
+        support.snapshot(support.disk("/dev/sdb"), support.disk("/dev/sdc")), support.pool("old", "/dev/sdb")
+    )
+    configured = replace(shot, configured_devices=support.snapshot(*shot.disks).configured_devices)
+    state = support.desired(support.pool("docker", "/dev/sdc"), engines=(support.engine(),))
+    found = support.with_engine(configured, support.docker(config_text="{}", state=support.STALE))
+    (refusal,) = [r for r in plan_apply(state, found, NOTHING).refusals if r.code == "ENGINE_STATE_UNKNOWN"]
+    assert "old-thinpool" in refusal.details
+
+
+def test_stale_state_is_seen_while_the_engine_runs_on_another_driver() -> None:
+    running = support.docker(running=True, driver="vfs", state=support.STALE)
+    assert names(plan(running))[:2] == ["stop-engine", "move-state-aside"]
+
+
+def test_an_engine_that_systemd_keeps_trying_to_start_is_stopped_first() -> None:
+    service = ServiceState(systemd=True, unit="docker.service", active=None)
+    trying = support.docker(state=support.STALE, service=service)
+    assert names(plan(trying)) == ["stop-engine", "move-state-aside", "write-engine-config", "start-engine"]
+
+
+def test_a_configuration_that_cannot_be_written_is_refused_before_the_pool_is_made() -> None:
+    refused = plan(support.docker(config_unwritable="its folder is read-only"), support.snapshot())
+    assert codes(refused) == ["ENGINE_CONFIG_UNWRITABLE"]
+    assert plan(support.docker(configured=True, config_unwritable="its folder is read-only")).is_empty
+
+
 def test_the_folder_aside_is_the_same_for_the_same_state() -> None:
     found = support.docker()
     first = move_aside(found, support.STALE, "r", "p", NOTHING)

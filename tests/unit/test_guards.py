@@ -14,7 +14,7 @@ from thinpoolmgr.core.guards import (
     is_our_leftover,
     is_same_disk,
 )
-from thinpoolmgr.core.model import ConfiguredDevice, PhysicalVolume, Signature
+from thinpoolmgr.core.model import ConfiguredDevice, DmDevice, PhysicalVolume, Signature
 from thinpoolmgr.core.plan import Memory
 from thinpoolmgr.core.steps import CreateVolumeGroup, DiskRef, RemovePhysicalVolumes
 from thinpoolmgr.units import GIB, MIB
@@ -116,6 +116,33 @@ def test_a_label_that_lvm_hides_or_calls_a_duplicate_is_never_wiped(listed: tupl
         assert [refusal.code for refusal in check(disk, wipe=wipe, shot=shot)] == ["DISK_UNKNOWN"]
 
 
+def test_a_partition_with_a_label_that_lvm_does_not_list_is_never_wiped() -> None:
+    disk = support.disk(partitions=("/dev/sdb1",), labelled_partitions=("/dev/sdb1",), signatures=(GPT,))
+    orphan = PhysicalVolume("/dev/sdb1", "uuid", 2**30)
+    for wipe in (False, True):
+        assert [r.code for r in check(disk, wipe=wipe)] == ["DISK_UNKNOWN"]
+    listed = replace(support.snapshot(disk), orphan_pvs=(orphan,))
+    assert check(disk, wipe=True, shot=listed) == []
+    unreadable = replace(disk, labelled_partitions=None)
+    assert [r.code for r in check(unreadable, wipe=True)] == ["DISK_UNKNOWN"]
+
+
+def test_a_logical_volume_is_no_disk() -> None:
+    disk = support.disk("/dev/dm-3", devno="254:3")
+    volume = DmDevice("vg-lv", "LVM-abc", "254:3", 0, targets=("linear",))
+    shot = replace(support.snapshot(disk), dm_devices=(volume,))
+    assert [r.code for r in check(disk, wipe=True, shot=shot)] == ["DISK_IS_LV"]
+
+
+@pytest.mark.parametrize("order", [("/dev/sdb", "/dev/sdb1"), ("/dev/sdb1", "/dev/sdb")])
+def test_a_disk_and_its_partition_are_the_same_disk(order: tuple[str, ...]) -> None:
+    whole, part = support.disk("/dev/sdb", partitions=("/dev/sdb1",)), support.disk("/dev/sdb1")
+    devices = tuple(ConfiguredDevice(path, path) for path in order)
+    shot = replace(support.snapshot(whole, part), configured_devices=devices)
+    (refusal,) = check_paths(support.desired(support.pool("docker", *order)), shot)
+    assert (refusal.code, refusal.exit_code) == ("SAME_DISK_TWICE", 78)
+
+
 def test_a_blank_disk_is_taken() -> None:
     assert check(support.disk()) == []
     assert check(support.disk(size_bytes=16 * MIB)) == []
@@ -155,7 +182,7 @@ def test_a_path_that_was_not_looked_at_is_refused() -> None:
 def test_the_same_disk_through_a_link_is_an_error_of_the_configuration() -> None:
     (refusal,) = paths(ConfiguredDevice("/dev/sdb", "/dev/sdb"), ConfiguredDevice("/dev/disk/by-id/x", "/dev/sdb"))
     assert (refusal.code, refusal.exit_code) == ("SAME_DISK_TWICE", 78)
-    assert refusal.summary == "/dev/disk/by-id/x and /dev/sdb are the same disk, /dev/sdb"
+    assert refusal.summary == "/dev/disk/by-id/x and /dev/sdb are, or are on, the same disk, /dev/sdb"
 
 
 def test_the_same_disk_in_two_pools_and_among_the_spares_is_found() -> None:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import support
@@ -142,9 +142,57 @@ def test_an_inactive_pool_is_activated() -> None:
     assert step_mark(found.steps[0]) == "~"
 
 
-@pytest.mark.parametrize("status", [{"used_data_blocks": 19000}, {"mode": "out_of_data_space"}, {"needs_check": True}])
-def test_a_pool_that_is_merely_full_or_to_be_checked_is_not_made_again(status: dict[str, object]) -> None:
-    assert plan(support.healthy(**status)).is_empty
+@pytest.mark.parametrize("status", [{"used_data_blocks": 19000}, {"mode": "out_of_data_space"}])
+def test_a_pool_that_is_merely_full_is_warned_of(status: dict[str, object]) -> None:
+    found = plan(support.healthy(**status))
+    assert found.is_empty
+    assert "docker/thinpool is" in found.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        ({"needs_check": True}, "POOL_NEEDS_CHECK"),
+        ({"mode": "ro", "used_metadata_blocks": 3072}, "POOL_OUT_OF_METADATA"),
+        ({"mode": "ro"}, "POOL_READ_ONLY"),
+    ],
+)
+def test_a_pool_that_cannot_be_written_is_not_as_described(status: dict[str, object], code: str) -> None:
+    found = plan(support.healthy(**status))
+    assert (codes(found), found.steps) == ([code], ())
+
+
+@pytest.mark.parametrize(
+    ("config", "key", "way"),
+    [
+        ({"discards": "ignore"}, "discards", "lvchange --discards ignore docker/thinpool"),
+        ({"zero_new_blocks": True}, "zero_new_blocks", "lvchange --zero y docker/thinpool"),
+        ({"data_size": "20GiB"}, "data_size", "lvextend --size 20g docker/thinpool"),
+        ({"metadata_size": "1GiB"}, "metadata_size", "lvextend --poolmetadatasize 1g docker/thinpool"),
+    ],
+)
+def test_a_key_that_the_pool_does_not_have_is_said_with_the_way(config: dict[str, Any], key: str, way: str) -> None:
+    found = plan(HEALTHY, support.pool(**config))
+    assert (codes(found), found.steps) == (["SETTING_DIFFERS"], ())
+    assert found.refusals[0].target == f"pools.docker.{key}"
+    assert way in found.refusals[0].resolution
+
+
+def test_a_pool_that_has_grown_is_as_described() -> None:
+    assert plan(HEALTHY, support.pool(data_size="1GiB", metadata_size="4MiB")).is_empty
+
+
+def test_a_configured_disk_that_is_not_in_the_group_is_said() -> None:
+    more = support.with_pool(support.snapshot(support.disk("/dev/sdb")))
+    new = support.disk("/dev/sdc")
+    shot = replace(
+        more,
+        disks=(*more.disks, new),
+        configured_devices=(*more.configured_devices, ConfiguredDevice("/dev/sdc", "/dev/sdc")),
+    )
+    found = plan(shot, support.pool("docker", "/dev/sdb", "/dev/sdc"))
+    assert codes(found) == ["DEVICE_NOT_IN_GROUP"]
+    assert "vgextend docker /dev/sdc" in found.refusals[0].resolution
 
 
 def test_signatures_are_wiped_only_where_that_is_allowed_and_marked_as_destruction() -> None:
@@ -217,7 +265,7 @@ def test_what_is_foreign_broken_or_unknown_is_left_alone(shot: Snapshot, code: s
 
 def test_another_chunk_size_is_refused_with_the_present_one() -> None:
     found = plan(HEALTHY, support.pool(chunk_size="1MiB"))
-    assert (codes(found), names(found)) == (["CHUNK_SIZE_FIXED"], [])
+    assert (codes(found), names(found)) == (["SETTING_DIFFERS"], [])
     assert '"512KiB"' in found.refusals[0].resolution
 
 

@@ -6,6 +6,7 @@ import pytest
 import support
 from msgspec.structs import replace
 
+from thinpoolmgr.core.desired import with_implied_engine
 from thinpoolmgr.core.model import PhysicalVolume, ServiceState
 from thinpoolmgr.core.plan import Memory
 from thinpoolmgr.core.steps import (
@@ -262,6 +263,31 @@ def test_state_that_cannot_be_moved_is_found_before_anything_is_destroyed() -> N
     engine = replace(support.docker(), state=replace(support.STALE, obstacle="/x is a mount point"))
     found = destroy(support.with_engine(HEALTHY, engine), state=WITH_DOCKER)
     assert (codes(found), names(found)) == (["ENGINE_STATE_IMMOVABLE"], [])
+
+
+def test_mounts_of_running_containers_do_not_stand_against_stopping_them() -> None:
+    state = replace(support.STALE, obstacle="devicemapper/mnt/1 is a mount point")
+    running = support.docker(running=True, configured=True, state=state, containers=("web",))
+    found = destroy(support.with_engine(HEALTHY, running), state=WITH_DOCKER)
+    assert names(found)[0] == "stop-engine"
+    assert names(found)[-1] == "move-state-aside"
+
+
+@pytest.mark.parametrize("configured", [True, False])
+def test_an_engine_that_the_configuration_leaves_out_is_looked_for(*, configured: bool) -> None:
+    pool = support.pool()
+    implied = with_implied_engine(support.desired(pool), pool)
+    running = support.docker(running=True, configured=configured, driver="devicemapper" if configured else "overlay2")
+    found = plan_deactivate(pool, implied, support.with_engine(HEALTHY, running), NOTHING)
+    assert names(found)[0] == ("stop-engine" if configured else "deactivate-pool")
+
+
+def test_taking_away_a_pool_that_somebody_unknown_uses_is_an_outage() -> None:
+    used = support.with_status(HEALTHY, transaction_id=3)
+    (step,) = plan_deactivate(support.pool(), support.desired(), used, NOTHING).steps
+    assert step.danger == "outage"
+    (step,) = plan_deactivate(support.pool(), support.desired(), HEALTHY, NOTHING).steps
+    assert step.danger == "safe"
 
 
 def test_deactivation_stops_the_engine_and_leaves_the_data() -> None:

@@ -72,15 +72,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except click.UsageError as error:
         _print_usage_error(error, options, arguments)
         sys.exit(_USAGE)
-    except click.Abort:
+    except (click.Abort, KeyboardInterrupt):
+        # A run under way ends its step first and says so itself; this is before one began, or at its question.
+        _renderer(options).error(ThinpoolmgrError("interrupted; nothing was changed", code="INTERRUPTED"))
         sys.exit(_INTERRUPTED)
     except ThinpoolmgrError as error:
         _renderer(options).error(error)
         sys.exit(error.exit_code)
-    except BrokenPipeError:
-        # The reader of our output went away; there is nobody left to tell.
-        sys.stderr.close()
-        sys.exit(_FAILED)
     except Exception as error:  # noqa: BLE001 - the one place where everything ends: no traceback reaches a user
         _print_bug(error, options)
         sys.exit(_FAILED)

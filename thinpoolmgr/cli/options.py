@@ -20,8 +20,11 @@ class Options(Struct):
 
     config: Path | None = None
     json: bool = False
+    simulate: bool = False
     verbose: bool = False
     no_color: bool = False
+    carries_out: bool = False
+    """The command is one of those that carry out a plan: its JSON document is a run's."""
 
     @property
     def color(self) -> bool | None:
@@ -56,6 +59,13 @@ def global_options(function: _Function) -> _Function:
             expose_value=False,
             callback=_remember,
             help="Show the exact commands, too.",
+        ),
+        click.option(
+            "--simulate",
+            is_flag=True,
+            expose_value=False,
+            callback=_remember,
+            help="Use an in-memory host; nothing is touched.",
         ),
         click.option(
             "--json", is_flag=True, expose_value=False, callback=_remember, help="One JSON document on standard output."

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,6 +14,7 @@ import click
 from thinpoolmgr.cli.options import Options, global_options, options_of
 from thinpoolmgr.cli.render import Renderer
 from thinpoolmgr.config import load_config
+from thinpoolmgr.core.desired import with_implied_engine
 from thinpoolmgr.core.documents import StepResult, apply_document, plan_document
 from thinpoolmgr.core.planner import plan_activate, plan_apply
 from thinpoolmgr.core.teardown import plan_deactivate, plan_destroy
@@ -21,13 +25,14 @@ from thinpoolmgr.host.perform import RealHost
 from thinpoolmgr.host.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from thinpoolmgr.core.desired import DesiredPool, DesiredState
     from thinpoolmgr.core.model import Snapshot
     from thinpoolmgr.core.plan import Memory, Plan
     from thinpoolmgr.core.steps import Danger, Step
-    from thinpoolmgr.cycle import Planner
+    from thinpoolmgr.cycle import Host, Planner
+    from thinpoolmgr.sim.host import SimulatedHost
 
 _ALLOWED: dict[str, Danger] = {"outage": "outage", "destroy": "destroys"}
 
@@ -52,8 +57,16 @@ def _approval_options(function: Callable[..., Any]) -> Callable[..., Any]:
         callback=_parse_allow,
         help="Also approve steps of these kinds.",
     )
-    yes = click.option("--yes", is_flag=True, help="Do not ask; approves constructive steps only.")
+    yes = click.option(
+        "--yes", is_flag=True, callback=_mark_as_carrying_out, help="Do not ask; approves constructive steps only."
+    )
     return yes(allow(function))
+
+
+def _mark_as_carrying_out(context: click.Context, _parameter: click.Parameter, value: bool) -> bool:  # noqa: FBT001
+    """Every command with this option ends with a run's document, also when it fails before it begins."""
+    options_of(context).carries_out = True
+    return value
 
 
 def _parse_allow(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> frozenset[Danger]:
@@ -73,6 +86,34 @@ def real_host(desired: DesiredState) -> RealHost:
     """
     require_thin_pool_target()
     return RealHost(desired)
+
+
+def simulated_host(options: Options, desired: DesiredState) -> SimulatedHost | None:
+    """Return the in-memory host when `--simulate` asks for it, and say so beside the result; otherwise None."""
+    if not options.simulate:
+        return None
+    from thinpoolmgr.sim.host import SimulatedHost, simulated_snapshot  # noqa: PLC0415 - seldom needed
+
+    Renderer(options).err("Simulated: an in-memory host whose disks are all blank; nothing is touched.")
+    return SimulatedHost(simulated_snapshot(desired))
+
+
+@contextmanager
+def host_and_store(options: Options, desired: DesiredState) -> Iterator[tuple[Host, Store]]:
+    """Give this host and its journal; with `--simulate` an in-memory host, and a journal that goes when it ends.
+
+    Raises:
+        NotRootError: this host is meant, and we are not root.
+        UnavailableError: its kernel cannot run thin pools.
+
+    """
+    simulated = simulated_host(options, desired)
+    if simulated is None:
+        require_root()
+        yield real_host(desired), Store()
+        return
+    with TemporaryDirectory(prefix="thinpoolmgr-simulated-") as folder:
+        yield simulated, Store(Path(folder), Path(folder) / "lock")
 
 
 class TerminalReporter:
@@ -126,8 +167,8 @@ def plan(context: click.Context) -> None:
     """Show what `apply` would do, and why; exit code 2 when there is something to do."""
     options = options_of(context)
     desired = load_config(options.config).desired
-    require_root()
-    made = look(lambda snapshot, memory: plan_apply(desired, snapshot, memory), real_host(desired), Store())
+    with host_and_store(options, desired) as (host, store):
+        made = look(lambda snapshot, memory: plan_apply(desired, snapshot, memory), host, store)
     renderer = Renderer(options)
     if options.json:
         renderer.json(plan_document(made))
@@ -160,6 +201,7 @@ def destroy(context: click.Context, pool: str, *, keep_devices: bool, yes: bool,
     """Remove a pool with all that is in it: engine state, thin devices, volumes, group, labels."""
     desired = load_config(options_of(context).config).desired
     wanted = find_pool(desired, pool)
+    desired = with_implied_engine(desired, wanted)
 
     def planner(snapshot: Snapshot, memory: Memory) -> Plan:
         return plan_destroy(wanted, desired, snapshot, memory, keep_devices=keep_devices)
@@ -194,6 +236,7 @@ def deactivate(context: click.Context, pool: str, *, yes: bool, allow: frozenset
     """Take a pool's devices away, engine and thin devices first; its data stays."""
     desired = load_config(options_of(context).config).desired
     wanted = find_pool(desired, pool)
+    desired = with_implied_engine(desired, wanted)
     _carry_out(
         context,
         "deactivate",
@@ -206,12 +249,12 @@ def deactivate(context: click.Context, pool: str, *, yes: bool, allow: frozenset
 def _carry_out(
     context: click.Context, command: str, desired: DesiredState, planner: Planner, approval: Approval
 ) -> None:
-    require_root()
     options = options_of(context)
     renderer = Renderer(options)
     reporter = TerminalReporter(renderer, options)
     try:
-        result = carry_out(command, planner, real_host(desired), Store(), reporter, approval)
+        with host_and_store(options, desired) as (host, store):
+            result = carry_out(command, planner, host, store, reporter, approval)
     except RunError as error:
         if options.json:
             renderer.json(apply_document(error.run, error.outcome, error.steps, error.cause))

@@ -5,16 +5,18 @@ from __future__ import annotations
 import difflib
 import itertools
 import json
+import os
 import re
 import shutil
 import sys
 import textwrap
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
-from thinpoolmgr.core.documents import apply_document
+from thinpoolmgr.core.documents import apply_document, error_document
 from thinpoolmgr.core.steps import (
     CreateThinPool,
     CreateVolumeGroup,
@@ -26,6 +28,7 @@ from thinpoolmgr.core.steps import (
     step_name,
     target,
 )
+from thinpoolmgr.errors import ThinpoolmgrError
 from thinpoolmgr.units import MIB, format_size
 
 if TYPE_CHECKING:
@@ -38,7 +41,6 @@ if TYPE_CHECKING:
     from thinpoolmgr.core.plan import Plan, Refusal
     from thinpoolmgr.core.steps import Argv
     from thinpoolmgr.cycle import RunResult
-    from thinpoolmgr.errors import ThinpoolmgrError
 
 _MAX_COLUMNS = 100
 _MARK_COLORS = {"+": "green", "~": "yellow", "!": "magenta", "-": "red"}
@@ -92,6 +94,12 @@ def shell_words(argv: Argv) -> str:
     )
 
 
+class OutputFailedError(ThinpoolmgrError):
+    """Standard output took no more."""
+
+    default_code = "OUTPUT_FAILED"
+
+
 class Renderer:
     """Draws plans, progress, status and errors as the options ask for."""
 
@@ -99,14 +107,33 @@ class Renderer:
         """Draw by `options`."""
         self._options = options
         self._live = sys.stderr.isatty()
+        self._is_unread = False
 
     def out(self, text: str = "") -> None:
-        """Print one line of a result."""
-        click.echo(text, color=self._options.color)
+        """Print one line of a result.
+
+        Raises:
+            OutputFailedError: it could not be written, and somebody waits for it.
+
+        """
+        if self._is_unread:
+            return
+        try:
+            click.echo(text, color=self._options.color)
+        except BrokenPipeError:
+            # The reader has seen enough; what is left to do is done all the same.
+            self._is_unread = True
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except OSError as error:
+            summary = f"the result could not be written: {error.strerror}"
+            raise OutputFailedError(
+                summary, "What was to be done was done before.", "Make room, and ask again."
+            ) from error
 
     def err(self, text: str = "", *, newline: bool = True) -> None:
-        """Print one line for people beside the result."""
-        click.echo(text, err=True, nl=newline, color=self._options.color)
+        """Print one line for people beside the result; a terminal that is gone must not stop a run in its middle."""
+        with suppress(OSError):
+            click.echo(text, err=True, nl=newline, color=self._options.color)
 
     def warn(self, text: str) -> None:
         """Print a warning beside the result."""
@@ -118,7 +145,7 @@ class Renderer:
     def json(self, document: object) -> None:
         """Print the one document of `--json`."""
         # msgspec refuses lone surrogates, which stand for undecodable bytes of arguments; json escapes them.
-        click.echo(json.dumps(msgspec.to_builtins(document), indent=2), color=False)
+        self.out(json.dumps(msgspec.to_builtins(document), indent=2))
 
     def plan(self, plan: Plan, *, to_stderr: bool = False) -> None:
         """Print a plan as a tree: pools, their steps with mark and reason, and the commands with `-v`."""
@@ -210,6 +237,8 @@ class Renderer:
             self.out(
                 f"Done: {_count(len(result.steps), 'step')} in {seconds:.1f} s; looked at again, nothing is left to do."
             )
+        for warning in result.warnings:
+            self.warn(warning)
         for note in result.notes:
             for line in _wrapped(f"Note: {note}", ""):
                 self.out(line)
@@ -301,8 +330,12 @@ class Renderer:
 
     def error(self, error: ThinpoolmgrError) -> None:
         """Print an error that ended a command before anything was begun, with `--json` as a document, too."""
-        if self._options.json:
-            self.json(apply_document("", "refused", (), error))
+        if self._options.json and not isinstance(error, OutputFailedError):
+            changing = self._options.carries_out
+            document = (
+                apply_document("", "refused", (), error) if changing else {"schema": 1, "error": error_document(error)}
+            )
+            self.json(document)
         self.explain(error)
 
     def explain(self, error: ThinpoolmgrError) -> None:

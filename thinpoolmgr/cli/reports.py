@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from thinpoolmgr.cli.options import global_options, options_of
-from thinpoolmgr.cli.pools import real_host, require_root
+from thinpoolmgr.cli.pools import real_host, require_root, simulated_host
 from thinpoolmgr.cli.render import Renderer, plain
 from thinpoolmgr.config import load_config
 from thinpoolmgr.core.desired import unstable_name_warning, unstable_names
@@ -22,8 +22,10 @@ def status(context: click.Context, *, check: bool) -> None:
     """Show pools, their use and health, and the engines on them."""
     options = options_of(context)
     desired = load_config(options.config).desired
-    require_root()
-    document = status_document(desired, real_host(desired).observe())
+    simulated = simulated_host(options, desired)
+    if simulated is None:
+        require_root()
+    document = status_document(desired, (simulated or real_host(desired)).observe())
     renderer = Renderer(options)
     if options.json:
         renderer.json(document)

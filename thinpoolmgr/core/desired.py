@@ -94,6 +94,8 @@ class DesiredEngine(Struct, frozen=True):
 
     kind: str
     config: EngineConfig
+    implied: bool = False
+    """Not in the configuration: looked for because tearing a pool down must not pull it away from under an engine."""
 
     @property
     def name(self) -> str:
@@ -114,6 +116,14 @@ class DesiredState(Struct, frozen=True):
     def engine_of(self, pool_name: str) -> DesiredEngine | None:
         """Return the engine that lives on this pool; None when the pool has none."""
         return next((engine for engine in self.engines if engine.config.pool == pool_name), None)
+
+
+def with_implied_engine(desired: DesiredState, pool: DesiredPool, kind: str = "docker") -> DesiredState:
+    """Return `desired` with an engine of this kind on `pool` to be looked for, unless the configuration has one."""
+    if any(engine.kind == kind for engine in desired.engines) or desired.engine_of(pool.name):
+        return desired
+    implied = DesiredEngine(kind, EngineConfig(pool=pool.name), implied=True)
+    return DesiredState(desired.pools, (*desired.engines, implied))
 
 
 class Problem(Struct, frozen=True):

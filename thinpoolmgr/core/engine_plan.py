@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from thinpoolmgr.core.engines import ENGINES, EngineRules
+from thinpoolmgr.core.engines.docker import StateVerdict
 from thinpoolmgr.core.lifecycle import PoolState, PoolView
 from thinpoolmgr.core.plan import Memory, Plan, Refusal, fingerprint_of
 from thinpoolmgr.core.steps import MoveStateAside, StartEngine, Step, StopEngine, WriteEngineConfig
@@ -12,7 +13,6 @@ from thinpoolmgr.units import format_size, parse_size
 
 if TYPE_CHECKING:
     from thinpoolmgr.core.desired import DesiredEngine
-    from thinpoolmgr.core.engines.docker import StateVerdict
     from thinpoolmgr.core.model import Engine, EngineState, Snapshot
 
 
@@ -29,6 +29,14 @@ def plan_engine(engine: DesiredEngine, view: PoolView, snapshot: Snapshot, memor
     if refusal is not None:
         return Plan(refusals=(refusal,))
     changes = [*_move_stale(found, verdict, view.pool.name, memory), *_configure(rules, found, options, view)]
+    if found.config_unwritable and any(isinstance(step, WriteEngineConfig) for step in changes):
+        summary = f"{found.config_path} cannot be written"
+        resolution = "Make it writable (mount -o remount,rw; chattr -i), and run this again."
+        return Plan(
+            refusals=(
+                Refusal("ENGINE_CONFIG_UNWRITABLE", found.config_path, summary, found.config_unwritable, resolution),
+            )
+        )
     return _around(changes, found, memory, view.pool.name)
 
 
@@ -92,11 +100,23 @@ def judge_state(found: Engine, view: PoolView, snapshot: Snapshot) -> StateVerdi
     """
     rules = ENGINES[found.kind]
     is_new = view.state is PoolState.ABSENT
-    if not is_new and (found.running or view.status is None):
+    if not is_new and (view.status is None or (found.running and found.driver == "devicemapper")):
         return None
     configured = rules.configured_pool_dm_name(found.config_text)
     other = configured not in ("", view.dm_name) and _pool_exists(configured, snapshot)
-    return rules.state_verdict(found, is_new, view.status, other)
+    verdict = rules.state_verdict(found, is_new, view.status, other)
+    strangers = [name for name in _pool_names(snapshot) if name != view.dm_name]
+    if verdict.kind == "stale" and not configured and strangers:
+        evidence = f"{found.config_path} names no pool, and {strangers[0]} may be the one it belongs to"
+        return StateVerdict("unknown", evidence)
+    return verdict
+
+
+def _pool_names(snapshot: Snapshot) -> list[str]:
+    """Device-mapper names of all thin pools of the host, active or not."""
+    live = [device.name for device in snapshot.dm_devices if device.targets == ("thin-pool",)]
+    listed = [lv.dm_name for group in snapshot.groups for lv in group.lvs if lv.is_thin_pool]
+    return list(dict.fromkeys(name.removesuffix("-tpool") for name in (*listed, *live)))
 
 
 def _pool_exists(dm_name: str, snapshot: Snapshot) -> bool:
@@ -179,10 +199,12 @@ def _configure(rules: EngineRules, found: Engine, options: tuple[str, ...], view
     if rules.is_configured(found, options):
         return []
     new_text = rules.edit_config(found.config_text, options)
-    what = "does not exist" if found.config_text is None else "does not have the storage options for this pool"
+    what = "does not exist" if found.config_text is None else "does not have all storage options for this pool"
+    missing = [option for option in options if option not in (found.config_text or "")] or ["storage-driver"]
+    more = f" and {len(missing) - 2} more" if len(missing) > 2 else ""
     return [
         WriteEngineConfig(
-            reason=f"{found.config_path} {what}: {', '.join(options[:1])} and {len(options) - 1} more",
+            reason=f"{found.config_path} {what}: {', '.join(missing[:2])}{more}",
             pool=view.pool.name,
             engine=found.name,
             path=found.config_path,
@@ -195,12 +217,14 @@ def _configure(rules: EngineRules, found: Engine, options: tuple[str, ...], view
 def _around(changes: list[Step], found: Engine, memory: Memory, pool: str) -> Plan:
     """Put `changes` between stopping and starting the engine, where systemd runs it; else that is the user's job."""
     by_systemd = found.service.systemd and bool(found.service.unit)
-    if changes and found.running:
+    # While systemd starts it, or tries again and again to, it is not stopped either.
+    is_up = found.running or (by_systemd and found.service.active is not False)
+    if changes and is_up:
         stop = stop_engine(found, "its storage must not change under it", pool)
         if isinstance(stop, Refusal):
             return Plan(refusals=(stop,))
         return Plan(steps=(stop, *changes, _start(found, "it was running before", pool)))
-    if found.name in memory.stopped_engines and not found.running and by_systemd:
+    if found.name in memory.stopped_engines and not is_up and by_systemd:
         return Plan(steps=(*changes, _start(found, "thinpoolmgr stopped it", pool)))
     notes = (f"{found.name} is not running: start it when this is done.",) if changes and not found.running else ()
     return Plan(steps=tuple(changes), notes=notes)

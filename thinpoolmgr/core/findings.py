@@ -63,7 +63,7 @@ def _pool_findings(view: PoolView, snapshot: Snapshot) -> list[Finding]:
     findings = []
     if view.state in _OF_STATE:
         code, severity = _OF_STATE[view.state]
-        hint = _HINTS.get(view.state, "")
+        hint = _HINTS.get(view.state, "") if view.group is None or view.lv is not None else ""
         findings.append(
             Finding(code, severity, view.pool.path, f"{view.pool.path} is {view.state}: {view.because}{hint}")
         )

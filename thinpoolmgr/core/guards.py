@@ -24,11 +24,24 @@ def check_paths(desired: DesiredState, snapshot: Snapshot) -> list[Refusal]:
             device = next((d for d in snapshot.configured_devices if d.configured_path == path), None)
             if device is None or device.problem:
                 refusals.append(_unusable(pool, path, device))
-            elif device.disk in seen and seen[device.disk] != path:
-                refusals.append(_same_disk(pool, path, seen[device.disk], device.disk))
-            else:
-                seen[device.disk] = path
+                continue
+            twice = _same_or_nested(device.disk, seen, snapshot)
+            if twice and seen[twice] != path:
+                refusals.append(_same_disk(pool, path, seen[twice], twice))
+            seen.setdefault(device.disk, path)
     return refusals
+
+
+def _same_or_nested(disk: str, seen: dict[str, str], snapshot: Snapshot) -> str:
+    """Return the disk of `seen` that is `disk`, a partition of it, or what it is a partition of; empty when none is."""
+    if disk in seen:
+        return disk
+    for other in snapshot.disks:
+        if other.path in seen and disk in other.partitions:
+            return other.path
+        if other.path == disk:
+            return next((part for part in other.partitions if part in seen), "")
+    return ""
 
 
 def _unusable(pool: DesiredPool, path: str, device: ConfiguredDevice | None) -> Refusal:
@@ -47,7 +60,7 @@ def _same_disk(pool: DesiredPool, path: str, other: str, disk: str) -> Refusal:
     return Refusal(
         "SAME_DISK_TWICE",
         path,
-        f"{path} and {other} are the same disk, {disk}",
+        f"{path} and {other} are, or are on, the same disk, {disk}",
         f"pools.{pool.name} of the configuration names it a second time.",
         "Name each disk once.",
         exit_code=78,
@@ -70,6 +83,8 @@ def _check_use(disk: Disk, snapshot: Snapshot) -> list[Refusal]:
         refusals.append(_in_use("DISK_IS_SWAP", path, "is in use as swap space", "swapoff it"))
     if disk.holders:
         refusals.append(_in_use("DISK_HELD", path, f"is held by {', '.join(disk.holders)}", "release it there"))
+    if (own := next((d for d in snapshot.dm_devices if d.devno == disk.devno), None)) and own.uuid.startswith("LVM-"):
+        refusals.append(_in_use("DISK_IS_LV", path, f"is the logical volume {own.name}", "name its disk instead"))
     parts = {path, *disk.partitions}
     group = next((g for g in snapshot.groups if any(pv.path in parts for pv in g.pvs)), None)
     if group is not None:
@@ -128,6 +143,10 @@ def _check_signatures(disk: Disk, pool: DesiredPool, snapshot: Snapshot, memory:
             f"See what LVM makes of it (pvs -a -o +pv_duplicate; lvmconfig devices); do not wipe {disk.path} blindly."
         )
         return [Refusal("DISK_UNKNOWN", disk.path, f"{disk.path} carries LVM's label", details, resolution)]
+    hidden = _hidden_partition(disk, snapshot)
+    if hidden:
+        resolution = f"See what LVM makes of it (pvs -a; lvmconfig devices); do not wipe {disk.path} blindly."
+        return [Refusal("DISK_UNKNOWN", disk.path, f"{disk.path}: {hidden}", "It may be in use.", resolution)]
     if not foreign or pool.config.wipe_signatures:
         return []
     listed = describe_contents(disk, foreign)
@@ -137,6 +156,15 @@ def _check_signatures(disk: Disk, pool: DesiredPool, snapshot: Snapshot, memory:
     )
     summary = f"{disk.path} carries a signature: {listed}"
     return [Refusal("DISK_HAS_SIGNATURE", disk.path, summary, "It may hold data.", resolution)]
+
+
+def _hidden_partition(disk: Disk, snapshot: Snapshot) -> str:
+    """What makes a partition something that a wipe of the whole disk must not touch; empty when nothing does."""
+    if disk.labelled_partitions is None:
+        return "a partition of it cannot be read"
+    orphans = {pv.path for pv in snapshot.orphan_pvs if not pv.duplicate}
+    hidden = [path for path in disk.labelled_partitions if path not in orphans]
+    return f"its partition {hidden[0]} carries LVM's label, and LVM does not list it as unused" if hidden else ""
 
 
 def _is_listed_orphan(disk: Disk, snapshot: Snapshot) -> bool:

@@ -62,7 +62,7 @@ def unexpected_lvs(group: VolumeGroup, pool: DesiredPool, leftovers: list[Logica
             "GROUP_HAS_OTHER_LVS",
             group.name,
             f"the volume group {group.name} holds what thinpoolmgr did not make: {listed}",
-            "It is somebody's data, or the remains of a step that was not recorded.",
+            "It is somebody's data, our pool under another name, or the remains of a step that was not recorded.",
             f"Look at it (lvs -a {group.name}); move it elsewhere or remove it yourself, then run this again.",
         )
     ]

@@ -164,10 +164,7 @@ def _listed_state(
 ) -> tuple[PoolState, str]:
     same_name = [g for g in snapshot.groups if g.name == group.name]
     if len(same_name) > 1 or any(pv.duplicate for pv in group.pvs):
-        return (
-            PoolState.UNKNOWN,
-            f"{len(same_name)} volume groups or duplicate physical volumes are called {group.name}",
-        )
+        return PoolState.UNKNOWN, _twice(group, len(same_name))
     if group.is_exported:
         return PoolState.FOREIGN, f"the volume group {group.name} is exported"
     if OUR_TAG not in group.tags:
@@ -185,6 +182,13 @@ def _listed_state(
     if device is None:
         return PoolState.INACTIVE, "the kernel does not run it"
     return _running_state(pool, device.pool_status)
+
+
+def _twice(group: VolumeGroup, count: int) -> str:
+    if count > 1:
+        return f"{count} volume groups are called {group.name}"
+    paths = ", ".join(pv.path for pv in group.pvs if pv.duplicate)
+    return f"another disk is a copy of {paths}, and LVM may take either for the physical volume of {group.name}"
 
 
 def _running_state(pool: DesiredPool, status: ThinPoolStatus | None) -> tuple[PoolState, str]:

@@ -44,6 +44,8 @@ class Disk(Struct, frozen=True):
     swap: bool = False
     opened_exclusively: bool | None = False
     signatures: tuple[Signature, ...] | None = ()
+    labelled_partitions: tuple[str, ...] | None = ()
+    """Partitions that carry LVM's label; None: one of them could not be read."""
     probe_error: str = ""
 
 
@@ -219,6 +221,8 @@ class Engine(Struct, frozen=True):
     config_path: str = ""
     config_text: str | None = None
     """None: the file does not exist."""
+    config_unwritable: str = ""
+    """Why the configuration file could not be replaced; empty when it could."""
     config_problem: str = ""
     """Why the configuration could not be read or edited."""
     service: ServiceState = ServiceState()

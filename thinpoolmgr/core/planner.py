@@ -7,6 +7,7 @@ first step is planned: one refusal anywhere, and nothing is carried out.
 from __future__ import annotations
 
 from thinpoolmgr.core.desired import DesiredPool, DesiredState, unstable_name_warning, unstable_names
+from thinpoolmgr.core.drift import check_drift
 from thinpoolmgr.core.engine_plan import plan_engine, plan_engine_start
 from thinpoolmgr.core.guards import check_disk, check_paths, describe_contents, foreign_signatures
 from thinpoolmgr.core.leftovers import find_leftovers, unexpected_lvs
@@ -35,10 +36,13 @@ def plan_apply(desired: DesiredState, snapshot: Snapshot, memory: Memory) -> Pla
     notes: list[str] = []
     warnings: list[str] = []
     for pool in desired.pools:
+        if any(refusal.target in (*pool.config.devices, *pool.config.spare_devices) for refusal in refusals):
+            continue  # which disks are meant is not clear, so nothing can be said about them
         view = view_pool(pool, snapshot)
         pool_steps, pool_refusals = _plan_pool(view, snapshot, memory)
         steps += pool_steps
         warnings += _warn_of_names(view, snapshot) if pool_steps else []
+        warnings += [f"{pool.path} is {view.state}: {view.because}."] if view.state in _WORTH_A_WARNING else []
         refusals += _without_repeats(pool_refusals, refusals)
         engine = desired.engine_of(pool.name)
         if engine is not None:
@@ -57,7 +61,7 @@ def plan_activate(pool: DesiredPool, desired: DesiredState, snapshot: Snapshot, 
             "POOL_ABSENT", pool.path, f"{pool.path} does not exist", view.because, "thinpoolmgr apply makes it."
         )
         return Plan(refusals=(refusal,), fingerprint=fingerprint_of_host(desired, snapshot))
-    steps, refusals = _plan_existing(view)
+    steps, refusals = _plan_existing(view, snapshot)
     steps = [step for step in steps if isinstance(step, ActivatePool | RemoveDmDevice)]
     engine = desired.engine_of(pool.name)
     notes: tuple[str, ...] = ()
@@ -87,7 +91,7 @@ def _plan_pool(view: PoolView, snapshot: Snapshot, memory: Memory) -> tuple[list
         return _plan_new_group(view, snapshot, memory)
     if view.state is PoolState.ABSENT:
         return _plan_new_pool(view, memory)
-    return _plan_existing(view)
+    return _plan_existing(view, snapshot)
 
 
 def _plan_new_group(view: PoolView, snapshot: Snapshot, memory: Memory) -> tuple[list[Step], list[Refusal]]:
@@ -202,7 +206,7 @@ def _plan_new_pool(view: PoolView, memory: Memory) -> tuple[list[Step], list[Ref
     freed = sum(lv.size_bytes for lv in leftovers) // group.extent_bytes
     spare = next((lv for lv in group.lvs if lv.name.endswith("_pmspare")), None)
     free = group.free_extents + freed + (spare.size_bytes // group.extent_bytes if spare else 0)
-    sizes = _fit(pool, group.extent_count, free, group.extent_bytes, refusals)
+    sizes = None if refusals else _fit(pool, group.extent_count, free, group.extent_bytes, refusals)
     if refusals or sizes is None:
         return [], refusals
     removals = [
@@ -218,20 +222,14 @@ def _plan_new_pool(view: PoolView, memory: Memory) -> tuple[list[Step], list[Ref
     return [*removals, _create_pool(pool, sizes), *_when_full(pool, "queue")], []
 
 
-def _plan_existing(view: PoolView) -> tuple[list[Step], list[Refusal]]:
+def _plan_existing(view: PoolView, snapshot: Snapshot) -> tuple[list[Step], list[Refusal]]:
     pool = view.pool
     refusal = refuse_state(view)
     if refusal is not None:
         return [], [refusal]
-    if view.lv is not None and view.lv.chunk_bytes not in (0, pool.chunk_bytes):
-        present = format_size(view.lv.chunk_bytes)
-        summary = f"{pool.path} has chunks of {present}, the configuration wants {pool.config.chunk_size}"
-        resolution = f'Set chunk_size = "{present.replace(" ", "")}", or destroy the pool and apply again.'
-        return [], [
-            Refusal("CHUNK_SIZE_FIXED", pool.path, summary, "A pool's chunk size cannot be changed.", resolution)
-        ]
-    if view.state is PoolState.INACTIVE and (busy := refuse_open_parts(view)):
-        return [], [busy]
+    differing = check_drift(view, snapshot)
+    if differing:
+        return [], differing
     steps: list[Step] = []
     if view.state is PoolState.INACTIVE:
         steps += remove_parts(view)
@@ -283,6 +281,7 @@ def remove_parts(view: PoolView) -> list[RemoveDmDevice]:
     ]
 
 
+_WORTH_A_WARNING = frozenset({PoolState.TIGHT, PoolState.OUT_OF_DATA})
 _WAYS_OUT = {
     PoolState.FOREIGN: (
         "POOL_FOREIGN",
@@ -308,6 +307,27 @@ _WAYS_OUT = {
         "POOL_FAILED",
         "The kernel gave up on the pool; nothing is written to it.",
         "Look at dmesg for the first error; deactivate the pool and check its metadata (thin_check) first.",
+    ),
+}
+
+
+_SICK = "The kernel keeps the pool from being written until that is settled; what is in it can be read."
+_WAYS_OUT |= {
+    PoolState.NEEDS_CHECK: (
+        "POOL_NEEDS_CHECK",
+        _SICK,
+        "Deactivate it, thin_check its metadata, lvconvert --repair if need be, and activate it with "  # noqa: ISC004
+        "--clear-needs-check-flag among LVM's thin_check_options.",
+    ),
+    PoolState.OUT_OF_METADATA: (
+        "POOL_OUT_OF_METADATA",
+        _SICK,
+        "Enlarge its metadata: lvextend --poolmetadatasize.",
+    ),
+    PoolState.READ_ONLY: (
+        "POOL_READ_ONLY",
+        _SICK,
+        "Look at dmesg for the reason; deactivate it, thin_check it.",
     ),
 }
 

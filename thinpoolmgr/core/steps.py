@@ -253,7 +253,8 @@ def commands(step: Step) -> tuple[Argv, ...]:  # noqa: PLR0912 - one branch a st
         case StopEngine():
             return (("systemctl", "stop", *step.units),)
         case StartEngine():
-            return (("systemctl", "start", *step.units),)
+            # A unit that failed too often in a row refuses to start until that is forgotten (systemd.unit(5)).
+            return (("systemctl", "reset-failed", *step.units), ("systemctl", "start", *step.units))
         case MoveStateAside() | WriteEngineConfig():
             return ()
 

@@ -6,7 +6,7 @@ lost its pool. Nothing that is open is ever removed, and what we did not make is
 
 from __future__ import annotations
 
-from thinpoolmgr.core.desired import DesiredEngine, DesiredPool, DesiredState
+from thinpoolmgr.core.desired import DesiredPool, DesiredState
 from thinpoolmgr.core.engine_plan import check_obstacle, check_process, move_aside, stop_engine
 from thinpoolmgr.core.engines import ENGINES
 from thinpoolmgr.core.guards import is_our_leftover
@@ -42,7 +42,7 @@ def plan_deactivate(pool: DesiredPool, desired: DesiredState, snapshot: Snapshot
         refusals += [busy] if busy else []
         steps += remove_parts(view)
     elif not refusals and view.device is not None and view.state is not PoolState.LOST:
-        steps.append(DeactivatePool(reason=f"{pool.path} is active", pool=pool.name, group=pool.group, lv=pool.lv))
+        steps.append(_deactivate(view, is_known=_engine_on(view, desired, snapshot) is not None))
     return Plan(
         () if refusals else numbered(steps), tuple(refusals), fingerprint=fingerprint_of_host(desired, snapshot)
     )
@@ -58,8 +58,7 @@ def plan_destroy(
         below_steps, below_refusals = _destroy_below(view, snapshot, memory, keep_devices=keep_devices)
         steps += below_steps
         refusals += below_refusals
-    engine = desired.engine_of(pool.name)
-    found = snapshot.find_engine(engine.name) if engine else None
+    found = _engine_on(view, desired, snapshot)
     notes: list[str] = []
     if found is not None and not refusals:
         moves, notes, obstacles = _move_state(found, view, steps, memory)
@@ -83,8 +82,7 @@ def _release(
         return [], [refusal]
     steps: list[Step] = []
     refusals: list[Refusal] = []
-    engine = desired.engine_of(view.pool.name)
-    stop = _stop(engine, view, snapshot) if engine else None
+    stop = _stop(_engine_on(view, desired, snapshot), view)
     if isinstance(stop, Refusal):
         refusals.append(stop)
     elif stop is not None:
@@ -107,8 +105,21 @@ def _refuse_unknown_owner(view: PoolView, memory: Memory) -> Refusal | None:
     return Refusal("POOL_FOREIGN", view.pool.path, summary, view.because, resolution)
 
 
-def _stop(engine: DesiredEngine, view: PoolView, snapshot: Snapshot) -> StopEngine | Refusal | None:
-    found = snapshot.find_engine(engine.name)
+def _engine_on(view: PoolView, desired: DesiredState, snapshot: Snapshot) -> Engine | None:
+    """Return the engine on this pool; one that the configuration does not name, when its own files or driver say so."""
+    engine = desired.engine_of(view.pool.name)
+    found = snapshot.find_engine(engine.name) if engine else None
+    if engine is None or found is None or not engine.implied:
+        return found
+    try:
+        named = ENGINES[found.kind].configured_pool_dm_name(found.config_text)
+    except ValueError:
+        named = ""
+    may_be = not named and found.running is not False and found.driver in ("", "devicemapper")
+    return found if named == view.dm_name or may_be else None
+
+
+def _stop(found: Engine | None, view: PoolView) -> StopEngine | Refusal | None:
     if found is None or not _needs_stop(found, view):
         return None
     return check_process(found) or stop_engine(found, f"it uses the pool {view.pool.path}", view.pool.name)
@@ -116,7 +127,7 @@ def _stop(engine: DesiredEngine, view: PoolView, snapshot: Snapshot) -> StopEngi
 
 def _needs_stop(found: Engine, view: PoolView) -> bool:
     if found.running is False:
-        return False
+        return found.service.systemd and found.service.active is not False
     return found.running is None or found.driver in ("", "devicemapper") or bool(view.thin_devices)
 
 
@@ -166,6 +177,17 @@ def _destroy_below(
     if not keep_devices:
         steps.append(_remove_pvs(group, pool, snapshot))
     return steps, []
+
+
+def _deactivate(view: PoolView, *, is_known: bool) -> DeactivatePool:
+    """A pool that was used, by nobody knows whom, is somebody's outage."""
+    pool, status = view.pool, view.status
+    used = bool(view.thin_devices) or (status is not None and status.transaction_id > 0)
+    reason = f"{pool.path} is active"
+    if used and not is_known:
+        reason += ", it has been used, and no [engines.*] of the configuration says by whom"
+    danger: Danger = "outage" if used and not is_known else "safe"
+    return DeactivatePool(reason=reason, danger=danger, pool=pool.name, group=pool.group, lv=pool.lv)
 
 
 def _remove_pool(view: PoolView, lv_uuid: str) -> list[Step]:
@@ -231,7 +253,9 @@ def _move_state(
     names_another = ENGINES[found.kind].configured_pool_dm_name(found.config_text) not in ("", view.dm_name)
     if state is None or state.loop_files or stays_running or names_another:
         return [], ([f"{found.name}: {found.state_problem}"] if found.state_problem else []), []
-    if obstacle := check_obstacle(state):
+    # The mounts of running containers end with the engine; what is mounted after that is seen when it is moved.
+    is_stopped_first = any(isinstance(step, StopEngine) for step in steps)
+    if not is_stopped_first and (obstacle := check_obstacle(state)):
         return [], [], [obstacle]
     reason = f"it describes the images and containers in {view.pool.path}, which is gone"
     return [move_aside(found, state, reason, view.pool.name, memory)], [], []

@@ -10,10 +10,12 @@ import errno
 import os
 import re
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from thinpoolmgr.core.guards import PV_SIGNATURE
 from thinpoolmgr.core.model import ConfiguredDevice, Disk, Signature
 from thinpoolmgr.host.blkid import ProbeError, probe_signatures
 from thinpoolmgr.units import SECTOR_BYTES
@@ -185,14 +187,36 @@ def _observe(path: str, block: _Block, properties: UdevProperties, usage: Usage,
         model=properties.model,
         links=properties.links,
         partitions=tuple(_node(str(roots.dev / part.name), part.devno, roots) for part in partitions),
-        holders=tuple(sorted({holder for member in family for holder in member.names_in("holders")})),
+        holders=tuple(
+            sorted({*_loops_over(family, roots), *(h for member in family for h in member.names_in("holders"))})
+        ),
         mounts=_mounts_of(family, usage, roots),
         swap=any(_is_one_of(area, family, roots) for area in usage.swaps),
         # Unknown mounts or swap leave it open whether the disk is in use, whatever the exclusive open says.
         opened_exclusively=None if usage.trouble and not exclusive else exclusive,
         signatures=signatures,
+        labelled_partitions=_labelled(tuple(_node(str(roots.dev / p.name), p.devno, roots) for p in partitions)),
         probe_error="; ".join(filter(None, (usage.trouble, *problems))),
     )
+
+
+def _labelled(partitions: tuple[str, ...]) -> tuple[str, ...] | None:
+    """Return the partitions with LVM's label, also those that a filter hides from LVM; None when one is unreadable."""
+    try:
+        return tuple(path for path in partitions if any(s.type == PV_SIGNATURE for s in probe_signatures(path)))
+    except ProbeError:
+        return None
+
+
+def _loops_over(family: tuple[_Block, ...], roots: Roots) -> set[str]:
+    """A loop device does not claim the device that it stands on: neither holders nor an exclusive open show it."""
+    found = set()
+    for file in (roots.sys / "block").glob("loop*/loop/backing_file"):
+        with suppress(OSError):
+            backing = roots.devno(_read(file, ""))
+            if backing and any(backing == member.devno for member in family):
+                found.add(file.parent.parent.name)
+    return found
 
 
 def read_diskseq(devno: str, roots: Roots = _HOST) -> int | None:

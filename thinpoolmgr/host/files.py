@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import re
 import stat
+import sys
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,6 +23,9 @@ _TEXT_LIMIT_BYTES = 1024**2
 _MOUNTINFO_LIMIT_BYTES = 64 * 1024**2
 _READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _FOLDER_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY | os.O_NOFOLLOW
+# include/uapi/linux/fs.h, for a 64-bit kernel.
+_FS_IOC_GETFLAGS = 0x80086601
+_FS_IMMUTABLE = 0x10
 _ESCAPE = re.compile(r"\\([0-7]{3})", re.ASCII)
 
 
@@ -118,6 +123,38 @@ def write_atomically(path: str, text: str, *, expect_text: str | None) -> None:
         raise RefusedError(summary, str(error), code="FILE_TEXT") from error
     except OSError as error:
         raise _failed(f"cannot write {path}", error) from error
+
+
+def why_not_writable(path: str) -> str:
+    """Return why `path` could not be replaced by `write_atomically`; empty when nothing stands against it.
+
+    Even root cannot write on a read-only file system, nor replace an immutable file (chattr(1), flag `i`).
+    """
+    real = os.path.realpath(path)
+    folder = os.path.dirname(real)
+    if not os.path.isdir(folder) and os.path.isdir(os.path.dirname(folder)):
+        folder = os.path.dirname(folder)
+    if not os.path.isdir(folder):
+        return f"its folder {folder} does not exist"
+    if not os.access(folder, os.W_OK):
+        return f"its folder {folder} is read-only, or not ours to write"
+    immutable = next((place for place in (real, folder) if _is_immutable(place)), "")
+    return f"{immutable} is immutable (lsattr)" if immutable else ""
+
+
+def _is_immutable(path: str) -> bool:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        flags = fcntl.ioctl(fd, _FS_IOC_GETFLAGS, bytes(8))
+    except OSError:
+        # Not every file system has such flags.
+        return False
+    finally:
+        os.close(fd)
+    return bool(int.from_bytes(flags[:4], sys.byteorder) & _FS_IMMUTABLE)
 
 
 def _follow_link(path: str) -> str:

@@ -10,6 +10,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from msgspec import Struct
 
 from thinpoolmgr.core.model import LogicalVolume, PhysicalVolume, VolumeGroup
@@ -31,6 +32,8 @@ _COLUMNS = {
 }
 # What LVM says about a missing PV belongs to its group, which it lists as partial; it hides nothing else.
 _MISSING_PV = re.compile(r"missing PV|Couldn't find device|devices? (?:file|not found)", re.IGNORECASE)
+# The report itself leaves `pv_duplicate` empty on the device that LVM prefers; only this warning tells (2.03.16).
+_DUPLICATE = re.compile(r"Not using device \S+ for PV (\w[\w-]*)")
 _TROUBLE = re.compile(r"error|fail|cannot|unable|corrupt|not found|skipping|locked|invalid", re.IGNORECASE)
 
 Row = dict[str, str]
@@ -75,9 +78,16 @@ def read_lvm(run: Callable[[Argv], CompletedRun]) -> LvmState:
         groups, orphans = parse_report(done.stdout)
     except (ValueError, KeyError, TypeError) as error:
         return LvmState(trouble=(*trouble, f"lvm fullreport (exit code {done.code}) could not be read: {error!r}"))
+    twice = set(_DUPLICATE.findall(done.stderr))
+    groups = tuple(msgspec.structs.replace(group, pvs=_marked(group.pvs, twice)) for group in groups)
+    orphans = _marked(orphans, twice)
     if done.code != 0:
         trouble.append(f"lvm fullreport ended with exit code {done.code}")
     return LvmState(groups, orphans, tuple(trouble))
+
+
+def _marked(pvs: tuple[PhysicalVolume, ...], twice: set[str]) -> tuple[PhysicalVolume, ...]:
+    return tuple(msgspec.structs.replace(pv, duplicate=pv.duplicate or pv.uuid in twice) for pv in pvs)
 
 
 def _is_trouble(line: str) -> bool:

@@ -106,7 +106,9 @@ class Store:
             self._lock_file.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
             fd = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
-            raise _unwritable(self._lock_file, error) from error
+            summary = f"the lock {self._lock_file} cannot be taken"
+            resolution = "Make its folder writable; without the lock two runs could change the host at once."
+            raise CommandFailedError(summary, error.strerror or str(error), resolution) from error
         try:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

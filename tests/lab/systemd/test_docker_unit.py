@@ -62,6 +62,10 @@ def test_a_running_docker_is_moved_to_the_pool_and_taken_off_again(
     assert [state(unit) for unit in UNITS] == ["active", "active"]
     assert "again" in run_container("lab:1", "echo", "again")
 
+    sh("docker", "run", "--detach", "--name", "busy", "--network=none", "lab:1", "sleep", "1000")
+    planned_away = tool("destroy", "docker", "--yes")
+    assert planned_away.code == 3
+    assert "busy" in planned_away.err
     tool.succeed("destroy", "docker", "--yes", "--allow", "outage,destroy")
     assert [state(unit) for unit in UNITS] == ["inactive", "inactive"]
     assert tool.pool()["state"] == "absent"

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from msgspec import Struct
 
 from thinpoolmgr.core.engines.daemon_json import DaemonJsonError, parse_object
-from thinpoolmgr.core.engines.docker import configured_data_root
+from thinpoolmgr.core.engines.docker import configured_data_root, edit_daemon_json
 from thinpoolmgr.core.model import Engine, EngineState, ServiceState
 from thinpoolmgr.errors import CommandFailedError, UnavailableError
 from thinpoolmgr.host.engines import docker_api
 from thinpoolmgr.host.engines.docker_state import StateUnreadableError, read_state
-from thinpoolmgr.host.files import read_text
+from thinpoolmgr.host.files import read_text, why_not_writable
 from thinpoolmgr.host.runner import SEARCH_PATH
 from thinpoolmgr.host.systemd import is_active, is_loaded, parse_show, show_command
 
@@ -111,6 +111,7 @@ def observe_docker(desired: DesiredEngine, run: Run, paths: DockerPaths | None =
         data_root=data_root,
         config_path=config.path,
         config_text=config.text,
+        config_unwritable=why_not_writable(config.path),
         config_problem=config.problem,
         service=service,
         state=state,
@@ -195,7 +196,8 @@ def _read_config(config_file: str, flags: tuple[_Flags, ...], paths: DockerPaths
     text: str | None = None
     try:
         text = read_text(path, _CONFIG_LIMIT_BYTES)
-        parse_object(text)
+        # Whatever is to be written into it must be possible: this looks at all that editing looks at.
+        edit_daemon_json(text, ())
         root = root or configured_data_root(text)
         problem = _find_conflict(flags)
     except FileNotFoundError:

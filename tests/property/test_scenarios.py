@@ -1,0 +1,27 @@
+"""All scenarios on the host in memory: what each run comes to, and that no look at the host is an impossible one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from on_sim import SimStage
+from play import play
+from table import SCENARIOS, Run
+
+from thinpoolmgr.host.store import Store
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_each_run_of_a_scenario_comes_to_what_the_table_says(name: str, tmp_path: Path) -> None:
+    scenario = SCENARIOS[name]
+    moments = play(
+        scenario, SimStage(scenario.disks, docker=scenario.docker), Store(tmp_path / "state", tmp_path / "lock")
+    )
+    for line, moment in zip(scenario.lines, moments, strict=True):
+        if isinstance(line, Run):
+            assert moment.outcome == line.outcome, line
+            assert line.steps is None or moment.steps == line.steps, line

@@ -1,0 +1,128 @@
+"""The stage of the lab: loop disks, LVM and device-mapper of the guest."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lab_tool import sh
+
+from thinpoolmgr.core.names import pool_dm_name
+from thinpoolmgr.host.perform import RealHost
+
+if TYPE_CHECKING:
+    from table import Act
+
+    from thinpoolmgr.core.desired import DesiredPool, DesiredState
+    from thinpoolmgr.cycle import Host
+    from thinpoolmgr.lab.loop import LoopDisk
+
+
+DAEMON_JSON = Path("/etc/docker/daemon.json")
+DATA_ROOT = Path("/var/lib/docker")
+# as Docker 20.10 writes them
+RECORDS = {
+    "base": '{"device_id": 1, "size": 1073741824, "transaction_id": 1, "initialized": true, "deleted": false}',
+    "deviceset-metadata": '{"next_device_id": 5, "BaseDeviceUUID": "u-1", "BaseDeviceFilesystem": "xfs"}',
+    "transaction-metadata": '{"open_transaction_id": 4, "device_hash": "base", "device_id": 1}',
+}
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file, and its folder where it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, "utf-8")
+
+
+class KernelStage:
+    """The guest with loop disks of 1 GiB."""
+
+    def __init__(self, disks: tuple[LoopDisk, ...], folder: Path) -> None:
+        """Use `disks`; mount below `folder`."""
+        self._disks = disks
+        self._folder = folder
+        self._paths = [str(disk.path) for disk in disks]
+        self._away: dict[str, int] = {}
+        DAEMON_JSON.unlink(missing_ok=True)
+
+    def paths(self) -> tuple[str, ...]:
+        """Return the disks' nodes, as they are now or were when they vanished."""
+        return tuple(self._paths)
+
+    def host(self, desired: DesiredState) -> Host:
+        """Return this host."""
+        return RealHost(desired)
+
+    def act(self, act: Act, pool: DesiredPool) -> None:
+        """Do what somebody does."""
+        disk, path = self._disks[act.disk], self._paths[act.disk]
+        if act.what == "vanish":
+            self._vanish(disk, path)
+        elif act.what == "return":
+            self._return(act.disk)
+        elif act.what == "stale engine state":
+            for name, text in RECORDS.items():
+                write(DATA_ROOT / "devicemapper/metadata" / name, text)
+        elif act.what == "broken engine config":
+            write(DAEMON_JSON, "{")
+        elif act.what == "mount":
+            sh("mount", path, self._folder)
+        elif act.what == "lose labels":
+            sh("wipefs", "--all", "--force", *self._paths)
+        else:
+            for command in COMMANDS[act.what]:
+                words = command.format(disk=path, vg=pool.group, lv=pool.lv, dm=pool_dm_name(pool.group, pool.lv))
+                sh(*(word.replace("~", " ") for word in words.split()))
+        sh("udevadm", "settle")
+
+    def _vanish(self, disk: LoopDisk, path: str) -> None:
+        """Detach the disk, and take its node away: that of a loop device stays, that of a disk does not."""
+        self._away[path] = os.stat(path).st_rdev
+        disk.detach()
+        sh("udevadm", "settle")
+        os.unlink(path)
+
+    def _return(self, number: int) -> None:
+        path = self._paths[number]
+        os.mknod(path, stat.S_IFBLK | 0o660, self._away.pop(path))
+        self._paths[number] = str(self._disks[number].attach())
+
+    def clean(self) -> None:
+        """Undo what the disks' own clean-up does not."""
+        for number, path in enumerate(self._paths):
+            if path in self._away:
+                self._return(number)
+            sh("swapoff", path, check=False)
+        sh("umount", self._folder, check=False)
+        DAEMON_JSON.unlink(missing_ok=True)
+        shutil.rmtree(DATA_ROOT, ignore_errors=True)
+
+
+# a tilde is a space within one word
+COMMANDS: dict[str, tuple[str, ...]] = {
+    "ext4": ("mkfs.ext4 -q {disk}",),
+    "xfs": ("mkfs.xfs -q {disk}",),
+    "swap": ("mkswap {disk}",),
+    "gpt": ("sh -c echo~label:~gpt|sfdisk~-q~{disk}",),
+    "label": ("pvcreate -q {disk}",),
+    "swapon": ("swapon {disk}",),
+    "hold": ("dmsetup create layer --table 0~2000~linear~{disk}~0",),
+    "group of others": ("vgcreate -q other {disk}",),
+    "group like ours": ("vgcreate -q --addtag thinpoolmgr {vg} {disk}",),
+    "pool of others": ("vgcreate -q {vg} {disk}", "lvcreate -q --type thin-pool -L 100M -n {lv} {vg}"),
+    "volume of others": ("lvcreate -q -y -L 20M -n precious {vg}",),
+    "remove volume of others": ("lvremove -q -y {vg}/precious",),
+    "first commit": ("lvcreate -q -y -Wn -Zn -L 12M -n lvol0 {vg}",),
+    "second commit": ("lvcreate -q -y -Wn -Zn -an -L 12M -n {lv} --addtag thinpoolmgr {vg}",),
+    "deactivate": ("vgchange -q -an {vg}",),
+    "only components": ("dmsetup remove {dm}",),
+    "untag": ("vgchange -q --deltag thinpoolmgr {vg}",),
+    "error when full": ("lvchange -q --errorwhenfull y {vg}/{lv}",),
+    "thin device": (
+        "dmsetup message {dm} 0 create_thin~1",
+        "dmsetup create docker-t --table 0~819200~thin~/dev/mapper/{dm}~1",
+    ),
+}

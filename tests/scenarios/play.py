@@ -1,0 +1,249 @@
+"""Plays a scenario on a stage, and reduces what the host looks like to what must be the same on every host."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+from table import Act, Run, Scenario
+
+from thinpoolmgr.core.desired import DesiredEngine, DesiredPool, DesiredState, EngineConfig, PoolConfig
+from thinpoolmgr.core.planner import plan_activate, plan_apply
+from thinpoolmgr.core.steps import step_name
+from thinpoolmgr.core.teardown import plan_deactivate, plan_destroy
+from thinpoolmgr.cycle import Approval, RunError, carry_out
+from thinpoolmgr.errors import ThinpoolmgrError
+
+if TYPE_CHECKING:
+    from thinpoolmgr.core.documents import StepResult
+    from thinpoolmgr.core.model import Snapshot
+    from thinpoolmgr.core.plan import Memory, Plan
+    from thinpoolmgr.core.steps import Step
+    from thinpoolmgr.cycle import Host, Planner
+    from thinpoolmgr.host.store import Store
+
+ALL = Approval(yes=True, allowed=frozenset({"outage", "destroys"}))
+Look = dict[str, Any]
+
+
+class KilledError(BaseException):
+    """The process ends here."""
+
+
+class Stage(Protocol):
+    """A host that scenarios are played on."""
+
+    def paths(self) -> tuple[str, ...]:
+        """Device nodes of the disks, as they are now."""
+        ...
+
+    def host(self, desired: DesiredState) -> Host:
+        """The host for one run."""
+        ...
+
+    def act(self, act: Act, pool: DesiredPool) -> None:
+        """Do what somebody does."""
+        ...
+
+
+class Moment(msgspec.Struct, frozen=True):
+    """What a line came to, and how the host looks after it."""
+
+    line: str
+    outcome: str
+    steps: tuple[str, ...]
+    look: Look
+
+
+class Quiet:
+    """A reporter that nobody listens to."""
+
+    def show_plan(self, plan: Plan) -> None:
+        pass
+
+    def begin_step(self, step: Step, total: int) -> None:
+        pass
+
+    def end_step(self, step: Step, result: StepResult) -> None:
+        pass
+
+    def confirm(self) -> bool | None:
+        return None
+
+
+class Mortal:
+    """A host that kills the process before or after a step."""
+
+    def __init__(self, host: Host, kill: str) -> None:
+        self._host = host
+        self._when, _, self._step = kill.partition(" ")
+
+    @property
+    def recent_commands(self) -> tuple[str, ...]:
+        return self._host.recent_commands
+
+    def observe(self) -> Snapshot:
+        return self._host.observe()
+
+    def perform(self, step: Step) -> None:
+        if step_name(step) == self._step and self._when == "before":
+            raise KilledError
+        self._host.perform(step)
+        if step_name(step) == self._step:
+            raise KilledError
+
+
+def play(scenario: Scenario, stage: Stage, store: Store) -> list[Moment]:
+    """Return what each line of `scenario` comes to on `stage`."""
+    moments = []
+    for line in scenario.lines:
+        desired = desired_of(scenario, stage)
+        outcome, steps = "", ()  # type: tuple[str, tuple[str, ...]]
+        if isinstance(line, Act):
+            stage.act(line, desired.pools[0])
+        else:
+            outcome, steps = run(line, desired, stage, store)
+        desired = desired_of(scenario, stage)
+        look = reduce(stage.host(desired).observe(), stage.paths())
+        moments.append(Moment(str(line), outcome, steps, look))
+    return moments
+
+
+def desired_of(scenario: Scenario, stage: Stage) -> DesiredState:
+    """Return the configuration of `scenario` with the disks' present names."""
+    values = {"devices": stage.paths(), **scenario.config}
+    engines = (DesiredEngine("docker", EngineConfig("docker")),) if scenario.docker else ()
+    return DesiredState((DesiredPool("docker", msgspec.convert(values, PoolConfig)),), engines)
+
+
+def planner_of(command: str, desired: DesiredState) -> Planner:
+    """Return what `command` would plan."""
+    pool = desired.pools[0]
+    word, _, flag = command.partition(" ")
+
+    def planner(snapshot: Snapshot, memory: Memory) -> Plan:
+        match word:
+            case "apply":
+                return plan_apply(desired, snapshot, memory)
+            case "destroy":
+                return plan_destroy(pool, desired, snapshot, memory, keep_devices=flag == "--keep-devices")
+            case "activate":
+                return plan_activate(pool, desired, snapshot, memory)
+        return plan_deactivate(pool, desired, snapshot, memory)
+
+    return planner
+
+
+def run(line: Run, desired: DesiredState, stage: Stage, store: Store) -> tuple[str, tuple[str, ...]]:
+    """Return what a run comes to, and its steps."""
+    host = stage.host(desired)
+    try:
+        result = carry_out(
+            line.command.split()[0],
+            planner_of(line.command, desired),
+            Mortal(host, line.kill) if line.kill else host,
+            store,
+            Quiet(),
+            ALL,
+        )
+    except KilledError:
+        return "killed", ()
+    except RunError as error:
+        return f"{error.cause.code}: {error.cause.summary} {error.cause.details}", tuple(s.do for s in error.steps)
+    except ThinpoolmgrError as error:
+        return error.code, ()
+    return result.outcome, tuple(step.do for step in result.steps)
+
+
+def reduce(snapshot: Snapshot, paths: tuple[str, ...]) -> Look:
+    """Return `snapshot` without what no two hosts share.
+
+    Left out or given other names: uuids, device numbers and nodes, kernel names, links, serial numbers, disk sequence
+    numbers, how often LVM wrote its metadata, used blocks of pool metadata, the order of lists, the boot, and the
+    words in which a file is said to be broken. Which of several disks an LV went to is LVM's choice.
+    """
+    look: Look = msgspec.to_builtins(snapshot)
+    names = {path: f"disk{n}" for n, path in enumerate(paths)}
+    names |= {d["devno"]: names[d["path"]] for d in look["disks"] if d["path"] in names}
+    names |= {d["devno"]: d["name"] for d in look["dm_devices"]}
+    names |= {f"dm-{d['devno'].partition(':')[2]}": d["name"] for d in look["dm_devices"]}
+    many = {d for group in snapshot.groups if len(group.pvs) > 1 for d in (pv.path for pv in group.pvs)}
+    return {
+        "configured": sorted(_configured(d, names) for d in look["configured_devices"]),
+        "disks": _sorted(_disk(d, names, free=d["path"] not in many) for d in look["disks"]),
+        "groups": _sorted(_group(g, names) for g in look["groups"]),
+        "orphans": _sorted(_keep(pv | {"path": names.get(pv["path"], "?")}, "uuid") for pv in look["orphan_pvs"]),
+        "trouble": look["lvm_trouble"],
+        "devices": _sorted(_device(d, names) for d in look["dm_devices"]),
+        "names": look["dev_names"],
+        "engines": [_engine(engine) for engine in look["engines"]],
+    }
+
+
+def differences(one: Any, other: Any, path: str = "") -> list[str]:
+    """Return where two looks differ, and how."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        keys = dict.fromkeys((*one, *other))
+        return [d for key in keys for d in differences(one.get(key), other.get(key), f"{path}.{key}")]
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        pairs = enumerate(zip(one, other, strict=True))
+        return [d for place, (a, b) in pairs for d in differences(a, b, f"{path}[{place}]")]
+    return [] if one == other else [f"{path}: {one!r}, {other!r}"]
+
+
+def _keep(value: Look, *without: str) -> Look:
+    return {key: item for key, item in value.items() if key not in without}
+
+
+def _sorted(values: Any) -> list[Look]:
+    return sorted(values, key=lambda value: str(value.get("name", value.get("path"))))
+
+
+def _configured(device: Look, names: dict[str, str]) -> tuple[str, str]:
+    return names[device["configured_path"]], device["problem"]
+
+
+def _engine(engine: Look) -> Look:
+    kept = ("name", "installed", "version", "running", "driver", "data_root", "config_path", "config_text", "state")
+    version = engine["version"].partition("+")[0]
+    return {key: engine[key] for key in kept} | {"broken": bool(engine["config_problem"]), "version": version}
+
+
+def _disk(disk: Look, names: dict[str, str], *, free: bool) -> Look:
+    rest = _keep(disk, "devno", "diskseq", "serial", "wwn", "model", "links", "mounts", "holders", "kind")
+    rest |= {"path": names[disk["path"]], "mounts": len(disk["mounts"])}
+    if not free:
+        return _keep(rest, "opened_exclusively")
+    return rest | {"holders": sorted(names.get(name, name) for name in disk["holders"])}
+
+
+def _group(group: Look, names: dict[str, str]) -> Look:
+    alone = len(group["pvs"]) == 1
+    pvs = [
+        _keep(pv | {"path": names.get(pv["path"], pv["path"])}, "uuid", *([] if alone else ["free_bytes"]))
+        for pv in group["pvs"]
+    ]
+    lvs = [_volume(lv, names, alone=alone) for lv in group["lvs"]]
+    return _keep(group, "uuid", "seqno") | {"pvs": _sorted(pvs), "lvs": _sorted(lvs)}
+
+
+def _volume(lv: Look, names: dict[str, str], *, alone: bool) -> Look:
+    if not alone:
+        # which volumes are partial depends on where they went
+        return _keep(lv, "uuid", "devices", "health") | {"attr": lv["attr"][:8] + lv["attr"][9:]}
+    return _keep(lv, "uuid") | {"devices": [re.sub(r"^/dev/\w+", lambda m: names[m[0]], d) for d in lv["devices"]]}
+
+
+def _device(device: Look, names: dict[str, str]) -> Look:
+    below = [names.get(number, number) for number in device["depends_on"]]
+    on_disks = all(name.startswith("disk") for name in below)
+    status = device["pool_status"] and _keep(device["pool_status"], "used_metadata_blocks")
+    uuid = re.sub(r"^LVM-\w{64}", "LVM", device["uuid"])
+    table = " ".join(names.get(word, word) for word in device["table"].split())
+    return _keep(device, "devno") | {
+        "depends_on": "disks" if on_disks else below,
+        "pool_status": status,
+        "uuid": uuid,
+        "table": table,
+    }
