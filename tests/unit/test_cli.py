@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import pytest
 import support
@@ -24,8 +26,6 @@ from thinpoolmgr.host.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import support
 
     from thinpoolmgr.core.desired import DesiredState
     from thinpoolmgr.core.model import Snapshot
@@ -567,3 +567,44 @@ def test_verbose_shows_the_commands_that_are_run(cli: Cli) -> None:
     assert [step_name(step) for step in steps] == ["create-volume-group", "create-thin-pool"]
     assert "$ vgcreate --addtag thinpoolmgr docker /dev/sdb" in err
     assert DmDevice.__name__ not in err
+
+
+def run_for_real(
+    *words: str, stdout: int | IO[bytes], closed: tuple[int, ...] = ()
+) -> subprocess.CompletedProcess[bytes]:
+    def close() -> None:
+        for descriptor in closed:
+            os.close(descriptor)
+
+    argv = [sys.executable, "-m", "thinpoolmgr", *words]
+    return subprocess.run(argv, stdout=stdout, stderr=subprocess.PIPE, check=False, preexec_fn=close)
+
+
+@pytest.mark.parametrize("words", [["config", "check"], ["config", "show", "--json"]])
+def test_a_result_that_cannot_be_written_is_an_error_of_its_own(cli: Cli, words: list[str]) -> None:
+    with open("/dev/full", "wb") as full:
+        done = run_for_real("--config", str(cli.config), *words, stdout=full)
+    assert done.returncode == 1
+    assert b"could not be written" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_an_error_whose_document_cannot_be_written_is_still_said(cli: Cli) -> None:
+    with open("/dev/full", "wb") as full:
+        done = run_for_real("--config", f"{cli.config}.not", "--json", "plan", stdout=full)
+    assert (done.returncode, b"cannot be read" in done.stderr, b"Traceback" in done.stderr) == (78, True, False)
+
+
+def test_a_reader_that_goes_away_changes_nothing(cli: Cli) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = run_for_real("--config", str(cli.config), "config", "show", stdout=writer)
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_closed_streams_are_no_error(cli: Cli) -> None:
+    done = run_for_real("--config", str(cli.config), "config", "show", stdout=subprocess.PIPE, closed=(0, 2))
+    assert done.returncode == 0

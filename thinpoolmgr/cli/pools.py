@@ -141,7 +141,7 @@ class TerminalReporter:
 
     def confirm(self) -> bool | None:
         """Ask at the terminal; None when there is none."""
-        if self._options.json or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        if self._options.json or not all(stream and stream.isatty() for stream in (sys.stdin, sys.stderr)):
             return None
         return click.confirm("Carry this out?", default=False, err=True)
 

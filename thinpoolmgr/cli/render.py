@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from thinpoolmgr.core.documents import apply_document, error_document
+from thinpoolmgr.core.documents import SCHEMA, apply_document, error_document
 from thinpoolmgr.core.steps import (
     CreateThinPool,
     CreateVolumeGroup,
@@ -106,7 +106,8 @@ class Renderer:
     def __init__(self, options: Options) -> None:
         """Draw by `options`."""
         self._options = options
-        self._live = sys.stderr.isatty()
+        # Python has no standard error where it was closed beforehand.
+        self._live = bool(sys.stderr and sys.stderr.isatty())
         self._is_unread = False
 
     def out(self, text: str = "") -> None:
@@ -330,13 +331,13 @@ class Renderer:
 
     def error(self, error: ThinpoolmgrError) -> None:
         """Print an error that ended a command before anything was begun, with `--json` as a document, too."""
-        if self._options.json and not isinstance(error, OutputFailedError):
-            changing = self._options.carries_out
-            document = (
-                apply_document("", "refused", (), error) if changing else {"schema": 1, "error": error_document(error)}
-            )
-            self.json(document)
         self.explain(error)
+        if not self._options.json or isinstance(error, OutputFailedError):
+            return
+        by_itself = {"schema": SCHEMA, "error": error_document(error)}
+        # Where not even this can be written, the error is on standard error all the same.
+        with suppress(OutputFailedError):
+            self.json(apply_document("", "refused", (), error) if self._options.carries_out else by_itself)
 
     def explain(self, error: ThinpoolmgrError) -> None:
         """Print for people what is wrong, the evidence, and the way out."""
