@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from thinpoolmgr.core.model import Snapshot
     from thinpoolmgr.core.steps import Step
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+CHECKOUT = Path(__file__).parents[2]
+GOLDEN = CHECKOUT / "tests/golden"
 WARNING = (
     "warning: /dev/sdb may be another disk after the next boot; a name below /dev/disk/by-id stays the\n"
     "         same.\n"
@@ -577,7 +578,7 @@ def run_for_real(
             os.close(descriptor)
 
     argv = [sys.executable, "-m", "thinpoolmgr", *words]
-    return subprocess.run(argv, stdout=stdout, stderr=subprocess.PIPE, check=False, preexec_fn=close)
+    return subprocess.run(argv, stdout=stdout, stderr=subprocess.PIPE, check=False, cwd=CHECKOUT, preexec_fn=close)
 
 
 @pytest.mark.parametrize("words", [["config", "check"], ["config", "show", "--json"]])

@@ -30,7 +30,7 @@ from thinpoolmgr.sim.parts import (
     uuid_of,
     volume,
 )
-from thinpoolmgr.sim.steps import apply_step, define_pool, remove_volume, spare_name
+from thinpoolmgr.sim.steps import apply_step, define_pool, remove_volume, spare_name, stopped
 
 MISSING = "[unknown]"
 
@@ -139,7 +139,7 @@ def _has(dm_uuid: str, lv_uuid: str) -> bool:
 
 def reboot(snapshot: Snapshot) -> Snapshot:
     """Return the host after its next boot: the kernel knows nothing, udev activates each whole group, engines stand."""
-    engines = tuple(replace(e, running=False, pids=(), driver="", containers=()) for e in snapshot.engines)
+    engines = tuple(stopped(engine) for engine in snapshot.engines)
     shot = replace(snapshot, dm_devices=(), dev_names=(), engines=engines, boot_id=f"{snapshot.boot_id}+")
     for group in shot.groups:
         shot = activate_by_udev(shot, group)

@@ -273,6 +273,12 @@ def _remove_dm(snapshot: Snapshot, step: RemoveDmDevice) -> Snapshot:
     return replace(without, dev_names=tuple(name for name in without.dev_names if name in left))
 
 
+def stopped(engine: Engine) -> Engine:
+    """Return `engine` when it does not run."""
+    service = replace(engine.service, active=False)
+    return replace(engine, running=False, pids=(), driver="", containers=(), service=service)
+
+
 def _apply_to_engine(
     snapshot: Snapshot, step: StopEngine | StartEngine | MoveStateAside | WriteEngineConfig
 ) -> Snapshot:
