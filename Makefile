@@ -18,19 +18,19 @@ ifneq ($(shell id -u),0)
 PACKAGES += uidmap
 endif
 
-.PHONY: help demo test setup packages venv root lint types architecture unit lab system clean
+.PHONY: help demo test setup packages venv root lint types architecture unit property lab system clean
 
 help:
 	@echo "make demo   the main job, step by step, in a throw-away kernel (under three minutes)"
 	@echo "make test   lint, types, architecture, unit and lab tests, the last with real LVM and Docker"
-	@echo "            each alone: make lint types architecture unit lab system"
+	@echo "            each alone: make lint types architecture unit property lab system"
 	@echo "make setup  only install what both need; make root: only make the lab's Docker root"
 	@echo "make clean  remove .venv and all caches in this folder"
 
 demo: setup
 	@$(BIN)/thinpoolmgr lab demo
 
-test: lint types architecture unit lab system
+test: lint types architecture unit property lab system
 
 setup: packages venv
 
@@ -83,6 +83,10 @@ architecture: setup
 unit: setup
 	@echo "== unit tests"
 	@$(BIN)/python -m pytest --quiet tests/unit
+
+property: setup
+	@echo "== property tests: lives of pools on the in-memory host"
+	@$(BIN)/python -m pytest --quiet tests/property
 
 lab: setup
 	@echo "== lab tests: real LVM and Docker, in throw-away kernels"
