@@ -410,3 +410,11 @@ def test_the_fingerprint_is_of_the_facts_and_not_of_their_use() -> None:
 def test_facts_keep_their_places_in_a_fingerprint() -> None:
     assert fingerprint_of("ab", "c") != fingerprint_of("a", "bc")
     assert fingerprint_of({"a": 1, "b": 2}) == fingerprint_of({"b": 2, "a": 1})
+
+
+def test_a_part_of_a_pool_that_somebody_has_open_is_refused() -> None:
+    parts = tuple(d for d in HEALTHY.dm_devices if d.targets != ("thin-pool",))
+    half = replace(HEALTHY, dm_devices=tuple(replace(part, open_count=0) for part in parts))
+    assert names(plan(half)) == ["remove-dm-device", "remove-dm-device", "activate-pool"]
+    held = replace(half, dm_devices=tuple(replace(part, open_count=1) for part in parts))
+    assert (codes(plan(held)), names(plan(held))) == (["DEVICE_OPEN"], [])

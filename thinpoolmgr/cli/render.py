@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import json
 import os
-import re
-import shutil
 import sys
 import textwrap
 from contextlib import suppress
@@ -16,17 +13,11 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from thinpoolmgr.cli.text import columns, count, cut, describe, details_of, place_of, plain, wrap
 from thinpoolmgr.core.documents import SCHEMA, apply_document, error_document
 from thinpoolmgr.core.steps import (
-    CreateThinPool,
-    CreateVolumeGroup,
-    MoveStateAside,
     Step,
-    WriteEngineConfig,
-    commands,
     step_mark,
-    step_name,
-    target,
 )
 from thinpoolmgr.errors import ThinpoolmgrError
 from thinpoolmgr.units import MIB, format_size
@@ -39,14 +30,11 @@ if TYPE_CHECKING:
     from thinpoolmgr.core.documents import EngineDocument, PoolDocument, StatusDocument, StepResult, Use
     from thinpoolmgr.core.findings import Finding
     from thinpoolmgr.core.plan import Plan, Refusal
-    from thinpoolmgr.core.steps import Argv
     from thinpoolmgr.cycle import RunResult
 
-_MAX_COLUMNS = 100
 _MARK_COLORS = {"+": "green", "~": "yellow", "!": "magenta", "-": "red"}
 _MARK_WORDS = {"+": "create", "~": "change", "!": "outage", "-": "destroys"}
 _SEVERITY_COLORS = {"info": "blue", "warning": "yellow", "error": "red"}
-_DIFF_COLORS = {"+": "green", "-": "red", " ": "white"}
 _GOOD_STATES = frozenset({"healthy", "running"})
 _BAD_STATES = frozenset(
     {
@@ -61,37 +49,6 @@ _BAD_STATES = frozenset(
         "unsupported",
     }
 )
-_OPTION_AND_ARGUMENT = re.compile(r"(--[a-z]+) (?!-)")
-_SHELL_SAFE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789@%+=:,./-_")
-
-
-def columns() -> int:
-    """Return the width to draw in: the terminal's, at most 100."""
-    return min(_MAX_COLUMNS, shutil.get_terminal_size((_MAX_COLUMNS, 24)).columns)
-
-
-def plain(text: str) -> str:
-    """Return `text` from outside so that a terminal shows it and obeys nothing in it."""
-    return "".join(char if char.isprintable() else _escape(char) for char in text)
-
-
-def _escape(char: str) -> str:
-    code = ord(char)
-    # Undecodable bytes arrive as lone surrogates U+DC80 to U+DCFF.
-    return (
-        f"\\x{code - 0xDC00:02x}"
-        if 0xDC80 <= code <= 0xDCFF
-        else f"\\x{code:02x}"
-        if code < 0x100
-        else f"\\u{code:04x}"
-    )
-
-
-def shell_words(argv: Argv) -> str:
-    """Return `argv` as a person would type it."""
-    return " ".join(
-        word if word and set(word) <= _SHELL_SAFE else "'" + plain(word).replace("'", "'\\''") + "'" for word in argv
-    )
 
 
 class OutputFailedError(ThinpoolmgrError):
@@ -138,7 +95,7 @@ class Renderer:
 
     def warn(self, text: str) -> None:
         """Print a warning beside the result."""
-        first, *others = _wrapped(text, " " * len("warning: "))
+        first, *others = wrap(text, " " * len("warning: "))
         self.err(click.style("warning: ", fg="yellow", bold=True) + first.lstrip())
         for line in others:
             self.err(line)
@@ -155,14 +112,14 @@ class Renderer:
             self._refusal(refusal, say)
         if plan.refusals and plan.steps:
             say("Nothing is carried out before that is settled. Then the plan would be:")
-        for place, steps in itertools.groupby(plan.steps, _place):
-            for line in _wrapped(place, ""):
+        for place, steps in itertools.groupby(plan.steps, place_of):
+            for line in wrap(place, ""):
                 say(click.style(line, bold=True))
             for step in steps:
                 self._plan_step(step, say)
         # Carrying it out repeats the notes at the end, where what is left to the user matters.
         for note in () if to_stderr else plan.notes:
-            for line in _wrapped(f"Note: {note}", ""):
+            for line in wrap(f"Note: {note}", ""):
                 say(line)
         for warning in plan.warnings:
             self.warn(warning)
@@ -175,25 +132,25 @@ class Renderer:
     def _refusal(self, refusal: Refusal, say: Callable[[str], None]) -> None:
         self._headline("refused", refusal.summary, refusal.code, say)
         for text in (refusal.details, refusal.resolution):
-            for line in _wrapped(text, "    "):
+            for line in wrap(text, "    "):
                 say(line)
 
     def _headline(self, word: str, summary: str, code: str, say: Callable[[str], None]) -> None:
-        first, *others = _wrapped(f"{summary}  [{code}]", " " * (len(word) + 1))
+        first, *others = wrap(f"{summary}  [{code}]", " " * (len(word) + 1))
         say(click.style(word, fg="red", bold=True) + first[len(word) :])
         for line in others:
             say(line)
 
     def _plan_step(self, step: Step, say: Callable[[str], None]) -> None:
         mark = step_mark(step)
-        first, *others = _wrapped(describe(step), "    ")
+        first, *others = wrap(describe(step), "    ")
         say(f"  {click.style(mark, fg=_MARK_COLORS[mark], bold=True)} {click.style(first[4:], bold=True)}")
         for line in others:
             say(click.style(line, bold=True))
-        for line in _wrapped(step.reason, "      "):
+        for line in wrap(step.reason, "      "):
             say(click.style(line, dim=True))
         if self._options.verbose:
-            for line, color in _details(step):
+            for line, color in details_of(step):
                 say(click.style(line, fg=color))
 
     def _summary(self, plan: Plan) -> str:
@@ -204,7 +161,7 @@ class Renderer:
             if m in marks
         ]
         hint = "" if self._options.verbose else "   (-v shows the commands)"
-        return f"{_count(len(plan.steps), 'step')}: {', '.join(counts)}{click.style(hint, dim=True)}"
+        return f"{count(len(plan.steps), 'step')}: {', '.join(counts)}{click.style(hint, dim=True)}"
 
     def begin_step(self, step: Step, total: int) -> None:
         """Show that `step` runs, on a terminal only; its line is completed by `end_step`."""
@@ -225,7 +182,7 @@ class Renderer:
     def _step_line(self, step: Step, total: int, ending: str) -> str:
         mark = step_mark(step)
         place = f"[{int(step.id)}/{total}]"
-        what = _cut(describe(step), columns() - len(place) - 26)
+        what = cut(describe(step), columns() - len(place) - 26)
         dots = click.style("." * max(2, columns() - len(place) - len(what) - 24), dim=True)
         return f"{place} {click.style(mark, fg=_MARK_COLORS[mark], bold=True)} {what} {dots} {ending}"
 
@@ -236,12 +193,12 @@ class Renderer:
         else:
             seconds = sum(step.seconds for step in result.steps)
             self.out(
-                f"Done: {_count(len(result.steps), 'step')} in {seconds:.1f} s; looked at again, nothing is left to do."
+                f"Done: {count(len(result.steps), 'step')} in {seconds:.1f} s; looked at again, nothing is left to do."
             )
         for warning in result.warnings:
             self.warn(warning)
         for note in result.notes:
-            for line in _wrapped(f"Note: {note}", ""):
+            for line in wrap(f"Note: {note}", ""):
                 self.out(line)
 
     def status(self, document: StatusDocument) -> None:
@@ -277,7 +234,7 @@ class Renderer:
                 f"discards {pool.discards}",
             ]
         if pool.active:
-            facts.append(f"{_count(pool.thin_devices, 'thin device')} active")
+            facts.append(f"{count(pool.thin_devices, 'thin device')} active")
         if facts:
             self.out(f"  {'options':<10}{', '.join(facts)}")
         free = f"; {format_size(pool.free_bytes)} free in the group" if pool.free_bytes is not None else ""
@@ -312,10 +269,10 @@ class Renderer:
         if len(f"{what}  {state}  {click.unstyle(rest)}") <= columns():
             self.out(f"{click.style(what, bold=True)}  {self._state(state)}  {rest}")
             return
-        for line in _wrapped(what, ""):
+        for line in wrap(what, ""):
             self.out(click.style(line, bold=True))
         self.out(f"  {'state':<10}{self._state(state)}")
-        for line in _wrapped(click.unstyle(rest), " " * 12):
+        for line in wrap(click.unstyle(rest), " " * 12):
             self.out(line)
 
     def _state(self, state: str) -> str:
@@ -342,9 +299,9 @@ class Renderer:
     def explain(self, error: ThinpoolmgrError) -> None:
         """Print for people what is wrong, the evidence, and the way out."""
         self._headline("error:", error.summary, error.code, self.err)
-        for line in _wrapped(error.details, "  "):
+        for line in wrap(error.details, "  "):
             self.err(line)
-        for line in _wrapped(error.resolution, "  "):
+        for line in wrap(error.resolution, "  "):
             self.err(click.style(line, fg="cyan"))
 
 
@@ -354,76 +311,3 @@ def _leaves(table: dict[str, Any], prefix: str) -> Iterator[tuple[str, object]]:
             yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def describe(step: Step) -> str:
-    """Return a step in a few words."""
-    what = f"{step_name(step).replace('-', ' ')} {plain(target(step))}"
-    match step:
-        case CreateVolumeGroup():
-            return f"{what} on {', '.join(plain(disk.path) for disk in step.disks)}"
-        case CreateThinPool():
-            data, metadata = format_size(step.data_extents * step.extent_bytes), format_size(step.metadata_bytes)
-            return f"{what} ({data}, metadata {metadata})"
-        case _:
-            return what
-
-
-def _wrapped(text: str, indent: str) -> list[str]:
-    lines: list[str] = []
-    for paragraph in text.splitlines():
-        lines += textwrap.wrap(
-            plain(paragraph),
-            columns(),
-            initial_indent=indent,
-            subsequent_indent=indent,
-            break_on_hyphens=False,
-        )
-    return lines
-
-
-def _wrapped_command(text: str) -> list[str]:
-    # An option and its argument stay on one line.
-    glued = _OPTION_AND_ARGUMENT.sub("\\1\0", text)
-    lines = textwrap.wrap(
-        glued,
-        columns() - 2,
-        initial_indent="      $ ",
-        subsequent_indent="          ",
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-    return [line.replace("\0", " ") for line in lines]
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _details(step: Step) -> Iterator[tuple[str, str]]:
-    """What a step does to the letter, line by line with its colour: commands, or the change of a file."""
-    for argv in commands(step):
-        yield from ((line, "cyan") for line in _wrapped_command(shell_words(argv)))
-    if isinstance(step, MoveStateAside):
-        yield from ((line, "cyan") for path in step.paths for line in _wrapped(f"{path} -> {step.into}/", "      "))
-    if isinstance(step, WriteEngineConfig):
-        old, new = (step.old_text or "").splitlines(), step.new_text.splitlines()
-        for line in difflib.unified_diff(old, new, n=1, lineterm=""):
-            if not line.startswith(("---", "+++", "@@")):
-                yield from ((piece, _DIFF_COLORS[line[0]]) for piece in _pieces(plain(line.expandtabs(4))))
-
-
-def _pieces(text: str) -> list[str]:
-    """Cut a line whose spaces matter into pieces that fit."""
-    width = columns() - 8
-    return [f"      {'' if start == 0 else '  '}{text[start : start + width]}" for start in range(0, len(text), width)]
-
-
-def _place(step: Step) -> str:
-    """The branch of the tree that a step hangs on."""
-    engine = getattr(step, "engine", "")
-    return plain(f"engine {engine}" if engine else f"pool {step.pool}")
-
-
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: max(0, width - 3)] + "..."

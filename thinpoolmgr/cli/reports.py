@@ -6,7 +6,8 @@ import click
 
 from thinpoolmgr.cli.options import global_options, options_of
 from thinpoolmgr.cli.pools import real_host, require_root, simulated_host
-from thinpoolmgr.cli.render import Renderer, plain
+from thinpoolmgr.cli.render import Renderer
+from thinpoolmgr.cli.text import plain
 from thinpoolmgr.config import load_config
 from thinpoolmgr.core.desired import unstable_name_warning, unstable_names
 from thinpoolmgr.core.documents import status_document

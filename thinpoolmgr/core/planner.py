@@ -230,6 +230,8 @@ def _plan_existing(view: PoolView, snapshot: Snapshot) -> tuple[list[Step], list
     differing = check_drift(view, snapshot)
     if differing:
         return [], differing
+    if view.state is PoolState.INACTIVE and (busy := refuse_open_parts(view)):
+        return [], [busy]
     steps: list[Step] = []
     if view.state is PoolState.INACTIVE:
         steps += remove_parts(view)
@@ -282,6 +284,7 @@ def remove_parts(view: PoolView) -> list[RemoveDmDevice]:
 
 
 _WORTH_A_WARNING = frozenset({PoolState.TIGHT, PoolState.OUT_OF_DATA})
+_SICK = "The kernel keeps the pool from being written until that is settled; what is in it can be read."
 _WAYS_OUT = {
     PoolState.FOREIGN: (
         "POOL_FOREIGN",
@@ -308,11 +311,6 @@ _WAYS_OUT = {
         "The kernel gave up on the pool; nothing is written to it.",
         "Look at dmesg for the first error; deactivate the pool and check its metadata (thin_check) first.",
     ),
-}
-
-
-_SICK = "The kernel keeps the pool from being written until that is settled; what is in it can be read."
-_WAYS_OUT |= {
     PoolState.NEEDS_CHECK: (
         "POOL_NEEDS_CHECK",
         _SICK,
