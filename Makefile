@@ -12,7 +12,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 # the lab's kernel, and what runs in it
-PACKAGES := busybox-static dmsetup e2fsprogs kmod lvm2 mmdebstrap thin-provisioning-tools udev user-mode-linux
+PACKAGES := busybox-static dmsetup e2fsprogs kmod lvm2 mmdebstrap thin-provisioning-tools udev \
+    user-mode-linux xfsprogs
 # an ordinary user makes the Docker root in a user namespace
 ifneq ($(shell id -u),0)
 PACKAGES += uidmap

@@ -358,7 +358,7 @@ def test_dead_and_foreign_daemons_do_not_count(host: Host) -> None:
     assert host.observe().pids == (8, 10)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+@pytest.mark.root
 def test_rootless_daemons_do_not_count(host: Host) -> None:
     host.process(5)
     os.chown(host.root / "proc/5", 1000, 1000)
