@@ -70,7 +70,7 @@ def test_text_is_replaced_and_nothing_else_is_left(config: Path) -> None:
     assert names(config.parent) == {"daemon.json"}
 
 
-@pytest.mark.parametrize("mode", [0o600, 0o640, 0o644, 0o666, 0o4755])
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o644, 0o666, pytest.param(0o4755, marks=pytest.mark.root)])
 def test_mode_is_kept(config: Path, mode: int) -> None:
     config.chmod(mode)
     write_atomically(str(config), "new", expect_text="{}\r\n")
