@@ -80,13 +80,18 @@ class Renderer:
             click.echo(text, color=self._options.color)
         except BrokenPipeError:
             # The reader has seen enough; what is left to do is done all the same.
-            self._is_unread = True
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            self._stop_output()
         except OSError as error:
+            self._stop_output()
             summary = f"the result could not be written: {error.strerror}"
             raise OutputFailedError(
                 summary, "What was to be done was done before.", "Make room, and ask again."
             ) from error
+
+    def _stop_output(self) -> None:
+        """Let what is still buffered go nowhere: Python would try to write it once more, and end with 120."""
+        self._is_unread = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def err(self, text: str = "", *, newline: bool = True) -> None:
         """Print one line for people beside the result; a terminal that is gone must not stop a run in its middle."""
