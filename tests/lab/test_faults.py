@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import SYS_BLOCK, wait_until
 from lab_tool import STATE_FOLDER, Tool, dm_names, group_names, is_blank, seqno, sh, words
 
 from thinpoolmgr.lab.loop import LoopDisk
@@ -186,6 +187,7 @@ def test_a_missing_disk_makes_the_pool_partial_and_untouchable(tool: Tool, loop_
     tool.succeed(*APPLY)
     tool.succeed("deactivate", "docker", "--yes")
     second.detach()
+    wait_until(lambda: not (SYS_BLOCK / second.path.name / "loop").is_dir())
     sh("udevadm", "settle")
     assert tool.pool()["state"] == "partial"
     for command in (APPLY, DESTROY, ("activate", "docker", "--yes")):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from conftest import SYS_BLOCK, wait_until
 
 from thinpoolmgr.core.thinstatus import parse_pool_status
 from thinpoolmgr.host.blkid import ProbeError, probe_signatures
@@ -322,6 +323,8 @@ def test_a_zero_sized_disk() -> None:
     with LoopDisk(DISK_BYTES) as made:
         path = str(made.path)
         made.detach()
+        # While udev's worker still has it open the kernel puts the detaching off.
+        wait_until(lambda: not (SYS_BLOCK / made.path.name / "loop").is_dir())
 
         observed = observe(path)
 
