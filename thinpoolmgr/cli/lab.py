@@ -32,7 +32,10 @@ _FOREVER = 0
 
 @click.group()
 def lab() -> None:
-    """Run things as root under a throw-away kernel that has device-mapper."""
+    """Run things as root under a throw-away kernel.
+
+    It has device-mapper, loop disks, and a real Docker when asked for; this machine's disks stay out of it.
+    """
 
 
 @lab.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})

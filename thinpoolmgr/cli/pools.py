@@ -164,7 +164,10 @@ def find_pool(desired: DesiredState, name: str) -> DesiredPool:
 @global_options
 @click.pass_context
 def plan(context: click.Context) -> None:
-    """Show what `apply` would do, and why; exit code 2 when there is something to do."""
+    """Show what apply would do, and why (exit 2: something).
+
+    Nothing is written. Exit code 2 says that there are steps, 3 that something is refused.
+    """
     options = options_of(context)
     desired = load_config(options.config).desired
     with host_and_store(options, desired) as (host, store):
@@ -198,7 +201,10 @@ def apply(context: click.Context, *, yes: bool, allow: frozenset[Danger]) -> Non
 @global_options
 @click.pass_context
 def destroy(context: click.Context, pool: str, *, keep_devices: bool, yes: bool, allow: frozenset[Danger]) -> None:
-    """Remove a pool with all that is in it: engine state, thin devices, volumes, group, labels."""
+    """Remove a pool with all that is in it.
+
+    Thin devices, volumes, group and labels go; the engine's state is moved aside.
+    """
     desired = load_config(options_of(context).config).desired
     wanted = find_pool(desired, pool)
     desired = with_implied_engine(desired, wanted)
@@ -215,7 +221,10 @@ def destroy(context: click.Context, pool: str, *, keep_devices: bool, yes: bool,
 @global_options
 @click.pass_context
 def activate(context: click.Context, pool: str, *, yes: bool, allow: frozenset[Danger]) -> None:
-    """Make an existing pool's devices appear, and start the engine that was stopped for it."""
+    """Make an existing pool's devices appear.
+
+    The engine that was stopped for it is started again.
+    """
     desired = load_config(options_of(context).config).desired
     wanted = find_pool(desired, pool)
     _carry_out(
@@ -233,7 +242,10 @@ def activate(context: click.Context, pool: str, *, yes: bool, allow: frozenset[D
 @global_options
 @click.pass_context
 def deactivate(context: click.Context, pool: str, *, yes: bool, allow: frozenset[Danger]) -> None:
-    """Take a pool's devices away, engine and thin devices first; its data stays."""
+    """Take a pool's devices away; its data stays.
+
+    The engine is stopped and its thin devices are removed first.
+    """
     desired = load_config(options_of(context).config).desired
     wanted = find_pool(desired, pool)
     desired = with_implied_engine(desired, wanted)

@@ -20,7 +20,7 @@ _NOTEWORTHY = 2
 @global_options
 @click.pass_context
 def status(context: click.Context, *, check: bool) -> None:
-    """Show pools, their use and health, and the engines on them."""
+    """Show pools, their use and health, and engines."""
     options = options_of(context)
     desired = load_config(options.config).desired
     simulated = simulated_host(options, desired)
