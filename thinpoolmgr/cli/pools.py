@@ -164,7 +164,7 @@ def find_pool(desired: DesiredState, name: str) -> DesiredPool:
 @global_options
 @click.pass_context
 def plan(context: click.Context) -> None:
-    """Show what apply would do, and why (exit 2: something).
+    """Show what apply would do, and why.
 
     Nothing is written. Exit code 2 says that there are steps, 3 that something is refused.
     """
