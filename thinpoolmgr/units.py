@@ -12,7 +12,7 @@ GIB = 1024**3
 TIB = 1024**4
 
 _FACTORS = {"B": 1, "K": KIB, "M": MIB, "G": GIB, "T": TIB, "P": 1024**5}
-_SIZE = re.compile(r"(?P<number>\d{1,18}(?:\.\d{1,6})?) ?(?P<unit>[A-Za-z]*)", re.ASCII)
+_SIZE = re.compile(r"(?P<number>\d{1,18}(?:\.\d{1,12})?) ?(?P<unit>[A-Za-z]*)", re.ASCII)
 _MAX_BYTES = 2**63 - 1
 
 
@@ -71,6 +71,14 @@ def format_size(size_bytes: int) -> str:
             whole, tenth = divmod(tenths, 10)
             return f"{whole}.{tenth} {letter}iB" if tenth else f"{whole} {letter}iB"
     return f"{size_bytes} B"
+
+
+def exact_size(size_bytes: int) -> str:
+    """Return `size_bytes` as a configuration takes it, in the largest unit that is exact: `1300MiB`."""
+    for letter in "PTGMK":
+        if size_bytes % _FACTORS[letter] == 0:
+            return f"{size_bytes // _FACTORS[letter]}{letter}iB"
+    return f"{size_bytes}B"
 
 
 def format_percent(part: int, whole: int) -> str:

@@ -219,7 +219,7 @@ def test_without_a_serial_the_device_number_counts() -> None:
 def memory(kind: str, disk: Disk) -> Memory:
     refs = (DiskRef(disk.path, disk.devno, disk.size_bytes, disk.serial),)
     create = CreateVolumeGroup(reason="r", group="docker", disks=refs)
-    remove = RemovePhysicalVolumes(reason="r", disks=refs)
+    remove = RemovePhysicalVolumes(reason="r", disks=refs, pv_uuids=(support.uuid_of("pv"),))
     return {
         "creating": Memory(interrupted=(create,)),
         "removing": Memory(interrupted=(remove,)),
@@ -241,6 +241,8 @@ def test_a_label_without_a_group_is_ours_only_by_the_journals_evidence(kind: str
     assert is_our_leftover(orphan, disk, evidence) is ours
     assert foreign_signatures(disk, shot, evidence) == ((EXT4,) if ours else (support.LABEL, EXT4))
     assert not is_our_leftover(replace(orphan, duplicate=True), disk, evidence)
+    remade = replace(orphan, uuid=support.uuid_of("made again by somebody"))
+    assert is_our_leftover(remade, disk, evidence) is (kind == "creating")
     assert not is_our_leftover(orphan, replace(disk, serial="another"), evidence)
     blank_beside_it = replace(disk, signatures=(support.LABEL,))
     assert (check(blank_beside_it, shot=shot, memory=evidence) == []) is ours

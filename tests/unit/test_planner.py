@@ -178,6 +178,12 @@ def test_a_key_that_the_pool_does_not_have_is_said_with_the_way(config: dict[str
     assert way in found.refusals[0].resolution
 
 
+def test_what_differs_does_not_keep_a_pool_from_being_activated() -> None:
+    wanted = support.pool(discards="ignore", data_size="20GiB")
+    found = plan_activate(wanted, support.desired(wanted), support.deactivated(HEALTHY), NOTHING)
+    assert (names(found), codes(found)) == (["activate-pool"], [])
+
+
 def test_a_pool_that_has_grown_is_as_described() -> None:
     assert plan(HEALTHY, support.pool(data_size="1GiB", metadata_size="4MiB")).is_empty
 

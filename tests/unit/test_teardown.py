@@ -183,7 +183,7 @@ def test_a_lost_pool_on_a_disk_that_cannot_be_read_is_not_said_to_be_blank() -> 
 
 def test_labels_without_a_group_are_erased_by_evidence_only() -> None:
     disk = support.disk(signatures=(support.LABEL,))
-    pv = PhysicalVolume("/dev/sdb", support.uuid_of("pv"), disk.size_bytes)
+    pv = PhysicalVolume("/dev/sdb", HEALTHY.groups[0].pvs[0].uuid, disk.size_bytes)
     shot = support.snapshot(disk, orphan_pvs=(pv,))
     assert destroy(shot).is_empty
     (remove,) = (step for step in destroy(HEALTHY).steps if isinstance(step, RemovePhysicalVolumes))
@@ -280,6 +280,14 @@ def test_an_engine_that_the_configuration_leaves_out_is_looked_for(*, configured
     running = support.docker(running=True, configured=configured, driver="devicemapper" if configured else "overlay2")
     found = plan_deactivate(pool, implied, support.with_engine(HEALTHY, running), NOTHING)
     assert names(found)[0] == ("stop-engine" if configured else "deactivate-pool")
+
+
+def test_lvms_own_thin_volumes_are_not_taken_down() -> None:
+    volume = replace(support.linear("mine", 2**30), segment_type="thin", pool_lv="thinpool")
+    shot = replace(HEALTHY, groups=(replace(HEALTHY.groups[0], lvs=(*HEALTHY.groups[0].lvs, volume)),))
+    for found in (destroy(shot), deactivate(shot)):
+        assert (codes(found), names(found)) == (["GROUP_HAS_OTHER_LVS"], [])
+        assert "mine" in found.refusals[0].summary
 
 
 def test_taking_away_a_pool_that_somebody_unknown_uses_is_an_outage() -> None:

@@ -12,6 +12,7 @@ from thinpoolmgr.units import (
     MIB,
     TIB,
     ceil_to,
+    exact_size,
     floor_to,
     format_percent,
     format_size,
@@ -152,3 +153,17 @@ def test_rounding_brackets_the_value(value: int, step: int) -> None:
 def test_percentages() -> None:
     assert (format_percent(1, 8), format_percent(1, 0)) == ("12.5 %", "-")
     assert (percent_of(1, 3), percent_of(1, 0)) == (33.33, 0.0)
+
+
+@given(st.integers(min_value=1, max_value=2**59))
+def test_an_exact_size_reads_back_as_itself(size_bytes: int) -> None:
+    assert parse_size(exact_size(size_bytes)) == size_bytes
+
+
+def test_an_exact_size_has_the_largest_unit_that_is_exact() -> None:
+    assert [exact_size(n) for n in (1300 * 2**20, 2**30, 1088 * 1024, 513)] == [
+        "1300MiB",
+        "1GiB",
+        "1088KiB",
+        "513B",
+    ]

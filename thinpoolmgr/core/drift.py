@@ -6,7 +6,7 @@ from thinpoolmgr.core.desired import DesiredPool, parse_share
 from thinpoolmgr.core.lifecycle import PoolView
 from thinpoolmgr.core.model import LogicalVolume, Snapshot, VolumeGroup
 from thinpoolmgr.core.plan import Refusal
-from thinpoolmgr.units import format_size, parse_size
+from thinpoolmgr.units import exact_size, lvm_size, parse_size
 
 
 def check_drift(view: PoolView, snapshot: Snapshot) -> list[Refusal]:
@@ -28,7 +28,10 @@ def _check_devices(pool: DesiredPool, group: VolumeGroup, snapshot: Snapshot) ->
         if disk is not None and disk.path not in present:
             summary = f"{path} is not in the volume group {group.name}"
             details = f"pools.{pool.name}.devices names it; the group stands on {', '.join(sorted(present))}."
-            resolution = f"Take it out of the configuration, or add it yourself: vgextend {group.name} {disk.path}"
+            resolution = (
+                "Take it out of the configuration; or see that it is blank and unused (blkid -p), and add it: "
+                f"vgextend {group.name} {disk.path}"
+            )
             refusals.append(Refusal("DEVICE_NOT_IN_GROUP", path, summary, details, resolution))
     return refusals
 
@@ -36,11 +39,13 @@ def _check_devices(pool: DesiredPool, group: VolumeGroup, snapshot: Snapshot) ->
 def _check_options(pool: DesiredPool, lv: LogicalVolume) -> list[Refusal]:
     config, refusals = pool.config, []
     if lv.chunk_bytes not in (0, pool.chunk_bytes):
-        present = format_size(lv.chunk_bytes).replace(" ", "")
+        present = exact_size(lv.chunk_bytes)
         way = f'Set it to "{present}", or destroy the pool and apply again: a chunk size cannot be changed.'
         refusals.append(_differs(pool, "chunk_size", present, config.chunk_size, way))
     if lv.discards not in ("", config.discards):
-        way = f"Change one of them: lvchange --discards {config.discards} {pool.path}"
+        # LVM changes to and from `ignore` only while the pool is not active.
+        before = f"thinpoolmgr deactivate {pool.name}, then " if "ignore" in {lv.discards, config.discards} else ""
+        way = f"Change one of them: {before}lvchange --discards {config.discards} {pool.path}"
         refusals.append(_differs(pool, "discards", lv.discards, config.discards, way))
     if lv.zero is not None and lv.zero != config.zero_new_blocks:
         way = f"Change one of them: lvchange --zero {'y' if config.zero_new_blocks else 'n'} {pool.path}"
@@ -50,8 +55,8 @@ def _check_options(pool: DesiredPool, lv: LogicalVolume) -> list[Refusal]:
         ("metadata_size", config.metadata_size, lv.metadata_bytes, "--poolmetadatasize"),
     ):
         if text != "auto" and not parse_share(text) and size_bytes < parse_size(text):
-            way = f"Change one of them: lvextend {option} {text.removesuffix('iB').lower()} {pool.path}"
-            refusals.append(_differs(pool, key, format_size(size_bytes), text, way))
+            way = f"Change one of them: lvextend {option} {lvm_size(parse_size(text))} {pool.path}"
+            refusals.append(_differs(pool, key, exact_size(size_bytes), text, way))
     return refusals
 
 

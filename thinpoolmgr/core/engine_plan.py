@@ -9,7 +9,7 @@ from thinpoolmgr.core.engines.docker import StateVerdict
 from thinpoolmgr.core.lifecycle import PoolState, PoolView
 from thinpoolmgr.core.plan import Memory, Plan, Refusal, fingerprint_of
 from thinpoolmgr.core.steps import MoveStateAside, StartEngine, Step, StopEngine, WriteEngineConfig
-from thinpoolmgr.units import format_size, parse_size
+from thinpoolmgr.units import exact_size, parse_size
 
 if TYPE_CHECKING:
     from thinpoolmgr.core.desired import DesiredEngine
@@ -158,9 +158,9 @@ def _refuse_shrinking(engine: DesiredEngine, found: Engine, verdict: StateVerdic
     wanted = parse_size(engine.config.base_size)
     if present is None or present <= wanted or (verdict is not None and verdict.kind == "stale"):
         return None
-    summary = f"{found.name}'s base device has {format_size(present)}, base_size asks for {format_size(wanted)}"
+    summary = f"{found.name}'s base device has {exact_size(present)}, base_size asks for {exact_size(wanted)}"
     details = f"A base device cannot be made smaller, and {found.name} would not start."
-    resolution = f'Set base_size = "{format_size(present).replace(" ", "")}", or destroy the pool and apply again.'
+    resolution = f'Set base_size = "{exact_size(present)}", or destroy the pool and apply again.'
     return Refusal("BASE_SIZE_SHRINKS", found.name, summary, details, resolution)
 
 

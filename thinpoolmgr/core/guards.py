@@ -197,7 +197,12 @@ def is_our_leftover(orphan: PhysicalVolume, disk: Disk, memory: Memory) -> bool:
         return False
     begun = [step for step in memory.interrupted if isinstance(step, CreateVolumeGroup | RemovePhysicalVolumes)]
     to_come = [step for step in memory.pending if isinstance(step, RemovePhysicalVolumes)]
-    return any(is_same_disk(ref, disk) for step in (*begun, *to_come) for ref in step.disks)
+    return any(
+        is_same_disk(ref, disk)
+        for step in (*begun, *to_come)
+        if isinstance(step, CreateVolumeGroup) or orphan.uuid in step.pv_uuids
+        for ref in step.disks
+    )
 
 
 def is_same_disk(ref: DiskRef, disk: Disk) -> bool:

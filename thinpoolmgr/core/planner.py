@@ -61,8 +61,7 @@ def plan_activate(pool: DesiredPool, desired: DesiredState, snapshot: Snapshot, 
             "POOL_ABSENT", pool.path, f"{pool.path} does not exist", view.because, "thinpoolmgr apply makes it."
         )
         return Plan(refusals=(refusal,), fingerprint=fingerprint_of_host(desired, snapshot))
-    steps, refusals = _plan_existing(view, snapshot)
-    steps = [step for step in steps if isinstance(step, ActivatePool | RemoveDmDevice)]
+    steps, refusals = _activate(view)
     engine = desired.engine_of(pool.name)
     notes: tuple[str, ...] = ()
     if engine is not None and not refusals:
@@ -223,20 +222,22 @@ def _plan_new_pool(view: PoolView, memory: Memory) -> tuple[list[Step], list[Ref
 
 
 def _plan_existing(view: PoolView, snapshot: Snapshot) -> tuple[list[Step], list[Refusal]]:
-    pool = view.pool
-    refusal = refuse_state(view)
+    steps, refusals = _activate(view)
+    refusals = refusals or check_drift(view, snapshot)
+    return ([], refusals) if refusals else ([*steps, *_correct_when_full(view)], [])
+
+
+def _activate(view: PoolView) -> tuple[list[Step], list[Refusal]]:
+    """Bring the pool up as it is; how it differs from its configuration does not matter for that."""
+    pool, refusal = view.pool, refuse_state(view)
+    if refusal is None and view.state is PoolState.INACTIVE:
+        refusal = refuse_open_parts(view)
     if refusal is not None:
         return [], [refusal]
-    differing = check_drift(view, snapshot)
-    if differing:
-        return [], differing
-    if view.state is PoolState.INACTIVE and (busy := refuse_open_parts(view)):
-        return [], [busy]
-    steps: list[Step] = []
-    if view.state is PoolState.INACTIVE:
-        steps += remove_parts(view)
-        steps.append(ActivatePool(reason=view.because, pool=pool.name, group=pool.group, lv=pool.lv))
-    return [*steps, *_correct_when_full(view)], []
+    if view.state is not PoolState.INACTIVE:
+        return [], []
+    activate = ActivatePool(reason=view.because, pool=pool.name, group=pool.group, lv=pool.lv)
+    return [*remove_parts(view), activate], []
 
 
 def _correct_when_full(view: PoolView) -> list[SetWhenFull]:

@@ -77,7 +77,8 @@ def _shortage(sizes: PoolSizes, free_extents: int) -> str:
     have = free_extents * sizes.extent_bytes
     return (
         f"data {format_size(sizes.data_bytes)}, metadata {format_size(sizes.metadata_bytes)} and its spare of the same "
-        f"size need {format_size(need)}; {format_size(have)} is there"
+        f"size need {format_size(need)}; {format_size(have)} is there, {format_size(need - have)} too little "
+        "(100%FREE leaves room for both)"
     )
 
 

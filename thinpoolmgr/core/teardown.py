@@ -80,6 +80,8 @@ def _release(
         return [], [refusal]
     if view.state is PoolState.LOST and (refusal := _refuse_unknown_owner(view, memory)):
         return [], [refusal]
+    if refusal := _refuse_thin_volumes(view):
+        return [], [refusal]
     steps: list[Step] = []
     refusals: list[Refusal] = []
     stop = _stop(_engine_on(view, desired, snapshot), view)
@@ -93,6 +95,16 @@ def _release(
         reason = f"LVM does not know {view.pool.path} any more, so its devices are removed from the kernel one by one"
         steps += [_remove(device, reason, view, danger) for device in view.inner]
     return steps, refusals
+
+
+def _refuse_thin_volumes(view: PoolView) -> Refusal | None:
+    """LVM's own thin volumes in the pool: no engine made them, and their owner takes them down with LVM."""
+    names = [lv.name for lv in view.group.lvs if lv.pool_lv == view.pool.lv] if view.group else []
+    if not names:
+        return None
+    summary = f"{view.pool.path} carries LVM's thin volumes: {', '.join(names[:5])}"
+    resolution = f"Move what is in them elsewhere, remove them (lvremove {view.pool.group}/NAME), and run this again."
+    return Refusal("GROUP_HAS_OTHER_LVS", view.pool.group, summary, "No engine made them.", resolution)
 
 
 def _refuse_unknown_owner(view: PoolView, memory: Memory) -> Refusal | None:
