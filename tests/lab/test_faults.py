@@ -186,8 +186,9 @@ def test_a_missing_disk_makes_the_pool_partial_and_untouchable(tool: Tool, loop_
     tool.configure(first.path, second.path)
     tool.succeed(*APPLY)
     tool.succeed("deactivate", "docker", "--yes")
+    name = second.path.name
     second.detach()
-    wait_until(lambda: not (SYS_BLOCK / second.path.name / "loop").is_dir())
+    wait_until(lambda: not (SYS_BLOCK / name / "loop").is_dir())
     sh("udevadm", "settle")
     assert tool.pool()["state"] == "partial"
     for command in (APPLY, DESTROY, ("activate", "docker", "--yes")):

@@ -324,7 +324,7 @@ def test_a_zero_sized_disk() -> None:
         path = str(made.path)
         made.detach()
         # While udev's worker still has it open the kernel puts the detaching off.
-        wait_until(lambda: not (SYS_BLOCK / made.path.name / "loop").is_dir())
+        wait_until(lambda: not (SYS_BLOCK / Path(path).name / "loop").is_dir())
 
         observed = observe(path)
 
