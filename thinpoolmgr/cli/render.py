@@ -14,7 +14,7 @@ import click
 import msgspec
 
 from thinpoolmgr.cli.text import columns, count, cut, describe, details_of, place_of, plain, wrap
-from thinpoolmgr.core.documents import SCHEMA, apply_document, error_document
+from thinpoolmgr.core.documents import apply_document, failure_document
 from thinpoolmgr.core.steps import (
     Step,
     step_mark,
@@ -296,10 +296,10 @@ class Renderer:
         self.explain(error)
         if not self._options.json or isinstance(error, OutputFailedError):
             return
-        by_itself = {"schema": SCHEMA, "error": error_document(error)}
+        carries_out = self._options.carries_out
         # Where not even this can be written, the error is on standard error all the same.
         with suppress(OutputFailedError):
-            self.json(apply_document("", "refused", (), error) if self._options.carries_out else by_itself)
+            self.json(apply_document("", "refused", (), error) if carries_out else failure_document(error))
 
     def explain(self, error: ThinpoolmgrError) -> None:
         """Print for people what is wrong, the evidence, and the way out."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import click
+from msgspec import UNSET
 
 from thinpoolmgr.cli.options import global_options, options_of
 from thinpoolmgr.cli.pools import real_host, require_root, simulated_host
@@ -10,7 +11,7 @@ from thinpoolmgr.cli.render import Renderer
 from thinpoolmgr.cli.text import plain
 from thinpoolmgr.config import load_config
 from thinpoolmgr.core.desired import unstable_name_warning, unstable_names
-from thinpoolmgr.core.documents import status_document
+from thinpoolmgr.core.documents import SCHEMA, ConfigCheckDocument, ConfigShowDocument, status_document
 
 _NOTEWORTHY = 2
 
@@ -52,7 +53,7 @@ def check(context: click.Context) -> None:
     renderer = Renderer(options)
     warnings = [unstable_name_warning(path) for pool in loaded.desired.pools for path in unstable_names(pool)]
     if options.json:
-        renderer.json({"schema": 1, "valid": True, "files": loaded.files, "warnings": warnings})
+        renderer.json(ConfigCheckDocument(SCHEMA, valid=True, files=loaded.files, warnings=tuple(warnings)))
     else:
         for warning in warnings:
             renderer.warn(warning)
@@ -69,6 +70,6 @@ def show(context: click.Context, *, origin: bool) -> None:
     loaded = load_config(options.config)
     renderer = Renderer(options)
     if options.json:
-        renderer.json({"schema": 1, "config": loaded.merged, **({"origins": loaded.origins} if origin else {})})
+        renderer.json(ConfigShowDocument(SCHEMA, loaded.merged, loaded.origins if origin else UNSET))
     else:
         renderer.config(loaded, origin=origin)
