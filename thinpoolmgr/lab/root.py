@@ -46,6 +46,7 @@ PACKAGES: Final = (
 PYTHON_PACKAGES: Final = (
     "click",
     "hypothesis",
+    "jsonschema",
     "msgspec",
     "prometheus-client",
     "pytest",
