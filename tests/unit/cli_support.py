@@ -71,6 +71,7 @@ def make_cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr("thinpoolmgr.cycle.time.monotonic", lambda: 0.0)
     monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("NO_COLOR", raising=False)
     return made
 

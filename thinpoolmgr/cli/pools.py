@@ -265,7 +265,7 @@ def _carry_out(
     renderer = Renderer(options)
     reporter = TerminalReporter(renderer, options)
     try:
-        with host_and_store(options, desired) as (host, store):
+        with renderer.progress(), host_and_store(options, desired) as (host, store):
             result = carry_out(command, planner, host, store, reporter, approval)
     except RunError as error:
         if options.json:

@@ -73,18 +73,23 @@ def describe(step: Step) -> str:
             return what
 
 
-def wrap(text: str, indent: str) -> list[str]:
-    """Return `text` in lines that fit, each with `indent` in front."""
+def wrap(text: str, indent: str, first: str | None = None) -> list[str]:
+    """Return `text` in lines that fit, each with `indent` in front, or `first` in front of the first one."""
     lines: list[str] = []
     for paragraph in text.splitlines():
         lines += textwrap.wrap(
             plain(paragraph),
             columns(),
-            initial_indent=indent,
+            initial_indent=indent if first is None or lines else first,
             subsequent_indent=indent,
             break_on_hyphens=False,
         )
     return lines
+
+
+def fit(text: str, width: int) -> list[str]:
+    """Return `text` in lines of at most `width` columns."""
+    return textwrap.wrap(text, width, break_on_hyphens=False)
 
 
 def wrap_command(text: str) -> list[str]:
@@ -135,3 +140,11 @@ def place_of(step: Step) -> str:
 def cut(text: str, width: int) -> str:
     """Return `text`, cut to `width` columns with three dots at its end."""
     return text if len(text) <= width else text[: max(0, width - 3)] + "..."
+
+
+def duration(seconds: float, decimals: int) -> str:
+    """Return a time for people: `12.34 s`, then `5 min 12 s`, then `1 h 2 min`."""
+    if seconds < 60:
+        return f"{seconds:.{decimals}f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
