@@ -55,10 +55,10 @@ def _approval_options(function: Callable[..., Any]) -> Callable[..., Any]:
         multiple=True,
         metavar="outage,destroy",
         callback=_parse_allow,
-        help="Also approve steps of these kinds.",
+        help="Also approve steps that interrupt containers (outage) or lose data (destroy).",
     )
     yes = click.option(
-        "--yes", is_flag=True, callback=_mark_as_carrying_out, help="Do not ask; approves constructive steps only."
+        "--yes", is_flag=True, callback=_mark_as_carrying_out, help="Do not ask; approves harmless steps only."
     )
     return yes(allow(function))
 
@@ -187,7 +187,11 @@ def plan(context: click.Context) -> None:
 @global_options
 @click.pass_context
 def apply(context: click.Context, *, yes: bool, allow: frozenset[Danger]) -> None:
-    """Make the host as the configuration describes it."""
+    """Make the host as the configuration describes it.
+
+    The plan is shown and confirmed first; each step is checked on the host. After an interruption run it again: it
+    finishes what was begun.
+    """
     desired = load_config(options_of(context).config).desired
     _carry_out(
         context, "apply", desired, lambda snapshot, memory: plan_apply(desired, snapshot, memory), Approval(yes, allow)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 _MARK_COLORS = {"+": "green", "~": "yellow", "!": "magenta", "-": "red"}
 _MARK_WORDS = {"+": "create", "~": "change", "!": "outage", "-": "destroys"}
 _WAY_OUT = "-> "
+_HINT = "   (-v shows the commands)"
 _ENDING = len("FAILED   0.00 s")
 _FIRST_WORD_SECONDS = 10
 _NEXT_WORD_SECONDS = 60
@@ -90,10 +91,16 @@ class Renderer:
 
     def warn(self, text: str) -> None:
         """Print a warning beside the result."""
-        first, *others = wrap(text, " " * len("warning: "))
-        self.err(click.style("warning: ", fg="yellow", bold=True) + first.lstrip())
+        self._labelled("warning: ", "yellow", text, self.err)
+
+    def _note(self, text: str, say: Callable[[str], None]) -> None:
+        self._labelled("Note: ", None, text, say)
+
+    def _labelled(self, label: str, color: str | None, text: str, say: Callable[[str], None]) -> None:
+        first, *others = wrap(text, " " * len(label), label)
+        say(click.style(label, fg=color, bold=True) + first[len(label) :])
         for line in others:
-            self.err(line)
+            say(line)
 
     def json(self, document: object) -> None:
         """Print the one document of `--json`."""
@@ -116,8 +123,7 @@ class Renderer:
                 self._plan_step(step, say)
         # Carrying it out repeats the notes at the end, where what is left to the user matters.
         for note in () if to_stderr else plan.notes:
-            for line in wrap(f"Note: {note}", ""):
-                say(line)
+            self._note(note, say)
         for warning in plan.warnings:
             self.warn(warning)
         if plan.steps:
@@ -127,16 +133,10 @@ class Renderer:
             say("Nothing to do: the host is as the configuration describes it.")
 
     def _refusal(self, refusal: Refusal, say: Callable[[str], None]) -> None:
-        self._headline("refused", refusal.summary, refusal.code, say)
+        self._labelled("refused ", "red", f"{refusal.summary}  [{refusal.code}]", say)
         for line in wrap(refusal.details, "  "):
             say(line)
         self._way_out(refusal.resolution, "  ", say)
-
-    def _headline(self, word: str, summary: str, code: str, say: Callable[[str], None]) -> None:
-        first, *others = wrap(f"{summary}  [{code}]", " " * (len(word) + 1))
-        say(click.style(word, fg="red", bold=True) + first[len(word) :])
-        for line in others:
-            say(line)
 
     def _plan_step(self, step: Step, say: Callable[[str], None]) -> None:
         mark = step_mark(step)
@@ -145,7 +145,7 @@ class Renderer:
         for line in others:
             say(click.style(line, bold=True))
         for line in wrap(step.reason, "      "):
-            say(click.style(line, dim=True))
+            say(line)
         if self._options.verbose:
             for line, color in details_of(step):
                 say(click.style(line, fg=color))
@@ -157,8 +157,10 @@ class Renderer:
             for m in "+~!-"
             if m in marks
         ]
-        hint = "" if self._options.verbose else "   (-v shows the commands)"
-        return f"{count(len(plan.steps), 'step')}: {', '.join(counts)}{click.style(hint, dim=True)}"
+        line = f"{count(len(plan.steps), 'step')}: {', '.join(counts)}"
+        if self._options.verbose or len(click.unstyle(line)) + len(_HINT) > columns():
+            return line
+        return f"{line}{click.style(_HINT, dim=True)}"
 
     @contextmanager
     def progress(self) -> Iterator[None]:
@@ -196,7 +198,8 @@ class Renderer:
         return tell
 
     def _redraw(self, step: Step, total: int, ending: str) -> None:
-        self.err(self._step_line(step, total, ending) + "\r", newline=False)
+        # First to the line's start, too: a terminal echoes ^C where the cursor stands.
+        self.err(f"\r{self._step_line(step, total, ending)}\r", newline=False)
 
     def _stop_ticker(self) -> bool:
         """Return whether a step was being told of."""
@@ -213,8 +216,10 @@ class Renderer:
             "already": click.style("done already", fg="green"),
             "failed": click.style("FAILED", fg="red", bold=True),
         }
+        start = "\r" if self._live else ""
+        ending = f"{words[result.result]} {duration(result.seconds, 2):>8}"
         if not self._options.json:
-            self.err(self._step_line(step, total, f"{words[result.result]} {duration(result.seconds, 2):>8}"))
+            self.err(f"{start}{self._step_line(step, total, ending)}")
 
     def _step_line(self, step: Step, total: int, ending: str) -> str:
         """Return a line of always the same width, so that a redrawn one covers the last; one column stays free."""
@@ -231,13 +236,12 @@ class Renderer:
             self.out("Nothing to do: the host is as it should be.")
         else:
             took = duration(sum(step.seconds for step in result.steps), 1)
-            done = click.style("Done", fg="green")
-            self.out(f"{done}: {count(len(result.steps), 'step')} in {took}; looked at again, nothing is left to do.")
+            done = f"{count(len(result.steps), 'step')} in {took}; looked at again, nothing is left to do."
+            self._labelled("Done: ", "green", done, self.out)
         for warning in result.warnings:
             self.warn(warning)
         for note in result.notes:
-            for line in wrap(f"Note: {note}", ""):
-                self.out(line)
+            self._note(note, self.out)
 
     def status(self, document: StatusDocument) -> None:
         """Print pools, engines and findings."""
@@ -261,7 +265,7 @@ class Renderer:
 
     def explain(self, error: ThinpoolmgrError) -> None:
         """Print for people what is wrong, the evidence, and the way out."""
-        self._headline("error:", error.summary, error.code, self.err)
+        self._labelled("error: ", "red", f"{error.summary}  [{error.code}]", self.err)
         for line in wrap(error.details, "  "):
             self.err(line)
         self._way_out(error.resolution, "  ", self.err)

@@ -17,7 +17,7 @@ _NOTEWORTHY = 2
 
 
 @click.command()
-@click.option("--check", is_flag=True, help="Exit with 2 when there is a finding at warning or above.")
+@click.option("--check", is_flag=True, help="Exit with 2 when something is wrong: a warning or an error.")
 @global_options
 @click.pass_context
 def status(context: click.Context, *, check: bool) -> None:

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from thinpoolmgr.core.steps import Argv
 
 _MAX_COLUMNS = 100
-_DIFF_COLORS = {"+": "green", "-": "red", " ": "white"}
+# What stays has the terminal's own colour: white would be invisible on white.
+_DIFF_COLORS = {"+": "green", "-": "red"}
 _OPTION_AND_ARGUMENT = re.compile(r"(--[a-z]+) (?!-)")
 _SHELL_SAFE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789@%+=:,./-_")
 
@@ -112,7 +113,7 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def details_of(step: Step) -> Iterator[tuple[str, str]]:
+def details_of(step: Step) -> Iterator[tuple[str, str | None]]:
     """Return what a step does to the letter, line by line with its colour: commands, or the change of a file."""
     for argv in commands(step):
         yield from ((line, "cyan") for line in wrap_command(shell_words(argv)))
@@ -122,7 +123,7 @@ def details_of(step: Step) -> Iterator[tuple[str, str]]:
         old, new = (step.old_text or "").splitlines(), step.new_text.splitlines()
         for line in difflib.unified_diff(old, new, n=1, lineterm=""):
             if not line.startswith(("---", "+++", "@@")):
-                yield from ((piece, _DIFF_COLORS[line[0]]) for piece in _pieces(plain(line.expandtabs(4))))
+                yield from ((piece, _DIFF_COLORS.get(line[0])) for piece in _pieces(plain(line.expandtabs(4))))
 
 
 def _pieces(text: str) -> list[str]:

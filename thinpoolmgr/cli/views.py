@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from thinpoolmgr.core.documents import EngineDocument, PoolDocument, StatusDocument, Use
     from thinpoolmgr.core.findings import Finding
 
-_SEVERITY_COLORS = {"info": "blue", "warning": "yellow", "error": "red"}
+_SEVERITY_COLORS = {"info": "cyan", "warning": "yellow", "error": "red"}
 _GOOD_STATES = frozenset({"healthy", "running"})
 _BAD_STATES = frozenset(
     {
