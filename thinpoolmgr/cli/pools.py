@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from thinpoolmgr.cli.completion import comma_separated, complete_pool
 from thinpoolmgr.cli.options import Options, global_options, options_of
 from thinpoolmgr.cli.render import Renderer
 from thinpoolmgr.config import load_config
@@ -55,6 +56,7 @@ def _approval_options(function: Callable[..., Any]) -> Callable[..., Any]:
         multiple=True,
         metavar="outage,destroy",
         callback=_parse_allow,
+        shell_complete=comma_separated(_ALLOWED),
         help="Also approve steps that interrupt containers (outage) or lose data (destroy).",
     )
     yes = click.option(
@@ -199,7 +201,7 @@ def apply(context: click.Context, *, yes: bool, allow: frozenset[Danger]) -> Non
 
 
 @click.command()
-@click.argument("pool")
+@click.argument("pool", shell_complete=complete_pool)
 @click.option("--keep-devices", is_flag=True, help="Leave LVM's labels on the disks.")
 @_approval_options
 @global_options
@@ -220,7 +222,7 @@ def destroy(context: click.Context, pool: str, *, keep_devices: bool, yes: bool,
 
 
 @click.command()
-@click.argument("pool")
+@click.argument("pool", shell_complete=complete_pool)
 @_approval_options
 @global_options
 @click.pass_context
@@ -241,7 +243,7 @@ def activate(context: click.Context, pool: str, *, yes: bool, allow: frozenset[D
 
 
 @click.command()
-@click.argument("pool")
+@click.argument("pool", shell_complete=complete_pool)
 @_approval_options
 @global_options
 @click.pass_context
