@@ -26,19 +26,21 @@ FILES = {
     STATE_FOLDER / "runs": "The journal, a file for each run: what lets an interrupted one be finished.",
     LOCK_FILE: "Held by a run that changes something.",
 }
+_PLACES = "They may stand before or after the command."
+_HELP = ("-h, --help", "Show the help of a command and exit.")
 _EXIT_CODE = re.compile(r"^\| ([0-9][^|]*?) \| (.*) \|$", re.MULTILINE)
 
 
 def page() -> str:
     """Return the whole page."""
-    context = click.Context(cli, info_name="thinpoolmgr", **cli.context_settings)
+    context = click.Context(cli, info_name="thinpoolmgr")
     everywhere = {option for option, _ in _options(cli, context)}
     lines = [
         '.TH THINPOOLMGR 1 "" "thinpoolmgr" "System administration"',
         *_section("NAME", [f"thinpoolmgr \\- {_text(_summary(cli))}"]),
         *_section("SYNOPSIS", [".B thinpoolmgr", "[OPTIONS] COMMAND [ARGS]..."]),
         *_section("COMMANDS", _commands(context, everywhere)),
-        *_section("OPTIONS", ["They may stand before or after the command.", *_tagged(_options(cli, context))]),
+        *_section("OPTIONS", [_PLACES, *_tagged([*_options(cli, context), _HELP])]),
         *_section("EXIT STATUS", _tagged(exit_codes(README.read_text("utf-8")))),
         *_section("FILES", _tagged((str(path), text) for path, text in FILES.items())),
         *_section("SEE ALSO", [".BR lvmthin (7),", ".BR lvcreate (8),", ".BR dmsetup (8)"]),
@@ -84,7 +86,8 @@ def _arguments(command: click.Command) -> list[click.Parameter]:
 
 
 def _options(command: click.Command, context: click.Context) -> Iterator[tuple[str, str]]:
-    for parameter in command.get_params(context):
+    # Not `get_params`: click remembers --help as whoever asked first wanted it.
+    for parameter in command.params:
         record = parameter.get_help_record(context) if isinstance(parameter, click.Option) else None
         if record is not None:
             yield record
