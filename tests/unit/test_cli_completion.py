@@ -11,13 +11,14 @@ from cli_support import CHECKOUT, PLAIN, Cli, make_cli
 from click.shell_completion import ShellComplete, get_completion_class
 
 from thinpoolmgr import config
+from thinpoolmgr.cli.completion import register_shells
+from thinpoolmgr.cli.main import COMPLETE_VARIABLE as VARIABLE
 from thinpoolmgr.cli.main import cli as command
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 SCRIPTS = {"bash": "thinpoolmgr.bash", "zsh": "_thinpoolmgr", "fish": "thinpoolmgr.fish"}
-VARIABLE = "_THINPOOLMGR_COMPLETE"
 TWO = PLAIN + '[pools.dock2]\ndevices = ["/dev/sdc"]\n[pools.scratch]\ndevices = ["/dev/sdd"]\n'
 
 
@@ -60,6 +61,9 @@ def offered(cli: Cli, monkeypatch: pytest.MonkeyPatch, line: str) -> list[str]:
         ("thinpoolmgr apply --allow outage,destroy,", []),
         ("thinpoolmgr destroy docker --allow o", ["outage"]),
         ("thinpoolmgr --config ", [""]),
+        ("thinpoolmgr --config = c.toml destroy s", ["scratch"]),
+        ("thinpoolmgr apply --allow = o", ["outage"]),
+        ("thinpoolmgr apply --allow =", ["outage", "destroy"]),
     ],
 )
 def test_what_is_offered(cli: Cli, monkeypatch: pytest.MonkeyPatch, line: str, words: list[str]) -> None:
@@ -119,8 +123,23 @@ def test_no_line_is_an_error(cli: Cli, monkeypatch: pytest.MonkeyPatch, line: st
     offered(cli, monkeypatch, line)
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_whatever_goes_wrong_the_prompt_stays_clean(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    def fail(_path: object) -> None:
+        raise error
+
+    monkeypatch.setattr("thinpoolmgr.cli.completion.load_config", fail)
+    monkeypatch.setenv(VARIABLE, "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", "thinpoolmgr destroy ")
+    monkeypatch.setenv("COMP_CWORD", "2")
+    assert cli.raw() == (1, "", "")
+
+
 @pytest.mark.parametrize("shell", SCRIPTS)
-def test_the_shipped_scripts_are_clicks(shell: str) -> None:
+def test_the_shipped_scripts_are_the_command_lines(shell: str) -> None:
+    register_shells()
     kind = get_completion_class(shell)
     assert kind is not None
     # Bash's own `source` would start bash to ask for its version.

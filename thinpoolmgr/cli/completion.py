@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from click.shell_completion import BashComplete, FishComplete, add_completion_class
+
 from thinpoolmgr.cli.options import options_of
 from thinpoolmgr.config import load_config
 from thinpoolmgr.errors import ThinpoolmgrError
@@ -17,6 +19,27 @@ if TYPE_CHECKING:
     import click
 
     Completer = Callable[[click.Context, click.Parameter, str], list[str]]
+
+
+class _Bash(BashComplete):
+    """Click's, for a shell that splits words at `=`, too."""
+
+    def get_completion_args(self) -> tuple[list[str], str]:
+        """Return the words before the cursor, and the one at it: `--config = FILE` becomes `--config FILE` again."""
+        words, incomplete = super().get_completion_args()
+        return [word for word in words if word != "="], incomplete
+
+
+class _Fish(FishComplete):
+    """Click's, but what is offered may have commas in it, such as `outage,destroy`."""
+
+    source_template = FishComplete.source_template.replace('string split ","', 'string split --max 1 ","')
+
+
+def register_shells() -> None:
+    """Let click use these in place of its own."""
+    add_completion_class(_Bash, "bash")
+    add_completion_class(_Fish, "fish")
 
 
 def complete_pool(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
