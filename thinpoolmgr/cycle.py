@@ -337,7 +337,7 @@ class _Run:
         name = signal.Signals(signal_number).name
         summary = f"stopped by {name} after the step that was under way"
         error = InterruptedRunError(
-            signal_number, summary, f"{len(self.results)} steps are done.", "Run the same command again to finish."
+            signal_number, summary, f"Steps done: {len(self.results)}.", "Run the same command again to finish."
         )
         raise RunError(self.name, tuple(self.results), error)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from typing import TYPE_CHECKING
 
 import click
@@ -63,6 +65,28 @@ def test_pictures(cli: Cli, name: str, shot: Callable[[], Snapshot], text: str, 
 def test_the_picture_of_a_step_that_failed(cli: Cli) -> None:
     cli.host.faults["create-thin-pool"] = "before"
     golden("apply-failed", picture(cli, "apply", "--yes"))
+
+
+def test_the_picture_of_a_plan_of_which_a_part_is_refused(cli: Cli) -> None:
+    disks = support.disk("/dev/sdb", mounts=("/srv",)), support.disk("/dev/sdc")
+    cli.set(support.snapshot(*disks), PLAIN + '[pools.other]\ndevices = ["/dev/sdc"]\n')
+    golden("plan-refused-in-part", picture(cli, "plan"))
+    golden("apply-refused", picture(cli, "apply", "--yes"))
+
+
+def test_the_picture_of_a_run_that_a_signal_stopped(cli: Cli) -> None:
+    cli.host.on_perform = lambda _step: os.kill(os.getpid(), signal.SIGTERM)
+    golden("apply-interrupted", picture(cli, "apply", "--yes"))
+
+
+def test_the_picture_of_a_step_that_did_nothing(cli: Cli) -> None:
+    cli.host.faults["create-thin-pool"] = "nothing"
+    golden("apply-incoherent", picture(cli, "apply", "--yes"))
+
+
+def test_the_picture_of_a_user_who_is_not_root(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    golden("error-not-root", picture(cli, "plan"))
 
 
 TWO_DISKS = PLAIN.replace('"/dev/sdb"', '"/dev/sdb", "/dev/sdc"')

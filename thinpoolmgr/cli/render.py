@@ -97,7 +97,7 @@ class Renderer:
         self._labelled("Note: ", None, text, say)
 
     def _labelled(self, label: str, color: str | None, text: str, say: Callable[[str], None]) -> None:
-        first, *others = wrap(text, " " * len(label), label)
+        first, *others = wrap(text, " " * len(label), label) or [label]
         say(click.style(label, fg=color, bold=True) + first[len(label) :])
         for line in others:
             say(line)
