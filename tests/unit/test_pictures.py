@@ -195,6 +195,18 @@ def test_pictures_on_60_columns(cli: Cli, monkeypatch: pytest.MonkeyPatch, name:
     golden(f"narrow-{name}", shown)
 
 
+@pytest.mark.parametrize(
+    "args", [["--simulate", "plan"], ["--simulate", "apply"], ["config", "check"], ["status", "--help"]]
+)
+def test_long_names_of_files_fit_60_columns(cli: Cli, monkeypatch: pytest.MonkeyPatch, args: list[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    name = f"{'long' * 20}.toml"
+    cli.config.with_name(name).write_text(PLAIN)
+    for config in (name, f"no-{name}"):
+        _, out, err = cli.raw("--config", config, *args)
+        assert [line for line in (out + err).splitlines() if len(line) > 60] == []
+
+
 @pytest.mark.parametrize("width", [60, 80])
 @pytest.mark.parametrize("state", PoolState)
 def test_no_state_is_wider_than_the_terminal(

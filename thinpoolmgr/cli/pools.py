@@ -96,7 +96,7 @@ def simulated_host(options: Options, desired: DesiredState) -> SimulatedHost | N
         return None
     from thinpoolmgr.sim.host import SimulatedHost, simulated_snapshot  # noqa: PLC0415 - seldom needed
 
-    Renderer(options).err("Simulated: an in-memory host whose disks are all blank; nothing is touched.")
+    Renderer(options).remark("Simulated: an in-memory host whose disks are all blank; nothing is touched.")
     return SimulatedHost(simulated_snapshot(desired))
 
 

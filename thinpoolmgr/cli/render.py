@@ -89,6 +89,11 @@ class Renderer:
         with suppress(OSError):
             click.echo(text, err=True, nl=newline, color=self._options.color)
 
+    def remark(self, text: str) -> None:
+        """Say something beside the result."""
+        for line in wrap(text, ""):
+            self.err(line)
+
     def warn(self, text: str) -> None:
         """Print a warning beside the result."""
         self._labelled("warning: ", "yellow", text, self.err)

@@ -8,7 +8,7 @@ from msgspec import UNSET
 from thinpoolmgr.cli.options import global_options, options_of
 from thinpoolmgr.cli.pools import real_host, require_root, simulated_host
 from thinpoolmgr.cli.render import Renderer
-from thinpoolmgr.cli.text import plain
+from thinpoolmgr.cli.text import wrap
 from thinpoolmgr.config import load_config
 from thinpoolmgr.core.desired import unstable_name_warning, unstable_names
 from thinpoolmgr.core.documents import SCHEMA, ConfigCheckDocument, ConfigShowDocument, status_document
@@ -57,7 +57,8 @@ def check(context: click.Context) -> None:
     else:
         for warning in warnings:
             renderer.warn(warning)
-        renderer.out(plain(f"Valid: {', '.join(loaded.files)}"))
+        for line in wrap(f"Valid: {', '.join(loaded.files)}", " " * len("Valid: "), ""):
+            renderer.out(line)
 
 
 @config.command()
