@@ -46,7 +46,7 @@ def status_lines(document: StatusDocument) -> Iterator[str]:
     for finding in document.findings:
         yield from finding_lines(finding)
     if not document.findings:
-        yield click.style("Nothing is wrong.", fg="green")
+        yield click.style("No warnings, no errors.", fg="green")
 
 
 def config_lines(loaded: LoadedConfig, *, origin: bool) -> Iterator[str]:
