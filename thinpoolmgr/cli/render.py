@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from thinpoolmgr.cli.disks import inventory_lines, result_lines
 from thinpoolmgr.cli.text import columns, count, cut, describe, details_of, place_of, plain, wrap
 from thinpoolmgr.core.documents import SCHEMA, apply_document, error_document
 from thinpoolmgr.core.steps import (
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from thinpoolmgr.config import LoadedConfig
     from thinpoolmgr.core.documents import EngineDocument, PoolDocument, StatusDocument, StepResult, Use
     from thinpoolmgr.core.findings import Finding
+    from thinpoolmgr.core.inventory import InitDocument
     from thinpoolmgr.core.plan import Plan, Refusal
     from thinpoolmgr.cycle import RunResult
 
@@ -216,6 +218,14 @@ class Renderer:
             self.out()
         for finding in document.findings:
             self._finding(finding)
+
+    def init(self, document: InitDocument, text: str) -> None:
+        """Print the disks of the host, what was written, and with `--simulate` the text that would have been."""
+        for line in (*inventory_lines(document), "", *result_lines(document)):
+            self.out(line)
+        if not document.written:
+            self.out()
+            self.out(text.rstrip("\n"))
 
     def config(self, loaded: LoadedConfig, *, origin: bool) -> None:
         """Print the merged configuration, one value a line, each with its file when asked for."""
