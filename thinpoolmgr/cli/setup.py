@@ -67,14 +67,9 @@ def init(context: click.Context, *, devices: tuple[str, ...], engine: str | None
     _require_supported(engine)
     file = os.path.abspath(options.config or MAIN_FILE)
     renderer = Renderer(options)
-    if options.simulate:
-        renderer.err("Simulated: an in-memory host whose disks are all blank; nothing is touched.")
-        snapshot = _simulated(devices)
-    else:
-        require_root()
-        _refuse_existing(file)
-        snapshot = whole_host(_desired(devices)).observe()
-    inventory, chosen = take_inventory(snapshot), _choose(devices, snapshot)
+    snapshot = _simulated(devices, renderer) if options.simulate else _observed(devices, file)
+    inventory = take_inventory(snapshot)
+    chosen = _choose(devices, inventory, snapshot)
     wanted = _require_driver(engine, snapshot) if engine else _engine_of(snapshot)
     text = config_text(chosen, _offered(inventory, snapshot), wanted)
     if not options.simulate:
@@ -117,13 +112,20 @@ def _desired(devices: tuple[str, ...]) -> DesiredState:
     return DesiredState((DesiredPool(POOL_NAME, PoolConfig(devices=devices)),), (engine,))
 
 
-def _simulated(devices: tuple[str, ...]) -> Snapshot:
+def _observed(devices: tuple[str, ...], file: str) -> Snapshot:
+    require_root()
+    _refuse_existing(file)
+    return whole_host(_desired(devices)).observe()
+
+
+def _simulated(devices: tuple[str, ...], renderer: Renderer) -> Snapshot:
     from thinpoolmgr.sim.host import simulated_snapshot  # noqa: PLC0415 - seldom needed
 
+    renderer.err("Simulated: an in-memory host whose disks are all blank; nothing is touched.")
     return simulated_snapshot(_desired(devices or (_SIMULATED_DISK,)))
 
 
-def _choose(devices: tuple[str, ...], snapshot: Snapshot) -> tuple[NamedDisk, ...]:
+def _choose(devices: tuple[str, ...], inventory: Inventory, snapshot: Snapshot) -> tuple[NamedDisk, ...]:
     """Return the devices that are written: those that were named, or the only candidate; none of several.
 
     Raises:
@@ -136,7 +138,6 @@ def _choose(devices: tuple[str, ...], snapshot: Snapshot) -> tuple[NamedDisk, ..
         # A mistake in what was typed is said before what stands on the disks.
         raise_refusals(tuple(sorted(refusals, key=lambda refusal: -refusal.exit_code)))
         return tuple(name_device(path, snapshot) for path in devices)
-    inventory = take_inventory(snapshot)
     if not inventory.candidates:
         raise_refusals((refuse_without_candidate(inventory),))
     return _offered(inventory, snapshot) if len(inventory.candidates) == 1 else ()
