@@ -152,8 +152,8 @@ def test_a_selector_is_told_as_it_is_written() -> None:
 def test_candidates_are_whole_disks(facts: dict[str, Any], *, candidate: bool) -> None:
     found = replace(disk(), **facts)
     assert is_candidate(found, Snapshot()) is candidate
-    assert is_wanted(found, DesiredState((chosen_pool(wd(), {"serial": "S-*"}),)), Snapshot()) is candidate
-    assert not is_wanted(found, DesiredState((chosen_pool(wd()),)), Snapshot())
+    assert is_wanted(found, chosen_pool(wd(), {"serial": "S-*"}), Snapshot()) is candidate
+    assert not is_wanted(found, chosen_pool(wd()), Snapshot())
 
 
 def multipath_host() -> Snapshot:
@@ -415,6 +415,8 @@ def test_labels_of_an_interrupted_run_are_removed_though_the_selector_is_ambiguo
     plan = plan_destroy(PAIR.pools[0], PAIR, left, Memory(interrupted=(begun,)))
     assert [step_name(step) for step in plan.steps] == ["remove-physical-volumes"]
     assert plan_destroy(PAIR.pools[0], PAIR, left, NOTHING).steps == ()
+    swapped = replace(left, disks=tuple(replace(d, diskseq=9) for d in left.disks))
+    assert plan_destroy(PAIR.pools[0], PAIR, swapped, NOTHING).fingerprint != plan.fingerprint
 
 
 def test_what_other_disks_are_used_for_does_not_make_a_plan_stale() -> None:

@@ -57,6 +57,10 @@ def test_it_reads_back_as_what_was_chosen(tmp_path: Path) -> None:
     assert (pool.name, engine.kind, engine.config) == ("docker", "docker", EngineConfig(pool="docker"))
 
 
+def test_what_is_chosen_is_not_offered_again() -> None:
+    assert config_text(DISKS[:1], DISKS[:1], "docker") == config_text(DISKS[:1], (), "docker")
+
+
 def test_without_an_engine_there_is_none(tmp_path: Path) -> None:
     desired = load(tmp_path, config_text(DISKS, (), "")).desired
     assert desired.engines == ()

@@ -10,7 +10,6 @@ from thinpoolmgr.core.desired import DesiredState
 from thinpoolmgr.core.engines import ENGINES
 from thinpoolmgr.core.findings import Finding, find_all, is_stale
 from thinpoolmgr.core.lifecycle import PoolView, view_pool
-from thinpoolmgr.core.matching import resolve_matches
 from thinpoolmgr.core.model import Engine, Snapshot
 from thinpoolmgr.core.plan import Plan, Refusal
 from thinpoolmgr.core.steps import Argv, Danger, commands, step_name, target
@@ -154,7 +153,6 @@ def apply_document(
 
 def status_document(desired: DesiredState, snapshot: Snapshot) -> StatusDocument:
     """Return pools, engines and findings of `snapshot`, in the order of the configuration."""
-    desired, _ = resolve_matches(desired, snapshot)
     views = {pool.name: view_pool(pool, snapshot) for pool in desired.pools}
     engines = []
     for engine in desired.engines:

@@ -1,5 +1,8 @@
 """Which disks the selectors of a configuration, `[[pools.NAME.match]]`, choose: exactly as many as asked for, or none.
 
+Only what makes a pool needs to know its disks. To activate it, or to take it down, LVM finds them by uuid: what the
+selectors would choose by then stops neither.
+
 A selector judges what a disk is, never whether it is in use: of two disks that it cannot tell apart, the one that
 happens to be free must not be taken. Whether a chosen disk may be written to is decided by the guards, as for a disk
 that is named.
@@ -62,10 +65,9 @@ def is_unresolved(pool: DesiredPool) -> bool:
     return bool(pool.config.match) and not pool.config.devices
 
 
-def is_wanted(disk: Disk, desired: DesiredState, snapshot: Snapshot) -> bool:
-    """Whether any selector may choose `disk`: all about it has to be found out."""
-    selectors = [match for pool in desired.pools for match in pool.config.match]
-    return is_candidate(disk, snapshot) and any(not misses(match, disk) for match in selectors)
+def is_wanted(disk: Disk, pool: DesiredPool, snapshot: Snapshot) -> bool:
+    """Whether any selector of `pool` may choose `disk`."""
+    return is_candidate(disk, snapshot) and any(not misses(match, disk) for match in pool.config.match)
 
 
 def is_candidate(disk: Disk, snapshot: Snapshot) -> bool:

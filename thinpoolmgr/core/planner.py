@@ -12,7 +12,7 @@ from thinpoolmgr.core.engine_plan import plan_engine, plan_engine_start
 from thinpoolmgr.core.guards import check_disk, check_paths, describe_contents, foreign_signatures
 from thinpoolmgr.core.leftovers import find_leftovers, unexpected_lvs
 from thinpoolmgr.core.lifecycle import PoolState, PoolView, view_pool
-from thinpoolmgr.core.matching import is_unresolved, resolve_matches
+from thinpoolmgr.core.matching import is_unresolved, is_wanted, resolve_matches
 from thinpoolmgr.core.model import Disk, Snapshot
 from thinpoolmgr.core.plan import Memory, Plan, Refusal, fingerprint_of, numbered
 from thinpoolmgr.core.sizing import DEFAULT_EXTENT_BYTES, DoesNotFitError, PoolSizes, extents_on, pool_sizes
@@ -58,9 +58,7 @@ def plan_apply(desired: DesiredState, snapshot: Snapshot, memory: Memory) -> Pla
 
 def plan_activate(pool: DesiredPool, desired: DesiredState, snapshot: Snapshot, memory: Memory) -> Plan:
     """Return the plan that makes `pool` active, and starts the engine again that we stopped for it."""
-    # The group knows its disks by uuid: what the selectors would choose now does not stop activation.
-    desired, _ = resolve_matches(desired, snapshot)
-    view = view_pool(desired.find_pool(pool.name) or pool, snapshot)
+    view = view_pool(pool, snapshot)
     if view.state is PoolState.ABSENT:
         refusal = Refusal(
             "POOL_ABSENT", pool.path, f"{pool.path} does not exist", view.because, "thinpoolmgr apply makes it."
@@ -93,6 +91,9 @@ def disks_that_matter(desired: DesiredState, snapshot: Snapshot) -> tuple[Disk, 
     named = [path for pool in desired.pools for path in (*pool.config.devices, *pool.config.spare_devices)]
     paths = {disk.path for path in named if (disk := snapshot.find_disk(path))}
     paths |= {pv.path for pool in desired.pools if (group := snapshot.find_group(pool.group)) for pv in group.pvs}
+    open_pools = [pool for pool in desired.pools if is_unresolved(pool)]
+    wanted = (disk.path for disk in snapshot.disks if any(is_wanted(disk, pool, snapshot) for pool in open_pools))
+    paths |= set(wanted)
     return tuple(disk for disk in snapshot.disks if disk.path in paths)
 
 

@@ -12,7 +12,7 @@ from thinpoolmgr.core.engines import ENGINES
 from thinpoolmgr.core.guards import is_our_leftover
 from thinpoolmgr.core.leftovers import find_leftovers, unexpected_lvs
 from thinpoolmgr.core.lifecycle import PoolState, PoolView, view_pool
-from thinpoolmgr.core.matching import is_unresolved, is_wanted, resolve_matches
+from thinpoolmgr.core.matching import is_unresolved, is_wanted
 from thinpoolmgr.core.model import Disk, DmDevice, Engine, PhysicalVolume, Snapshot, VolumeGroup
 from thinpoolmgr.core.names import bare_uuid
 from thinpoolmgr.core.plan import Memory, Plan, Refusal, numbered
@@ -36,7 +36,6 @@ _NOT_TORN_DOWN = frozenset({PoolState.FOREIGN, PoolState.PARTIAL, PoolState.UNKN
 
 def plan_deactivate(pool: DesiredPool, desired: DesiredState, snapshot: Snapshot, memory: Memory) -> Plan:
     """Return the plan that takes `pool` out of the kernel and leaves its data on the disks."""
-    pool, desired = _resolved(pool, desired, snapshot)
     view = view_pool(pool, snapshot)
     steps, refusals = _release(view, desired, snapshot, memory, "outage")
     if view.state is PoolState.INACTIVE:
@@ -54,7 +53,6 @@ def plan_destroy(
     pool: DesiredPool, desired: DesiredState, snapshot: Snapshot, memory: Memory, *, keep_devices: bool = False
 ) -> Plan:
     """Return the plan that removes `pool` with all that is in it, and makes its disks blank again."""
-    pool, desired = _resolved(pool, desired, snapshot)
     view = view_pool(pool, snapshot)
     steps, refusals = _release(view, desired, snapshot, memory, "destroys")
     if not refusals:
@@ -73,12 +71,6 @@ def plan_destroy(
         tuple(notes),
         fingerprint=fingerprint_of_host(desired, snapshot),
     )
-
-
-def _resolved(pool: DesiredPool, desired: DesiredState, snapshot: Snapshot) -> tuple[DesiredPool, DesiredState]:
-    """The group knows its disks by uuid: what the selectors would choose now does not keep a pool from going."""
-    desired, _ = resolve_matches(desired, snapshot)
-    return desired.find_pool(pool.name) or pool, desired
 
 
 def _release(
@@ -266,9 +258,9 @@ def _remove_labels(
 
 
 def _disks_of(pool: DesiredPool, snapshot: Snapshot) -> list[Disk]:
-    """The disks that may carry a label of ours: named ones, chosen ones, or all that its selectors match by now."""
+    """The disks that may carry a label of ours: those that are named, or all that the selectors match by now."""
     if is_unresolved(pool):
-        return [d for d in snapshot.disks if is_wanted(d, DesiredState((pool,)), snapshot)]
+        return [disk for disk in snapshot.disks if is_wanted(disk, pool, snapshot)]
     return [disk for path in pool.config.devices if (disk := snapshot.find_disk(path))]
 
 

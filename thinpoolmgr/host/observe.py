@@ -87,7 +87,9 @@ def _with_wanted(known: tuple[Disk, ...], desired: DesiredState, maps: Snapshot)
     """Add the other disks of the host, those that a selector may choose with all there is to know."""
     paths = [path for path in block.list_whole_disks() if path not in {disk.path for disk in known}]
     seen = _observe_disks(paths, opening=False)
-    wanted = _observe_disks([disk.path for disk in seen if is_wanted(disk, desired, maps)])
+    # Only what may be chosen is opened: an exclusive open, however short, could make somebody's mount fail.
+    may_be = [disk.path for disk in seen if any(is_wanted(disk, pool, maps) for pool in desired.pools)]
+    wanted = _observe_disks(may_be)
     whole = {disk.path: disk for disk in wanted}
     return (*known, *(whole.get(disk.path, disk) for disk in seen))
 
