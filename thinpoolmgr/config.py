@@ -10,7 +10,7 @@ import os
 import stat
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import msgspec
 from msgspec import Struct
@@ -76,7 +76,7 @@ def _find_files(explicit: Path | None) -> list[Path]:
         raise ConfigError(
             summary,
             "",
-            f"Write one (the README shows an example), or name one: --config FILE. Drop-ins go to {DROP_IN_FOLDER}.",
+            f"Write one (thinpoolmgr init does), or name one: --config FILE. Drop-ins go to {DROP_IN_FOLDER}.",
         )
     return [*([MAIN_FILE] if MAIN_FILE.exists() else []), *drop_ins]
 
@@ -183,7 +183,7 @@ def _validation_problem(prefix: str, message: str, kind: type[PoolConfig | Engin
         return Problem(f"{key}.{unknown}", "an unknown key", f"one of {', '.join(_known_keys(kind, path.rstrip('`')))}")
     if text.startswith("Object missing required field `"):
         return Problem(f"{key}.{text.split('`')[1]}", "nothing", "a value: this key is required")
-    expected, _, found = text.removeprefix("Expected ").partition(", got ")
+    expected, _, found = text.removeprefix("Expected ").replace(" | null", "").partition(", got ")
     if text.startswith("Invalid enum value "):
         choices = _choices(kind, path.rstrip("`").removeprefix("."))
         return Problem(
@@ -193,18 +193,22 @@ def _validation_problem(prefix: str, message: str, kind: type[PoolConfig | Engin
 
 
 def _known_keys(kind: type[Struct], path: str) -> list[str]:
-    for name in path.strip(".").split("."):
-        field = next((f for f in msgspec.structs.fields(kind) if f.name == name), None)
-        if field is not None and isinstance(field.type, type) and issubclass(field.type, Struct):
-            kind = field.type
-    return [field.name for field in msgspec.structs.fields(kind)]
+    return [field.name for field in msgspec.structs.fields(_struct_at(kind, path.strip(".").split(".")))]
+
+
+def _struct_at(kind: type[Struct], names: list[str]) -> type[Struct]:
+    """Return the struct below `kind` at these keys, through lists of structs (`match[0]`) as well."""
+    for name in names:
+        field = next((f for f in msgspec.structs.fields(kind) if f.name == name.partition("[")[0]), None)
+        kinds = (field.type, *get_args(field.type)) if field else ()
+        kind = next((inner for inner in kinds if isinstance(inner, type) and issubclass(inner, Struct)), kind)
+    return kind
 
 
 def _choices(kind: type[Struct], path: str) -> str:
     *parents, name = path.split(".")
-    for parent in parents:
-        kind = next(f.type for f in msgspec.structs.fields(kind) if f.name == parent)
-    field = next((f for f in msgspec.structs.fields(kind) if f.name == name), None)
+    fields = msgspec.structs.fields(_struct_at(kind, parents))
+    field = next((f for f in fields if f.name == name), None)
     return ", ".join(repr(choice) for choice in getattr(field.type, "__args__", ())) if field else ""
 
 

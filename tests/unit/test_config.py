@@ -344,3 +344,46 @@ def test_drop_ins_alone_are_enough_and_config_replaces_all(layers: tuple[Path, P
     assert load_config().desired.pools[0].name == "docker"
     file.write_text(GOOD.replace("docker", "other"))
     assert [pool.name for pool in load_config(file).desired.pools] == ["other"]
+
+
+MATCH = HEAD + "[[pools.docker.match]]\n"
+
+
+def test_selectors_of_the_contract(file: Path) -> None:
+    file.write_text(
+        MATCH + 'serial = "WD-*"\nmin_size = "100GiB"\ncount = 2\n[[pools.docker.match]]\nrotational = false\n'
+    )
+    first, second = load_config(file).desired.pools[0].config.match
+    assert (first.serial, first.min_size, first.count, first.rotational) == ("WD-*", "100GiB", 2, None)
+    assert (second.rotational, second.count, second.serial) == (False, 1, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "found", "expected"),
+    [
+        ('serail = "x"', "match[0].serail", "an unknown key", "one of serial, model, wwn, path, transport, rotational"),
+        ("serial = 3", "match[0].serial", "int", "str"),
+        ('rotational = "no"', "match[0].rotational", "str", "bool"),
+        ('serial = ""', "match[0].serial", "''", "* stands for any characters"),
+        ('serial = "x"\ncount = 0', "match[0].count", "0", "a whole number, 1 or more"),
+        ("count = 2", "match[0]", "no property of a disk", "at least one of serial"),
+        ('min_size = "10GB"', "match[0].min_size", "two readings", "a size such as 100GiB"),
+        ('serial = "x"\n[[pools.docker.match]]\nfoo = 1', "match[1].foo", "an unknown key", "one of serial"),
+        ('serial = "x"\n[pools.docker]\ndevices = ["/dev/sdb"]', "match", "devices and match", "one of the two"),
+        ('serial = "x"\n[pools.docker.extend]\nfoo = 1', "extend.foo", "an unknown key", "data_threshold_percent"),
+    ],
+)
+def test_bad_selectors_are_refused(file: Path, text: str, key: str, found: str, expected: str) -> None:
+    file.write_text(MATCH + text + "\n")
+    details = refused(file).details
+    assert details.startswith(f"{file}: pools.docker.{key}: found ")
+    assert found in details
+    assert expected in details
+    assert "null" not in details
+
+
+def test_a_pool_without_disks_is_told_of_both_ways(file: Path) -> None:
+    file.write_text(HEAD + '[pools.docker]\nwhen_full = "error"\n')
+    details = refused(file).details
+    assert "pools.docker.devices: found no device" in details
+    assert "[[pools.docker.match]]" in details

@@ -179,6 +179,12 @@ def test_a_path_that_was_not_looked_at_is_refused() -> None:
     assert refusal.code == "DISK_UNREADABLE"
 
 
+def test_a_disk_that_is_there_for_another_reason_does_not_stand_for_a_path() -> None:
+    shot = replace(support.snapshot(), configured_devices=())
+    (refusal,) = check_paths(support.desired(), shot)
+    assert (refusal.code, refusal.target) == ("DISK_UNREADABLE", "/dev/sdb")
+
+
 def test_the_same_disk_through_a_link_is_an_error_of_the_configuration() -> None:
     (refusal,) = paths(ConfiguredDevice("/dev/sdb", "/dev/sdb"), ConfiguredDevice("/dev/disk/by-id/x", "/dev/sdb"))
     assert (refusal.code, refusal.exit_code) == ("SAME_DISK_TWICE", 78)

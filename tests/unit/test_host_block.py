@@ -12,8 +12,8 @@ import pytest
 from thinpoolmgr.core.model import ConfiguredDevice
 from thinpoolmgr.host import block
 from thinpoolmgr.host.blkid import ProbeError
-from thinpoolmgr.host.block import Mount, Roots, Usage, observe_disk, read_usage, resolve_device
-from thinpoolmgr.host.udev import UdevProperties, device_properties
+from thinpoolmgr.host.block import Mount, Roots, Usage, list_whole_disks, observe_disk, read_usage, resolve_device
+from thinpoolmgr.host.udev import UdevProperties, device_properties, transport_by_name
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -404,3 +404,73 @@ def test_rotational_of_a_disk_and_its_partition(host: FakeHost, text: str, *, ex
 
     assert device_properties("4095:1048574", sys=sys).rotational is expected
     assert device_properties("4095:1048575", sys=sys).rotational is expected
+
+
+def link_in_sys_block(host: FakeHost, folder: Path) -> None:
+    (host.roots.sys / "block").mkdir(exist_ok=True)
+    (host.roots.sys / "block" / folder.name).symlink_to(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "attributes", "listed"),
+    [
+        ("sdb", {}, True),
+        ("cciss!c0d0", {}, True),
+        ("loop0", {}, True),
+        ("loop1", {"size": "0"}, False),
+        ("md0", {}, True),
+        ("sr0", {}, False),
+        ("ram0", {}, False),
+        ("zram0", {}, False),
+        ("dm-0", {"dm/uuid": "mpath-36", "dm/suspended": "0"}, True),
+        ("dm-1", {"dm/uuid": "LVM-x", "dm/suspended": "0"}, False),
+        ("dm-2", {"dm/uuid": "part1-mpath-36", "dm/suspended": "0"}, False),
+        ("nvme0c0n1", {"hidden": "1"}, False),
+    ],
+)
+def test_whole_disks_are_listed(host: FakeHost, name: str, attributes: dict[str, str], *, listed: bool) -> None:
+    node = name.replace("!", "/")
+    link_in_sys_block(host, host.add_disk(name, "8:16", node=node, **attributes))
+
+    assert list_whole_disks(host.roots) == ((str(host.roots.dev / node),) if listed else ())
+
+
+def test_whole_disks_are_sorted_and_have_a_number(host: FakeHost) -> None:
+    folders = [host.add_disk(name, devno) for name, devno in (("sdc", "8:32"), ("sdb", "8:16"), ("nvme0c0n1", "9:1"))]
+    (folders[2] / "dev").unlink()
+    host.add_partition("sdb", "sdb1", "8:17")
+    for folder in folders:
+        link_in_sys_block(host, folder)
+
+    assert list_whole_disks(host.roots) == tuple(str(host.roots.dev / name) for name in ("sdb", "sdc"))
+
+
+def test_what_is_not_opened_is_unknown_and_its_use_is_known(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: str) -> bool:
+        raise AssertionError(path)
+
+    monkeypatch.setattr(block, "_is_opened_exclusively", fail)
+    monkeypatch.setattr(block, "probe_signatures", fail)
+    host.add_disk("sdb", "8:16")
+    host.add_partition("sdb", "sdb1", "8:17")
+    host.add_process(2, "mnt:[2]", "21 1 8:17 / /srv rw - ext4 /dev/sdb1 rw")
+
+    disk = observe_disk(str(host.roots.dev / "sdb"), PLAIN, roots=host.roots, opening=False)
+
+    assert (disk.size_bytes, disk.mounts, disk.probe_error != "") == (SECTORS * 512, ("/srv",), True)
+    assert (disk.opened_exclusively, disk.signatures, disk.labelled_partitions) == (None, None, None)
+
+
+def test_what_udev_says_is_passed_on(host: FakeHost) -> None:
+    host.add_disk("sdb", "8:16")
+
+    disk = host.observe("sdb", UdevProperties(transport="ata", rotational=False, id_path="pci-0"))
+
+    assert (disk.transport, disk.rotational, disk.id_path) == ("ata", False, "pci-0")
+
+
+@pytest.mark.parametrize(
+    ("name", "transport"), [("nvme0n1", "nvme"), ("vda", "virtio"), ("mmcblk0", "mmc"), ("sda", ""), ("loop0", "")]
+)
+def test_drivers_of_their_own_are_told_by_name(name: str, transport: str) -> None:
+    assert transport_by_name(name) == transport

@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 import support
 from msgspec.structs import replace
 
 from thinpoolmgr.cli.main import main
+from thinpoolmgr.core.desired import DesiredPool, PoolConfig
 from thinpoolmgr.core.lifecycle import PoolState, view_pool
+from thinpoolmgr.core.matching import resolve_matches
 from thinpoolmgr.core.model import Signature
 from thinpoolmgr.core.names import live_pool_device
-from thinpoolmgr.core.planner import disk_ref
+from thinpoolmgr.core.plan import Memory
+from thinpoolmgr.core.planner import disk_ref, plan_apply
 from thinpoolmgr.core.steps import ActivatePool, CreateVolumeGroup, RemovePhysicalVolumes, Step, WipeSignatures
 from thinpoolmgr.errors import CommandFailedError
 from thinpoolmgr.sim import events
@@ -243,3 +247,26 @@ def test_simulate_needs_no_root_and_leaves_nothing(
     assert err.startswith("Simulated: ")
     assert SAID[words][1] in out
     assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "selector",
+    [
+        {"serial": "WD-*"},
+        {"serial": "WD-1"},
+        {"model": "[!a-c]?*[]x]"},
+        {"wwn": "0x*", "transport": "nvme", "rotational": False},
+        {"path": "/dev/loop*"},
+        {"path": "pci-0000:0[0-9]:*-ata-?", "min_size": "4TiB"},
+        {"rotational": True, "count": 3},
+        {"serial": "odd[", "count": 1},
+    ],
+)
+def test_the_simulated_host_has_what_selectors_ask_for(selector: dict[str, Any]) -> None:
+    wanted = DesiredPool("docker", msgspec.convert({"match": [selector]}, PoolConfig))
+    state_ = support.desired(wanted, support.pool("second", "/dev/sdz"))
+    shot = simulated_snapshot(state_)
+    resolved, refusals = resolve_matches(state_, shot)
+    assert refusals == []
+    assert len(resolved.pools[0].config.devices) == selector.get("count", 1)
+    assert plan_apply(state_, shot, Memory()).refusals == ()

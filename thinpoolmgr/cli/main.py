@@ -23,6 +23,7 @@ _COMMANDS = {
     "config": "thinpoolmgr.cli.reports:config",
     "deactivate": "thinpoolmgr.cli.pools:deactivate",
     "destroy": "thinpoolmgr.cli.pools:destroy",
+    "init": "thinpoolmgr.cli.setup:init",
     "lab": "thinpoolmgr.cli.lab:lab",
     "plan": "thinpoolmgr.cli.pools:plan",
     "status": "thinpoolmgr.cli.reports:status",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
+from thinpoolmgr.cli.disks import inventory_lines, result_lines
 from thinpoolmgr.cli.options import can_draw
 from thinpoolmgr.cli.progress import Ticker
 from thinpoolmgr.cli.text import columns, count, cut, describe, details_of, duration, place_of, wrap
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from thinpoolmgr.cli.options import Options
     from thinpoolmgr.config import LoadedConfig
     from thinpoolmgr.core.documents import StatusDocument, StepResult
+    from thinpoolmgr.core.inventory import InitDocument
     from thinpoolmgr.core.plan import Plan, Refusal
     from thinpoolmgr.cycle import RunResult
 
@@ -252,6 +254,14 @@ class Renderer:
         """Print pools, engines and findings."""
         for line in status_lines(document):
             self.out(line)
+
+    def init(self, document: InitDocument, text: str) -> None:
+        """Print the disks of the host, what was written, and with `--simulate` the text that would have been."""
+        for line in (*inventory_lines(document), "", *result_lines(document)):
+            self.out(line)
+        if not document.written:
+            self.out()
+            self.out(text.rstrip("\n"))
 
     def config(self, loaded: LoadedConfig, *, origin: bool) -> None:
         """Print the merged configuration, each value with its file when asked for."""

@@ -20,6 +20,8 @@ MIN_METADATA_BYTES = 2 * KIB * KIB
 MAX_METADATA_BYTES = 16_184 * KIB * KIB
 """15.8 GiB: what a cropping LVM (2.03.14 and later) and every older one can use."""
 _KERNEL_NAME = re.compile(r"/dev/(sd|vd|xvd|hd|nvme|mmcblk|dm-|md)[a-z0-9]*", re.ASCII)
+GLOB_KEYS = ("serial", "model", "wwn", "path", "transport")
+SELECTOR_KEYS = (*GLOB_KEYS, "rotational", "min_size")
 _EXTENT_SHARE = re.compile(r"(\d{1,3})%(VG|FREE)", re.ASCII)
 
 
@@ -31,6 +33,19 @@ class ExtendPolicy(Struct, frozen=True, forbid_unknown_fields=True):
     step_percent: int = 20
     max_size: str = "none"
     monitor: Literal["thinpoolmgr", "dmeventd", "none"] = "thinpoolmgr"
+
+
+class MatchConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """`[[pools.NAME.match]]`: chooses exactly `count` disks by their properties; all keys that are given must hold."""
+
+    serial: str | None = None
+    model: str | None = None
+    wwn: str | None = None
+    path: str | None = None
+    transport: str | None = None
+    rotational: bool | None = None
+    min_size: str | None = None
+    count: int = 1
 
 
 class PoolConfig(Struct, frozen=True, forbid_unknown_fields=True):
@@ -47,6 +62,7 @@ class PoolConfig(Struct, frozen=True, forbid_unknown_fields=True):
     when_full: Literal["queue", "error"] = "queue"
     wipe_signatures: bool = False
     spare_devices: tuple[str, ...] = ()
+    match: tuple[MatchConfig, ...] = ()
     extend: ExtendPolicy = ExtendPolicy()
 
 
@@ -67,6 +83,8 @@ class DesiredPool(Struct, frozen=True):
 
     name: str
     config: PoolConfig
+    chosen_by: tuple[str, ...] = ()
+    """For each of `config.devices` the selector that chose it; empty where they were named, or not looked for yet."""
 
     @property
     def group(self) -> str:
@@ -142,7 +160,8 @@ def parse_share(text: str) -> tuple[int, str] | None:
 
 def unstable_names(pool: DesiredPool) -> list[str]:
     """Return the devices of `pool` that are named as the kernel happened to find them at this boot."""
-    return [path for path in (*pool.config.devices, *pool.config.spare_devices) if _KERNEL_NAME.fullmatch(path)]
+    named = () if pool.chosen_by else pool.config.devices
+    return [path for path in (*named, *pool.config.spare_devices) if _KERNEL_NAME.fullmatch(path)]
 
 
 def unstable_name_warning(path: str, links: tuple[str, ...] = ()) -> str:
@@ -207,16 +226,31 @@ def _name_problems(pool: DesiredPool) -> list[Problem]:
 
 
 def _device_problems(key: str, config: PoolConfig) -> list[Problem]:
-    problems = []
-    if not config.devices:
-        problems.append(
-            Problem(f"{key}.devices", "no device", "a list of at least one device, such as /dev/disk/by-id/...")
-        )
+    problems = [problem for place, match in enumerate(config.match) for problem in _match_problems(key, place, match)]
+    if config.devices and config.match:
+        problems.append(Problem(f"{key}.match", "devices and match", "one of the two: disks are named or chosen"))
+    if not config.devices and not config.match:
+        expected = f"a list of at least one device, such as /dev/disk/by-id/..., or tables [[{key}.match]]"
+        problems.append(Problem(f"{key}.devices", "no device", expected))
     for list_name, devices in (("devices", config.devices), ("spare_devices", config.spare_devices)):
         for index, device in enumerate(devices):
             if not device.startswith("/") or not device.isprintable():
                 expected = "the absolute path of a device, such as /dev/disk/by-id/..."
                 problems.append(Problem(f"{key}.{list_name}[{index}]", ascii(device)[:60], expected))
+    return problems
+
+
+def _match_problems(pool_key: str, place: int, match: MatchConfig) -> list[Problem]:
+    key, problems = f"{pool_key}.match[{place}]", []
+    given = [name for name in SELECTOR_KEYS if getattr(match, name) is not None]
+    if not given:
+        problems.append(Problem(key, "no property of a disk", f"at least one of {', '.join(SELECTOR_KEYS)}"))
+    empty = [name for name in GLOB_KEYS if getattr(match, name) == ""]
+    problems += [Problem(f"{key}.{name}", "''", "a text; * stands for any characters, ? for one") for name in empty]
+    if match.min_size is not None:
+        problems += _size_problems(f"{key}.min_size", match.min_size, shares=False, words=())
+    if match.count < 1:
+        problems.append(Problem(f"{key}.count", str(match.count), "a whole number, 1 or more"))
     return problems
 
 

@@ -27,7 +27,8 @@ def _check_devices(pool: DesiredPool, group: VolumeGroup, snapshot: Snapshot) ->
         disk = snapshot.find_disk(path)
         if disk is not None and disk.path not in present:
             summary = f"{path} is not in the volume group {group.name}"
-            details = f"pools.{pool.name}.devices names it; the group stands on {', '.join(sorted(present))}."
+            verb = f"match of pools.{pool.name} chooses it" if pool.chosen_by else f"pools.{pool.name}.devices names it"
+            details = f"{verb}; the group stands on {', '.join(sorted(present))}."
             resolution = (
                 "Take it out of the configuration; or see that it is blank and unused (blkid -p), and add it: "
                 f"vgextend {group.name} {disk.path}"

@@ -10,6 +10,7 @@ from thinpoolmgr.core.desired import DesiredState
 from thinpoolmgr.core.engine_plan import judge_state
 from thinpoolmgr.core.engines import ENGINES
 from thinpoolmgr.core.lifecycle import PoolState, PoolView, view_pool
+from thinpoolmgr.core.matching import resolve_matches
 from thinpoolmgr.core.model import Engine, Snapshot
 
 Severity = Literal["info", "warning", "error"]
@@ -48,7 +49,8 @@ _HINTS = {
 
 def find_all(desired: DesiredState, snapshot: Snapshot) -> tuple[Finding, ...]:
     """Return all findings, in the order of the configuration."""
-    findings: list[Finding] = []
+    desired, unmatched = resolve_matches(desired, snapshot)
+    findings = [Finding(refusal.code, "error", refusal.target, refusal.summary) for refusal in unmatched]
     for pool in desired.pools:
         view = view_pool(pool, snapshot)
         findings += _pool_findings(view, snapshot)

@@ -7,6 +7,7 @@ is never written to. `wipe_signatures` lifts only the last of these. Unknown is 
 from __future__ import annotations
 
 from thinpoolmgr.core.desired import DesiredPool, DesiredState
+from thinpoolmgr.core.matching import multipath_over
 from thinpoolmgr.core.model import ConfiguredDevice, Disk, PhysicalVolume, Signature, Snapshot
 from thinpoolmgr.core.plan import Memory, Refusal
 from thinpoolmgr.core.steps import CreateVolumeGroup, DiskRef, RemovePhysicalVolumes
@@ -21,7 +22,7 @@ def check_paths(desired: DesiredState, snapshot: Snapshot) -> list[Refusal]:
     seen: dict[str, str] = {}
     for pool in desired.pools:
         for path in (*pool.config.devices, *pool.config.spare_devices):
-            device = next((d for d in snapshot.configured_devices if d.configured_path == path), None)
+            device = _lead(path, pool, snapshot)
             if device is None or device.problem:
                 refusals.append(_unusable(pool, path, device))
                 continue
@@ -30,6 +31,13 @@ def check_paths(desired: DesiredState, snapshot: Snapshot) -> list[Refusal]:
                 refusals.append(_same_disk(pool, path, seen[twice], twice))
             seen.setdefault(device.disk, path)
     return refusals
+
+
+def _lead(path: str, pool: DesiredPool, snapshot: Snapshot) -> ConfiguredDevice | None:
+    """What `path` leads to: as it was looked at; a disk that a selector chose was, under another name."""
+    disk = snapshot.find_disk(path) if pool.chosen_by and path in pool.config.devices else None
+    named = next((d for d in snapshot.configured_devices if d.configured_path == path), None)
+    return ConfiguredDevice(path, disk.path) if disk else named
 
 
 def _same_or_nested(disk: str, seen: dict[str, str], snapshot: Snapshot) -> str:
@@ -82,7 +90,9 @@ def _check_use(disk: Disk, snapshot: Snapshot) -> list[Refusal]:
     if disk.swap:
         refusals.append(_in_use("DISK_IS_SWAP", path, "is in use as swap space", "swapoff it"))
     if disk.holders:
-        refusals.append(_in_use("DISK_HELD", path, f"is held by {', '.join(disk.holders)}", "release it there"))
+        over = multipath_over(disk, snapshot)
+        way = f"name the multipath device /dev/mapper/{over} instead" if over else "release it there"
+        refusals.append(_in_use("DISK_HELD", path, f"is held by {', '.join(disk.holders)}", way))
     if (own := next((d for d in snapshot.dm_devices if d.devno == disk.devno), None)) and own.uuid.startswith("LVM-"):
         refusals.append(_in_use("DISK_IS_LV", path, f"is the logical volume {own.name}", "name its disk instead"))
     parts = {path, *disk.partitions}
@@ -147,11 +157,13 @@ def _check_signatures(disk: Disk, pool: DesiredPool, snapshot: Snapshot, memory:
     if hidden:
         resolution = f"See what LVM makes of it (pvs -a; lvmconfig devices); do not wipe {disk.path} blindly."
         return [Refusal("DISK_UNKNOWN", disk.path, f"{disk.path}: {hidden}", "It may be in use.", resolution)]
-    if not foreign or pool.config.wipe_signatures:
+    # Only a disk that somebody named is wiped: a selector may choose one that nobody thought of.
+    if not foreign or (pool.config.wipe_signatures and not pool.chosen_by):
         return []
     listed = describe_contents(disk, foreign)
+    way = "name it in devices instead of match, " if pool.chosen_by else ""
     resolution = (
-        f"Look what is on it (blkid -p {disk.path}). If it is worthless, set wipe_signatures = true for "
+        f"Look what is on it (blkid -p {disk.path}). If it is worthless, {way}set wipe_signatures = true for "
         f"pools.{pool.name}, and apply with --allow destroy."
     )
     summary = f"{disk.path} carries a signature: {listed}"

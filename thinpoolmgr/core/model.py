@@ -18,7 +18,7 @@ class Signature(Struct, frozen=True):
 
 
 class Disk(Struct, frozen=True):
-    """A block device that the configuration names or that carries one of our groups."""
+    """A block device that the configuration names, that a selector may choose, or that carries one of our groups."""
 
     path: str
     """Kernel device node, such as `/dev/sdb`."""
@@ -35,6 +35,11 @@ class Disk(Struct, frozen=True):
     serial: str = ""
     wwn: str = ""
     model: str = ""
+    transport: str = ""
+    """`ata`, `scsi`, `usb`, `nvme`, `virtio` and the like."""
+    rotational: bool | None = None
+    id_path: str = ""
+    """Where it is attached, as udev calls it (ID_PATH), such as `pci-0000:00:05.0-ata-1`."""
     links: tuple[str, ...] = ()
     partitions: tuple[str, ...] = ()
     holders: tuple[str, ...] = ()
@@ -255,7 +260,9 @@ class Snapshot(Struct, frozen=True):
     def find_disk(self, path: str) -> Disk | None:
         """Return the disk with this device node, link or configured path."""
         configured = next((d.disk for d in self.configured_devices if d.configured_path == path), path)
-        return next((disk for disk in self.disks if configured == disk.path or path in disk.links), None)
+        # More than one may claim a link, as the paths of a multipath device do: where it leads is sure, a claim is not.
+        exact = next((disk for disk in self.disks if disk.path == configured), None)
+        return exact or next((disk for disk in self.disks if path in disk.links), None)
 
     def find_engine(self, name: str) -> Engine | None:
         """Return the engine with this name of the configuration."""

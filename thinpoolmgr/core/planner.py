@@ -12,6 +12,7 @@ from thinpoolmgr.core.engine_plan import plan_engine, plan_engine_start
 from thinpoolmgr.core.guards import check_disk, check_paths, describe_contents, foreign_signatures
 from thinpoolmgr.core.leftovers import find_leftovers, unexpected_lvs
 from thinpoolmgr.core.lifecycle import PoolState, PoolView, view_pool
+from thinpoolmgr.core.matching import is_unresolved, is_wanted, resolve_matches
 from thinpoolmgr.core.model import Disk, Snapshot
 from thinpoolmgr.core.plan import Memory, Plan, Refusal, fingerprint_of, numbered
 from thinpoolmgr.core.sizing import DEFAULT_EXTENT_BYTES, DoesNotFitError, PoolSizes, extents_on, pool_sizes
@@ -31,12 +32,14 @@ from thinpoolmgr.units import format_size
 
 def plan_apply(desired: DesiredState, snapshot: Snapshot, memory: Memory) -> Plan:
     """Return the plan that makes the host as `desired`; empty when it is so already."""
-    refusals = check_paths(desired, snapshot)
+    desired, unmatched = resolve_matches(desired, snapshot)
+    refusals = [*unmatched, *check_paths(desired, snapshot)]
     steps: list[Step] = []
     notes: list[str] = []
     warnings: list[str] = []
     for pool in desired.pools:
-        if any(refusal.target in (*pool.config.devices, *pool.config.spare_devices) for refusal in refusals):
+        named = (*pool.config.devices, *pool.config.spare_devices)
+        if is_unresolved(pool) or any(refusal.target in named for refusal in refusals):
             continue  # which disks are meant is not clear, so nothing can be said about them
         view = view_pool(pool, snapshot)
         pool_steps, pool_refusals = _plan_pool(view, snapshot, memory)
@@ -75,9 +78,23 @@ def fingerprint_of_host(desired: DesiredState, snapshot: Snapshot) -> str:
     """Return a hash of the facts that plans rely on; use and open counts change all the time and are left out."""
     engines = [(e.name, e.version, e.running, e.config_text, e.state, e.service) for e in snapshot.engines]
     devices = [(d.name, d.uuid, d.targets, d.table) for d in snapshot.dm_devices]
+    disks = disks_that_matter(desired, snapshot)
     return fingerprint_of(
-        desired, snapshot.configured_devices, snapshot.disks, snapshot.groups, snapshot.orphan_pvs, devices, engines
+        desired, snapshot.configured_devices, disks, snapshot.groups, snapshot.orphan_pvs, devices, engines
     )
+
+
+def disks_that_matter(desired: DesiredState, snapshot: Snapshot) -> tuple[Disk, ...]:
+    """Return the disks of `snapshot` that plans rely on: what the others are used for may change meanwhile."""
+    if not any(pool.config.match for pool in desired.pools):
+        return snapshot.disks
+    named = [path for pool in desired.pools for path in (*pool.config.devices, *pool.config.spare_devices)]
+    paths = {disk.path for path in named if (disk := snapshot.find_disk(path))}
+    paths |= {pv.path for pool in desired.pools if (group := snapshot.find_group(pool.group)) for pv in group.pvs}
+    open_pools = [pool for pool in desired.pools if is_unresolved(pool)]
+    wanted = (disk.path for disk in snapshot.disks if any(is_wanted(disk, pool, snapshot) for pool in open_pools))
+    paths |= set(wanted)
+    return tuple(disk for disk in snapshot.disks if disk.path in paths)
 
 
 def _without_repeats(new: list[Refusal], known: list[Refusal]) -> list[Refusal]:
@@ -164,7 +181,9 @@ def _create_group(pool: DesiredPool, disks: list[Disk], *, wiped: bool) -> Creat
         "is" if len(disks) == 1 else "are",
         "unused, and blank after the wipe" if wiped else "blank and unused",
     )
-    reason = f"there is no volume group {pool.group}; {sizes} {verb} {condition}"
+    selectors = "; ".join(dict.fromkeys(pool.chosen_by))
+    chosen = f"; chosen by {selectors}" if selectors else ""
+    reason = f"there is no volume group {pool.group}; {sizes} {verb} {condition}{chosen}"
     return CreateVolumeGroup(
         reason=reason, pool=pool.name, group=pool.group, disks=tuple(disk_ref(disk) for disk in disks)
     )

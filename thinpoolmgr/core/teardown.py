@@ -12,7 +12,8 @@ from thinpoolmgr.core.engines import ENGINES
 from thinpoolmgr.core.guards import is_our_leftover
 from thinpoolmgr.core.leftovers import find_leftovers, unexpected_lvs
 from thinpoolmgr.core.lifecycle import PoolState, PoolView, view_pool
-from thinpoolmgr.core.model import DmDevice, Engine, PhysicalVolume, Snapshot, VolumeGroup
+from thinpoolmgr.core.matching import is_unresolved, is_wanted
+from thinpoolmgr.core.model import Disk, DmDevice, Engine, PhysicalVolume, Snapshot, VolumeGroup
 from thinpoolmgr.core.names import bare_uuid
 from thinpoolmgr.core.plan import Memory, Plan, Refusal, numbered
 from thinpoolmgr.core.planner import disk_ref, fingerprint_of_host, refuse_open_parts, refuse_state, remove_parts
@@ -237,7 +238,7 @@ def _remove_labels(
 ) -> tuple[list[Step], list[Refusal]]:
     """No group any more: labels that an interrupted run of ours left, and no others."""
     pool = view.pool
-    disks = [disk for path in pool.config.devices if (disk := snapshot.find_disk(path))]
+    disks = _disks_of(pool, snapshot)
     unreadable = [disk for disk in disks if disk.signatures is None]
     if view.state is PoolState.LOST and unreadable:
         path = unreadable[0].path
@@ -254,6 +255,13 @@ def _remove_labels(
     reason = "an interrupted run left their labels"
     refs, uuids = tuple(disk_ref(disk) for _, disk in ours), tuple(pv.uuid for pv, _ in ours)
     return [RemovePhysicalVolumes(reason=reason, danger="destroys", pool=pool.name, disks=refs, pv_uuids=uuids)], []
+
+
+def _disks_of(pool: DesiredPool, snapshot: Snapshot) -> list[Disk]:
+    """The disks that may carry a label of ours: those that are named, or all that the selectors match by now."""
+    if is_unresolved(pool):
+        return [disk for disk in snapshot.disks if is_wanted(disk, pool, snapshot)]
+    return [disk for path in pool.config.devices if (disk := snapshot.find_disk(path))]
 
 
 def _move_state(

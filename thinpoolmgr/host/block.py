@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from thinpoolmgr.core.guards import PV_SIGNATURE
+from thinpoolmgr.core.matching import WHOLE_KINDS
 from thinpoolmgr.core.model import ConfiguredDevice, Disk, Signature
 from thinpoolmgr.host.blkid import ProbeError, probe_signatures
 from thinpoolmgr.units import SECTOR_BYTES
@@ -31,6 +32,7 @@ _SOURCE_FIELDS = 2
 _GONE = {errno.ENOENT, errno.ESRCH, errno.EINVAL}
 _MULTIPATH_UUID = re.compile(r"mpath-")
 _MULTIPATH_PARTITION_UUID = re.compile(r"part\d+-mpath-")
+_NOT_OPENED = "it was not opened, since nothing asks for it"
 _KERNEL_TYPE = re.compile(r"(md|sr|fd|ram|zram)\d")
 
 
@@ -147,10 +149,26 @@ def read_usage(roots: Roots = _HOST) -> Usage:
     return Usage(mounts, swaps, "; ".join(trouble))
 
 
-def observe_disk(path: str, properties: UdevProperties, usage: Usage | None = None, roots: Roots = _HOST) -> Disk:
+def list_whole_disks(roots: Roots = _HOST) -> tuple[str, ...]:
+    """Return the device nodes of all disks of this host that can carry a pool as a whole, sorted by name.
+
+    Not among them are partitions, drives without a medium, loop devices without a file, memory disks, and
+    device-mapper devices other than multipath's.
+    """
+    folders = (folder.resolve() for folder in sorted((roots.sys / "block").glob("*")))
+    blocks = (_Block(folder, _read(folder / "dev", "")) for folder in folders)
+    whole = (block for block in blocks if block.devno and _kind(block) in WHOLE_KINDS)
+    shown = (block for block in whole if block.read("size", "0") != "0" and block.read("hidden", "0") == "0")
+    return tuple(_node(str(roots.dev / block.name), block.devno, roots) for block in shown)
+
+
+def observe_disk(
+    path: str, properties: UdevProperties, usage: Usage | None = None, roots: Roots = _HOST, *, opening: bool = True
+) -> Disk:
     """Return all there is to know about the block device at `path`; never raises for what a device does.
 
-    With `usage` of `read_usage` many disks cost one look at /proc.
+    With `usage` of `read_usage` many disks cost one look at /proc. Without `opening` the device is not opened, so it
+    stays unknown what is on it: an exclusive open, however short, could make somebody's mount fail.
     """
     devno = ""
     try:
@@ -158,7 +176,7 @@ def observe_disk(path: str, properties: UdevProperties, usage: Usage | None = No
         if not devno:
             return _unknown(path, devno, "not a block device")
         block = _Block((roots.sys / "dev/block" / devno).resolve(strict=True), devno)
-        return _observe(path, block, properties, usage or read_usage(roots), roots)
+        return _observe(path, block, properties, usage or read_usage(roots), roots, opening=opening)
     except (OSError, ValueError) as error:
         # Half of an observation would look like a disk that nobody uses.
         return _unknown(path, devno, _reason(error))
@@ -168,10 +186,13 @@ def _unknown(path: str, devno: str, reason: str) -> Disk:
     return Disk(path, devno, size_bytes=0, opened_exclusively=None, signatures=None, probe_error=reason)
 
 
-def _observe(path: str, block: _Block, properties: UdevProperties, usage: Usage, roots: Roots) -> Disk:
+def _observe(  # noqa: PLR0913 - the sources of one observation
+    path: str, block: _Block, properties: UdevProperties, usage: Usage, roots: Roots, *, opening: bool
+) -> Disk:
     partitions = block.partitions()
     family = (block, *partitions)
-    exclusive, signatures, problems = _probe(path, block)
+    nodes = tuple(_node(str(roots.dev / part.name), part.devno, roots) for part in partitions)
+    exclusive, signatures, problems = _probe(path, block) if opening else (None, None, (_NOT_OPENED,))
     return Disk(
         path=path,
         devno=block.devno,
@@ -185,8 +206,11 @@ def _observe(path: str, block: _Block, properties: UdevProperties, usage: Usage,
         serial=properties.serial,
         wwn=properties.wwn,
         model=properties.model,
+        transport=properties.transport,
+        rotational=properties.rotational,
+        id_path=properties.id_path,
         links=properties.links,
-        partitions=tuple(_node(str(roots.dev / part.name), part.devno, roots) for part in partitions),
+        partitions=nodes,
         holders=tuple(
             sorted({*_loops_over(family, roots), *(h for member in family for h in member.names_in("holders"))})
         ),
@@ -195,7 +219,7 @@ def _observe(path: str, block: _Block, properties: UdevProperties, usage: Usage,
         # Unknown mounts or swap leave it open whether the disk is in use, whatever the exclusive open says.
         opened_exclusively=None if usage.trouble and not exclusive else exclusive,
         signatures=signatures,
-        labelled_partitions=_labelled(tuple(_node(str(roots.dev / p.name), p.devno, roots) for p in partitions)),
+        labelled_partitions=_labelled(nodes) if opening else None,
         probe_error="; ".join(filter(None, (usage.trouble, *problems))),
     )
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from thinpoolmgr.core.matching import is_wanted
 from thinpoolmgr.core.model import ConfiguredDevice, Disk, Engine, PhysicalVolume, Snapshot, VolumeGroup
 from thinpoolmgr.errors import UnavailableError
 from thinpoolmgr.host import block, dm, lvm, udev
@@ -33,8 +34,11 @@ def require_thin_pool_target() -> None:
         raise UnavailableError(summary, "", "Load its module (modprobe dm_thin_pool), or try thinpoolmgr lab run.")
 
 
-def observe(desired: DesiredState, runner: CommandRunner) -> Snapshot:
+def observe(desired: DesiredState, runner: CommandRunner, *, all_disks: bool = False) -> Snapshot:
     """Return the snapshot of this host, as far as `desired` has to do with it.
+
+    Where a pool has selectors, all disks are in it, and those that no selector matches are not opened. With
+    `all_disks` everything is found out about every disk.
 
     Raises:
         UnavailableError: LVM is not installed, or the kernel has no device-mapper.
@@ -46,9 +50,13 @@ def observe(desired: DesiredState, runner: CommandRunner) -> Snapshot:
     ours = {pool.group for pool in desired.pools}
     groups = tuple(_with_node_paths(group) for group in state.groups)
     pv_paths = [pv.path for group in groups if group.name in ours for pv in group.pvs if not pv.missing]
+    named = [device.disk for device in configured if device.disk] + pv_paths
+    disks = _observe_disks([*named, *block.list_whole_disks()] if all_disks else named)
+    if not all_disks and any(pool.config.match for pool in desired.pools):
+        disks = _with_wanted(disks, desired, Snapshot(dm_devices=dm_devices))
     return Snapshot(
         configured_devices=configured,
-        disks=_observe_disks([device.disk for device in configured if device.disk] + pv_paths),
+        disks=disks,
         groups=groups,
         orphan_pvs=tuple(_with_node_path(pv) for pv in state.orphan_pvs),
         lvm_trouble=state.trouble,
@@ -75,7 +83,18 @@ def _with_node_path(pv: PhysicalVolume) -> PhysicalVolume:
     return msgspec.structs.replace(pv, path=block.resolve_device(pv.path).disk or pv.path)
 
 
-def _observe_disks(paths: list[str]) -> tuple[Disk, ...]:
+def _with_wanted(known: tuple[Disk, ...], desired: DesiredState, maps: Snapshot) -> tuple[Disk, ...]:
+    """Add the other disks of the host, those that a selector may choose with all there is to know."""
+    paths = [path for path in block.list_whole_disks() if path not in {disk.path for disk in known}]
+    seen = _observe_disks(paths, opening=False)
+    # Only what may be chosen is opened: an exclusive open, however short, could make somebody's mount fail.
+    may_be = [disk.path for disk in seen if any(is_wanted(disk, pool, maps) for pool in desired.pools)]
+    wanted = _observe_disks(may_be)
+    whole = {disk.path: disk for disk in wanted}
+    return (*known, *(whole.get(disk.path, disk) for disk in seen))
+
+
+def _observe_disks(paths: list[str], *, opening: bool = True) -> tuple[Disk, ...]:
     usage = block.read_usage()
     disks = []
     for path in dict.fromkeys(paths):
@@ -85,7 +104,7 @@ def _observe_disks(paths: list[str]) -> tuple[Disk, ...]:
             # Gone since LVM named it: what is on it is unknown.
             disks.append(Disk(path, "", 0, opened_exclusively=None, signatures=None, probe_error=str(error)))
         else:
-            disks.append(block.observe_disk(path, properties, usage))
+            disks.append(block.observe_disk(path, properties, usage, opening=opening))
     return tuple(disks)
 
 

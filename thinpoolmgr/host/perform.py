@@ -31,9 +31,10 @@ if TYPE_CHECKING:
 class RealHost:
     """The host we run on, behind the two methods that the run cycle knows."""
 
-    def __init__(self, desired: DesiredState, runner: CommandRunner | None = None) -> None:
-        """Look at what `desired` names, through `runner`."""
+    def __init__(self, desired: DesiredState, runner: CommandRunner | None = None, *, all_disks: bool = False) -> None:
+        """Look at what `desired` names or selects, or at all disks, through `runner`."""
         self._desired = desired
+        self._all_disks = all_disks
         self._runner = runner or CommandRunner()
 
     @property
@@ -43,7 +44,7 @@ class RealHost:
 
     def observe(self) -> Snapshot:
         """Return one look at the host; see `host.observe`."""
-        return observe(self._desired, self._runner)
+        return observe(self._desired, self._runner, all_disks=self._all_disks)
 
     def perform(self, step: Step) -> None:
         """Carry out `step`.

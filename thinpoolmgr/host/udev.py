@@ -25,9 +25,11 @@ class UdevProperties(Struct, frozen=True):
     links: tuple[str, ...] = ()
     """All stable names below /dev, sorted."""
     transport: str = ""
-    """`ata`, `scsi`, `usb`, `nvme` and the like (ID_BUS)."""
+    """`ata`, `scsi`, `usb`, `nvme`, `virtio` and the like: ID_BUS, or what the kernel's name says."""
     rotational: bool | None = None
     """None: the kernel does not say."""
+    id_path: str = ""
+    """ID_PATH: where the device is attached, such as `pci-0000:00:05.0-ata-1`."""
 
 
 def device_properties(devno: str, *, sys: str = "/sys") -> UdevProperties:
@@ -50,9 +52,16 @@ def device_properties(devno: str, *, sys: str = "/sys") -> UdevProperties:
         wwn=_first(properties, "ID_WWN_WITH_EXTENSION", "ID_WWN", "DM_WWN"),
         model=_first(properties, "ID_MODEL"),
         links=tuple(sorted(device.device_links)),
-        transport=_first(properties, "ID_BUS"),
+        transport=_first(properties, "ID_BUS") or transport_by_name(device.sys_name),
         rotational=rotational,
+        id_path=_first(properties, "ID_PATH"),
     )
+
+
+def transport_by_name(name: str) -> str:
+    """Return what a kernel name says of the transport: drivers of their own are no bus that udev names."""
+    drivers = {"nvme": "nvme", "vd": "virtio", "mmcblk": "mmc"}
+    return next((transport for prefix, transport in drivers.items() if name.startswith(prefix)), "")
 
 
 def _first(properties: Mapping[str, str], *names: str) -> str:

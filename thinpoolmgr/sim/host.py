@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import string
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+from thinpoolmgr.core.desired import GLOB_KEYS
 from thinpoolmgr.core.model import ConfiguredDevice, Disk, Engine, ServiceState, Snapshot
 from thinpoolmgr.core.steps import Step, step_name
 from thinpoolmgr.errors import CommandFailedError
@@ -22,15 +26,17 @@ from thinpoolmgr.sim.faults import (
 )
 from thinpoolmgr.sim.parts import with_attributes
 from thinpoolmgr.sim.steps import apply_step
-from thinpoolmgr.units import GIB
+from thinpoolmgr.units import GIB, parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from thinpoolmgr.core.desired import DesiredEngine, DesiredState
+    from thinpoolmgr.core.desired import DesiredEngine, DesiredState, MatchConfig
 
 _DISK_BYTES = 100 * GIB
 _RECENT = 16
+# a set begins with [ and holds at least one character, which may be ]: fnmatch(3)
+_PART_OF_GLOB = re.compile(r"\*|\?|\[!?\]?[^]]*\]")
 
 
 class ImpossibleHostError(AssertionError):
@@ -162,19 +168,55 @@ class SimulatedHost:
 
 
 def simulated_snapshot(desired: DesiredState) -> Snapshot:
-    """Return the host that `--simulate` shows: a blank disk for each configured path, no group, engines that stand."""
+    """Return the host that `--simulate` shows: no group, engines that stand, and all disks blank.
+
+    They are one for each path that the configuration names, and as many as each of its selectors asks for.
+    """
     paths = [path for pool in desired.pools for path in (*pool.config.devices, *pool.config.spare_devices)]
     disks = [_disk(path, place) for place, path in enumerate(dict.fromkeys(paths))]
+    selectors = [match for pool in desired.pools for match in pool.config.match for _ in range(match.count)]
+    matching = [matching_disk(match, place) for place, match in enumerate(selectors, start=len(disks))]
     return checked(
         Snapshot(
             configured_devices=tuple(
                 ConfiguredDevice(disk.links[0] if disk.links else disk.path, disk.path) for disk in disks
             ),
-            disks=tuple(disks),
+            disks=(*disks, *matching),
             engines=tuple(_engine(engine) for engine in desired.engines),
             boot_id="simulated",
         )
     )
+
+
+def matching_disk(match: MatchConfig, place: int) -> Disk:
+    """Return a blank disk that `match` chooses, the one with the number `place` of its host."""
+    words = {key: example_of(glob, place) for key in GLOB_KEYS if (glob := getattr(match, key)) is not None}
+    where = words.pop("path", "")
+    smallest = parse_size(match.min_size) if match.min_size else 0
+    return Disk(
+        f"/dev/simulated{place}",
+        f"259:{place}",
+        max(_DISK_BYTES, smallest),
+        diskseq=place + 1,
+        serial=words.get("serial", f"SIMULATED{place}"),
+        wwn=words.get("wwn", ""),
+        model=words.get("model", ""),
+        transport=words.get("transport", ""),
+        rotational=match.rotational,
+        links=(where,) if where.startswith("/") else (),
+        id_path="" if where.startswith("/") else where,
+    )
+
+
+def example_of(glob: str, place: int) -> str:
+    """Return a text that `glob` matches, where it can another one for each `place`."""
+    return _PART_OF_GLOB.sub(lambda part: _example_of_part(part[0], place), glob)
+
+
+def _example_of_part(part: str, place: int) -> str:
+    if part == "*":
+        return str(place)
+    return next((char for char in string.printable if fnmatchcase(char, part)), part)
 
 
 def _disk(path: str, place: int) -> Disk:
