@@ -159,9 +159,9 @@ def run(line: Run, desired: DesiredState, stage: Stage, store: Store) -> tuple[s
 def reduce(snapshot: Snapshot, paths: tuple[str, ...]) -> Look:
     """Return `snapshot` without what no two hosts share.
 
-    Left out or given other names: uuids, device numbers and nodes, kernel names, links, serial numbers, disk sequence
-    numbers, how often LVM wrote its metadata, used blocks of pool metadata, the order of lists, the boot, and the
-    words in which a file is said to be broken. Which of several disks an LV went to is LVM's choice.
+    Left out or given other names: uuids, device numbers and nodes, kernel names, what udev says of a disk, disk
+    sequence numbers, how often LVM wrote its metadata, used blocks of pool metadata, the order of lists, the boot, and
+    the words in which a file is said to be broken. Which of several disks an LV went to is LVM's choice.
     """
     look: Look = msgspec.to_builtins(snapshot)
     names = {path: f"disk{n}" for n, path in enumerate(paths)}
@@ -210,8 +210,11 @@ def _engine(engine: Look) -> Look:
     return {key: engine[key] for key in kept} | {"broken": bool(engine["config_problem"]), "version": version}
 
 
+_SAID_BY_UDEV = ("serial", "wwn", "model", "transport", "rotational", "id_path", "links")
+
+
 def _disk(disk: Look, names: dict[str, str], *, free: bool) -> Look:
-    rest = _keep(disk, "devno", "diskseq", "serial", "wwn", "model", "links", "mounts", "holders", "kind")
+    rest = _keep(disk, "devno", "diskseq", "kind", "mounts", "holders", *_SAID_BY_UDEV)
     rest |= {"path": names[disk["path"]], "mounts": len(disk["mounts"])}
     if not free:
         return _keep(rest, "opened_exclusively")
