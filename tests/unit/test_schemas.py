@@ -64,6 +64,7 @@ def test_a_schema_is_one_has_a_title_and_lets_fields_be_added(name: str) -> None
 
 
 SIMULATED: list[tuple[str, tuple[str, ...], int]] = [
+    ("init", ("init",), 0),
     ("plan", ("plan",), 2),
     ("apply", ("apply", "--yes"), 0),
     ("apply", ("apply",), 3),

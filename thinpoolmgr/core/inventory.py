@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -65,7 +67,7 @@ class RejectedDocument(Struct, frozen=True):
 class InitDocument(Struct, frozen=True):
     """`init --json`."""
 
-    schema: int
+    schema: Literal[1]
     file: str
     written: bool
     devices: tuple[str, ...]

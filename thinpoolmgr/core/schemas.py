@@ -15,12 +15,14 @@ from thinpoolmgr.core.documents import (
     PlanDocument,
     StatusDocument,
 )
+from thinpoolmgr.core.inventory import InitDocument
 
 DOCUMENTS: dict[str, type[Struct]] = {
     "apply": ApplyDocument,
     "config-check": ConfigCheckDocument,
     "config-show": ConfigShowDocument,
     "error": FailureDocument,
+    "init": InitDocument,
     "plan": PlanDocument,
     "status": StatusDocument,
 }
