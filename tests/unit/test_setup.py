@@ -45,7 +45,8 @@ class Init:
     def set(self, shot: Snapshot) -> None:
         self.host = support.FakeHost(shot)
 
-    def whole_host(self, desired: DesiredState) -> support.FakeHost:
+    def whole_host(self, desired: DesiredState, *, all_disks: bool) -> support.FakeHost:
+        assert all_disks
         self.looked_at = [path for pool in desired.pools for path in pool.config.devices]
         found = [ConfiguredDevice(p, d.path if (d := self.host.snapshot.find_disk(p)) else "") for p in self.looked_at]
         found = [device if device.disk else replace(device, problem="missing") for device in found]
@@ -69,7 +70,7 @@ class Init:
 @pytest.fixture
 def init(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Init:
     made = Init(tmp_path, capsys)
-    monkeypatch.setattr(setup, "whole_host", made.whole_host)
+    monkeypatch.setattr(setup, "real_host", made.whole_host)
     monkeypatch.setattr(setup, "Store", lambda: made.store)
     monkeypatch.setattr(setup, "MAIN_FILE", made.main)
     monkeypatch.setattr(setup, "DROP_IN_FOLDER", made.drop_ins)

@@ -28,18 +28,13 @@ def inventory_lines(document: InitDocument) -> Iterator[str]:
     if document.rejected:
         yield "Disks that cannot carry a pool:"
     for found in document.rejected:
-        yield from _hanging(f"{found.reason} ({format_size(found.size_bytes)})  [{found.code}]")
+        yield from wrap(f"{found.reason} ({format_size(found.size_bytes)})  [{found.code}]", "      ", "  ")
 
 
 def _row(disk: CandidateDocument, width: int) -> str:
     serial = cut(plain(disk.serial) or "no serial", _SERIAL_COLUMNS)
     row = f"  {cut(plain(disk.path), width):<{width}}  {format_size(disk.size_bytes):>10}  {serial:<{_SERIAL_COLUMNS}}"
     return f"{row}  {cut(plain(disk.model), 28)}".rstrip()
-
-
-def _hanging(text: str) -> list[str]:
-    first, *others = wrap(text, "      ")
-    return [first[4:], *others]
 
 
 def result_lines(document: InitDocument) -> Iterator[str]:

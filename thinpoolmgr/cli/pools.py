@@ -79,15 +79,15 @@ def _parse_allow(_context: click.Context, _parameter: click.Parameter, values: t
     return frozenset(_ALLOWED[word] for word in words)
 
 
-def real_host(desired: DesiredState) -> RealHost:
-    """Return this host.
+def real_host(desired: DesiredState, *, all_disks: bool = False) -> RealHost:
+    """Return this host, which shows what `desired` names or selects, or all of its disks.
 
     Raises:
         UnavailableError: its kernel cannot run thin pools.
 
     """
     require_thin_pool_target()
-    return RealHost(desired)
+    return RealHost(desired, all_disks=all_disks)
 
 
 def simulated_host(options: Options, desired: DesiredState) -> SimulatedHost | None:

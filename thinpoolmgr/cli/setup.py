@@ -6,11 +6,11 @@ import os
 
 import click
 
-from thinpoolmgr.cli.options import global_options, options_of
-from thinpoolmgr.cli.pools import require_root
+from thinpoolmgr.cli.options import Options, global_options, options_of
+from thinpoolmgr.cli.pools import real_host, require_root, simulated_host
 from thinpoolmgr.cli.render import Renderer
 from thinpoolmgr.config import DROP_IN_FOLDER, MAIN_FILE
-from thinpoolmgr.core.desired import DesiredEngine, DesiredPool, DesiredState, EngineConfig, PoolConfig
+from thinpoolmgr.core.desired import DesiredEngine, DesiredPool, DesiredState, EngineConfig, PoolConfig, is_device_path
 from thinpoolmgr.core.engines import ENGINES
 from thinpoolmgr.core.inventory import (
     POOL_NAME,
@@ -24,25 +24,12 @@ from thinpoolmgr.core.inventory import (
 )
 from thinpoolmgr.core.model import Snapshot
 from thinpoolmgr.core.template import config_text
-from thinpoolmgr.cycle import Host, raise_refusals
+from thinpoolmgr.cycle import raise_refusals
 from thinpoolmgr.errors import RefusedError, UnavailableError
 from thinpoolmgr.host.files import write_atomically
-from thinpoolmgr.host.observe import require_thin_pool_target
-from thinpoolmgr.host.perform import RealHost
 from thinpoolmgr.host.store import Store
 
 _SIMULATED_DISK = "/dev/disk/by-id/virtio-simulated"
-
-
-def whole_host(desired: DesiredState) -> Host:
-    """Return this host, which shows all of its disks.
-
-    Raises:
-        UnavailableError: its kernel cannot run thin pools.
-
-    """
-    require_thin_pool_target()
-    return RealHost(desired, all_disks=True)
 
 
 @click.command()
@@ -67,7 +54,7 @@ def init(context: click.Context, *, devices: tuple[str, ...], engine: str | None
     _require_supported(engine)
     file = os.path.abspath(options.config or MAIN_FILE)
     renderer = Renderer(options)
-    snapshot = _simulated(devices, renderer) if options.simulate else _observed(devices, file)
+    snapshot = _look(options, devices, file)
     inventory = take_inventory(snapshot)
     chosen = _choose(devices, inventory, snapshot)
     wanted = _require_driver(engine, snapshot) if engine else _engine_of(snapshot)
@@ -84,7 +71,7 @@ def init(context: click.Context, *, devices: tuple[str, ...], engine: str | None
 
 
 def _check_devices(values: tuple[str, ...]) -> tuple[str, ...]:
-    wrong = next((value for value in values if not value.startswith("/") or not value.isprintable()), None)
+    wrong = next((value for value in values if not is_device_path(value)), None)
     if wrong is not None:
         raise click.BadParameter(f"{wrong!a} is not the absolute path of a device, such as /dev/disk/by-id/...")
     return values
@@ -112,17 +99,14 @@ def _desired(devices: tuple[str, ...]) -> DesiredState:
     return DesiredState((DesiredPool(POOL_NAME, PoolConfig(devices=devices)),), (engine,))
 
 
-def _observed(devices: tuple[str, ...], file: str) -> Snapshot:
+def _look(options: Options, devices: tuple[str, ...], file: str) -> Snapshot:
+    """Look at all disks of this host, or at the in-memory one: with `--simulate` it needs a disk to show."""
+    simulated = simulated_host(options, _desired(devices or (_SIMULATED_DISK,)))
+    if simulated is not None:
+        return simulated.observe()
     require_root()
     _refuse_existing(file)
-    return whole_host(_desired(devices)).observe()
-
-
-def _simulated(devices: tuple[str, ...], renderer: Renderer) -> Snapshot:
-    from thinpoolmgr.sim.host import simulated_snapshot  # noqa: PLC0415 - seldom needed
-
-    renderer.err("Simulated: an in-memory host whose disks are all blank; nothing is touched.")
-    return simulated_snapshot(_desired(devices or (_SIMULATED_DISK,)))
+    return real_host(_desired(devices), all_disks=True).observe()
 
 
 def _choose(devices: tuple[str, ...], inventory: Inventory, snapshot: Snapshot) -> tuple[NamedDisk, ...]:

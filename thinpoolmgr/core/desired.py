@@ -158,6 +158,20 @@ def parse_share(text: str) -> tuple[int, str] | None:
     return (int(match[1]), match[2]) if match else None
 
 
+def toml_value(value: object) -> str:
+    """Return a printable text, a number, a truth value or an empty list as the configuration writes it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return "[]" if value == () else str(value)
+
+
+def is_device_path(text: str) -> bool:
+    """Whether `text` can name a device: an absolute path without control characters."""
+    return text.startswith("/") and text.isprintable()
+
+
 def unstable_names(pool: DesiredPool) -> list[str]:
     """Return the devices of `pool` that are named as the kernel happened to find them at this boot."""
     named = () if pool.chosen_by else pool.config.devices
@@ -234,7 +248,7 @@ def _device_problems(key: str, config: PoolConfig) -> list[Problem]:
         problems.append(Problem(f"{key}.devices", "no device", expected))
     for list_name, devices in (("devices", config.devices), ("spare_devices", config.spare_devices)):
         for index, device in enumerate(devices):
-            if not device.startswith("/") or not device.isprintable():
+            if not is_device_path(device):
                 expected = "the absolute path of a device, such as /dev/disk/by-id/..."
                 problems.append(Problem(f"{key}.{list_name}[{index}]", ascii(device)[:60], expected))
     return problems

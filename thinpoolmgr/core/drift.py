@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from thinpoolmgr.core.desired import DesiredPool, parse_share
+from thinpoolmgr.core.desired import DesiredPool, parse_share, toml_value
 from thinpoolmgr.core.lifecycle import PoolView
 from thinpoolmgr.core.model import LogicalVolume, Snapshot, VolumeGroup
 from thinpoolmgr.core.plan import Refusal
@@ -50,7 +50,7 @@ def _check_options(pool: DesiredPool, lv: LogicalVolume) -> list[Refusal]:
         refusals.append(_differs(pool, "discards", lv.discards, config.discards, way))
     if lv.zero is not None and lv.zero != config.zero_new_blocks:
         way = f"Change one of them: lvchange --zero {'y' if config.zero_new_blocks else 'n'} {pool.path}"
-        refusals.append(_differs(pool, "zero_new_blocks", _toml(lv.zero), _toml(config.zero_new_blocks), way))
+        refusals.append(_differs(pool, "zero_new_blocks", toml_value(lv.zero), toml_value(config.zero_new_blocks), way))
     for key, text, size_bytes, option in (
         ("data_size", config.data_size, lv.size_bytes, "--size"),
         ("metadata_size", config.metadata_size, lv.metadata_bytes, "--poolmetadatasize"),
@@ -64,7 +64,3 @@ def _check_options(pool: DesiredPool, lv: LogicalVolume) -> list[Refusal]:
 def _differs(pool: DesiredPool, key: str, present: str, wanted: str, way: str) -> Refusal:
     summary = f"{pool.path} has {key} {present}, and pools.{pool.name}.{key} asks for {wanted}"
     return Refusal("SETTING_DIFFERS", f"pools.{pool.name}.{key}", summary, "This version does not change it.", way)
-
-
-def _toml(value: bool) -> str:  # noqa: FBT001 - the value is the subject
-    return "true" if value else "false"

@@ -95,8 +95,7 @@ def _check_use(disk: Disk, snapshot: Snapshot) -> list[Refusal]:
         refusals.append(_in_use("DISK_HELD", path, f"is held by {', '.join(disk.holders)}", way))
     if (own := next((d for d in snapshot.dm_devices if d.devno == disk.devno), None)) and own.uuid.startswith("LVM-"):
         refusals.append(_in_use("DISK_IS_LV", path, f"is the logical volume {own.name}", "name its disk instead"))
-    parts = {path, *disk.partitions}
-    group = next((g for g in snapshot.groups if any(pv.path in parts for pv in g.pvs)), None)
+    group = snapshot.find_group_on(disk)
     if group is not None:
         refusals.append(
             _in_use("DISK_IN_GROUP", path, f"belongs to the volume group {group.name}", "take it out of that group")

@@ -18,7 +18,7 @@ from fnmatch import fnmatchcase
 from msgspec import Struct
 from msgspec.structs import replace
 
-from thinpoolmgr.core.desired import GLOB_KEYS, SELECTOR_KEYS, DesiredPool, DesiredState, MatchConfig
+from thinpoolmgr.core.desired import GLOB_KEYS, SELECTOR_KEYS, DesiredPool, DesiredState, MatchConfig, toml_value
 from thinpoolmgr.core.model import Disk, Snapshot, VolumeGroup
 from thinpoolmgr.core.names import OUR_TAG
 from thinpoolmgr.core.plan import Refusal
@@ -111,13 +111,7 @@ def _has(disk: Disk, key: str) -> str:
 def describe_selector(match: MatchConfig) -> str:
     """Return what `match` asks of a disk, as the configuration says it, without its count."""
     words = {key: getattr(match, key) for key in SELECTOR_KEYS if getattr(match, key) is not None}
-    toml = {True: "true", False: "false"}
-    return ", ".join(f"{key} = {toml[value] if key == 'rotational' else quoted(value)}" for key, value in words.items())
-
-
-def quoted(text: str) -> str:
-    """Return printable `text` as TOML writes it."""
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return ", ".join(f"{key} = {toml_value(value)}" for key, value in words.items())
 
 
 def stable_name(disk: Disk, snapshot: Snapshot) -> str:
@@ -215,12 +209,11 @@ def _near_misses(match: MatchConfig, snapshot: Snapshot) -> list[str]:
 
 def describe_use(disk: Disk, snapshot: Snapshot) -> str:
     """Return by what `disk` is in use, as far as it was looked at; `unused` when by nothing."""
-    parts = {disk.path, *disk.partitions}
-    group = next((g.name for g in snapshot.groups if any(pv.path in parts for pv in g.pvs)), "")
+    group = snapshot.find_group_on(disk)
     uses = [
         f"mounted on {', '.join(disk.mounts[:3])}" if disk.mounts else "",
         "swap" if disk.swap else "",
-        f"in the volume group {group}" if group else "",
+        f"in the volume group {group.name}" if group else "",
         f"held by {', '.join(disk.holders[:3])}" if disk.holders and not group else "",
     ]
     opened = {True: "opened exclusively", False: "unused", None: "whether it is in use is unknown"}

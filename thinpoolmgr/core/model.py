@@ -257,6 +257,11 @@ class Snapshot(Struct, frozen=True):
         """Return the VG called `name`; None says LVM does not list it, not that it is absent."""
         return next((group for group in self.groups if group.name == name), None)
 
+    def find_group_on(self, disk: Disk) -> VolumeGroup | None:
+        """Return the VG that has `disk`, or a partition of it, among its physical volumes."""
+        parts = {disk.path, *disk.partitions}
+        return next((group for group in self.groups if any(pv.path in parts for pv in group.pvs)), None)
+
     def find_disk(self, path: str) -> Disk | None:
         """Return the disk with this device node, link or configured path."""
         configured = next((d.disk for d in self.configured_devices if d.configured_path == path), path)

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import Struct
 
-from thinpoolmgr.core.desired import EngineConfig, ExtendPolicy, MatchConfig, PoolConfig
+from thinpoolmgr.core.desired import EngineConfig, ExtendPolicy, MatchConfig, PoolConfig, toml_value
 from thinpoolmgr.core.inventory import POOL_NAME
-from thinpoolmgr.core.matching import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -100,7 +99,7 @@ def _device_lines(chosen: tuple[NamedDisk, ...], offered: tuple[NamedDisk, ...])
     for mark, disks in (("", chosen), ("# ", () if chosen else offered)):
         for disk in disks:
             yield f"    # {_plain(disk.description)}"
-            yield f"    {mark}{quoted(disk.name)},"
+            yield f"    {mark}{toml_value(disk.name)},"
     yield "]"
 
 
@@ -114,7 +113,7 @@ def _keys(kind: type[Struct], told: Mapping[str, str], instead: Mapping[str, obj
     defaults = {field.name: field.default for field in msgspec.structs.fields(kind)}
     for name, meaning in told.items():
         yield f"# {meaning}"
-        yield f"# {name} = {_toml(instead.get(name, defaults[name]))}"
+        yield f"# {name} = {toml_value(instead.get(name, defaults[name]))}"
 
 
 def _match_lines() -> Iterator[str]:
@@ -122,20 +121,12 @@ def _match_lines() -> Iterator[str]:
     yield f"# [[pools.{POOL_NAME}.match]]"
     for field in msgspec.structs.fields(MatchConfig):
         value, note = _MATCH[field.name]
-        yield f"# {field.name} = {_toml(value)}" + (f"  # {note}" if note else "")
+        yield f"# {field.name} = {toml_value(value)}" + (f"  # {note}" if note else "")
 
 
 def _engine_lines(engine: str) -> Iterator[str]:
     mark = "" if engine else "# "
     yield "# The engine that lives on the pool." + ("" if engine else " Without this table the pool is only made.")
     yield f"{mark}[engines.{engine or 'docker'}]"
-    yield f"{mark}pool = {_toml(POOL_NAME)}"
+    yield f"{mark}pool = {toml_value(POOL_NAME)}"
     yield from _keys(EngineConfig, _ENGINE, {})
-
-
-def _toml(value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return quoted(value)
-    return "[]" if value == () else str(value)

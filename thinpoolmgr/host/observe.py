@@ -51,9 +51,10 @@ def observe(desired: DesiredState, runner: CommandRunner, *, all_disks: bool = F
     groups = tuple(_with_node_paths(group) for group in state.groups)
     pv_paths = [pv.path for group in groups if group.name in ours for pv in group.pvs if not pv.missing]
     named = [device.disk for device in configured if device.disk] + pv_paths
-    disks = _observe_disks([*named, *block.list_whole_disks()] if all_disks else named)
+    usage = block.read_usage()
+    disks = _observe_disks([*named, *block.list_whole_disks()] if all_disks else named, usage)
     if not all_disks and any(pool.config.match for pool in desired.pools):
-        disks = _with_wanted(disks, desired, Snapshot(dm_devices=dm_devices))
+        disks = _with_wanted(disks, usage, desired, Snapshot(dm_devices=dm_devices))
     return Snapshot(
         configured_devices=configured,
         disks=disks,
@@ -83,19 +84,19 @@ def _with_node_path(pv: PhysicalVolume) -> PhysicalVolume:
     return msgspec.structs.replace(pv, path=block.resolve_device(pv.path).disk or pv.path)
 
 
-def _with_wanted(known: tuple[Disk, ...], desired: DesiredState, maps: Snapshot) -> tuple[Disk, ...]:
+def _with_wanted(
+    known: tuple[Disk, ...], usage: block.Usage, desired: DesiredState, maps: Snapshot
+) -> tuple[Disk, ...]:
     """Add the other disks of the host, those that a selector may choose with all there is to know."""
     paths = [path for path in block.list_whole_disks() if path not in {disk.path for disk in known}]
-    seen = _observe_disks(paths, opening=False)
+    seen = _observe_disks(paths, usage, opening=False)
     # Only what may be chosen is opened: an exclusive open, however short, could make somebody's mount fail.
     may_be = [disk.path for disk in seen if any(is_wanted(disk, pool, maps) for pool in desired.pools)]
-    wanted = _observe_disks(may_be)
-    whole = {disk.path: disk for disk in wanted}
+    whole = {disk.path: disk for disk in _observe_disks(may_be, usage)}
     return (*known, *(whole.get(disk.path, disk) for disk in seen))
 
 
-def _observe_disks(paths: list[str], *, opening: bool = True) -> tuple[Disk, ...]:
-    usage = block.read_usage()
+def _observe_disks(paths: list[str], usage: block.Usage, *, opening: bool = True) -> tuple[Disk, ...]:
     disks = []
     for path in dict.fromkeys(paths):
         try:
