@@ -6,10 +6,11 @@ import pytest
 import support
 from msgspec.structs import replace
 
+from thinpoolmgr.core.commands import commands
 from thinpoolmgr.core.conditions import Condition, condition_of, is_ready, why_not_done
+from thinpoolmgr.core.guards import disk_ref
 from thinpoolmgr.core.model import PhysicalVolume, Signature
 from thinpoolmgr.core.names import OUR_TAG
-from thinpoolmgr.core.planner import disk_ref
 from thinpoolmgr.core.steps import (
     ActivatePool,
     CreateVolumeGroup,
@@ -26,7 +27,6 @@ from thinpoolmgr.core.steps import (
     StopEngine,
     WipeSignatures,
     WriteEngineConfig,
-    commands,
     step_mark,
     step_name,
     target,

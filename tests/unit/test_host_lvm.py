@@ -11,7 +11,7 @@ from thinpoolmgr.host.runner import CompletedRun
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from thinpoolmgr.core.steps import Argv
+    from thinpoolmgr.core.commands import Argv
 
 PV = {
     "pv_name": "/dev/sdb",

@@ -6,10 +6,12 @@ import pytest
 import support
 from msgspec.structs import replace
 
+from thinpoolmgr.core.commands import commands
+from thinpoolmgr.core.fingerprint import fingerprint_of_host
 from thinpoolmgr.core.model import ConfiguredDevice, PhysicalVolume, Signature
 from thinpoolmgr.core.plan import Memory, fingerprint_of
-from thinpoolmgr.core.planner import fingerprint_of_host, plan_activate, plan_apply
-from thinpoolmgr.core.steps import CreateThinPool, StartEngine, commands, step_mark, step_name, target
+from thinpoolmgr.core.planner import plan_activate, plan_apply
+from thinpoolmgr.core.steps import CreateThinPool, StartEngine, step_mark, step_name, target
 from thinpoolmgr.units import MIB
 
 if TYPE_CHECKING:
@@ -397,18 +399,18 @@ def test_only_what_is_there_and_whole_can_be_activated(shot: Snapshot, code: str
 
 def test_the_fingerprint_is_of_the_facts_and_not_of_their_use() -> None:
     state = support.desired()
-    first = fingerprint_of_host(state, HEALTHY)
-    assert fingerprint_of_host(state, support.healthy(used_data_blocks=7)) == first
-    assert fingerprint_of_host(state, support.healthy(used_metadata_blocks=7)) == first
+    first = fingerprint_of_host(state, HEALTHY, NOTHING)
+    assert fingerprint_of_host(state, support.healthy(used_data_blocks=7), NOTHING) == first
+    assert fingerprint_of_host(state, support.healthy(used_metadata_blocks=7), NOTHING) == first
     opened = tuple(replace(d, open_count=d.open_count + 1) for d in HEALTHY.dm_devices)
-    assert fingerprint_of_host(state, replace(HEALTHY, dm_devices=opened)) == first
+    assert fingerprint_of_host(state, replace(HEALTHY, dm_devices=opened), NOTHING) == first
     others = [
-        fingerprint_of_host(state, support.deactivated(HEALTHY)),
-        fingerprint_of_host(state, support.snapshot()),
-        fingerprint_of_host(state, support.snapshot(support.disk(signatures=(EXT4,)))),
-        fingerprint_of_host(support.desired(support.pool(when_full="error")), HEALTHY),
-        fingerprint_of_host(state, support.with_engine(HEALTHY, support.docker())),
-        fingerprint_of_host(state, support.with_engine(HEALTHY, support.docker(running=True))),
+        fingerprint_of_host(state, support.deactivated(HEALTHY), NOTHING),
+        fingerprint_of_host(state, support.snapshot(), NOTHING),
+        fingerprint_of_host(state, support.snapshot(support.disk(signatures=(EXT4,))), NOTHING),
+        fingerprint_of_host(support.desired(support.pool(when_full="error")), HEALTHY, NOTHING),
+        fingerprint_of_host(state, support.with_engine(HEALTHY, support.docker()), NOTHING),
+        fingerprint_of_host(state, support.with_engine(HEALTHY, support.docker(running=True)), NOTHING),
     ]
     assert len({first, *others}) == len(others) + 1
 

@@ -56,6 +56,7 @@ def observe(desired: DesiredState, runner: CommandRunner) -> Snapshot:
         engines=_observe_engines(desired, runner),
         dev_names=_taken_names(ours - {group.name for group in groups}),
         boot_id=_BOOT_ID.read_text("ascii").strip(),
+        lvm_profiles=lvm.read_profiles(),
     )
 
 
