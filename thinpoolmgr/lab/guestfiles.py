@@ -169,7 +169,8 @@ def environment(job: GuestJob) -> dict[str, str]:
         "LANG": "C.UTF-8",
         "TERM": "dumb",
         "PYTHONPATH": ":".join(str(path) for path in library),
-        "PYTHONDONTWRITEBYTECODE": "1",
+        # what the guest sees of this machine is read-only: without a place for it all is compiled each time
+        "PYTHONPYCACHEPREFIX": "/lab/pycache",
         "PYTHONUNBUFFERED": "1",
         "THINPOOLMGR_LAB": "1",
         **job.environment,
