@@ -19,13 +19,14 @@ ifneq ($(shell id -u),0)
 PACKAGES += uidmap
 endif
 
-.PHONY: help demo test setup packages venv root lint types architecture unit property lab system clean
+.PHONY: help demo test setup packages venv root lint types architecture unit property lab system man clean
 
 help:
 	@echo "make demo   the main job, step by step, in a throw-away kernel (under three minutes)"
 	@echo "make test   lint, types, architecture, unit and lab tests, the last with real LVM and Docker"
 	@echo "            each alone: make lint types architecture unit property lab system"
 	@echo "make setup  only install what both need; make root: only make the lab's Docker root"
+	@echo "make man    write docs/man/thinpoolmgr.1 from the command line's help"
 	@echo "make clean  remove .venv and all caches in this folder"
 
 demo: setup
@@ -98,6 +99,9 @@ system: setup
 	    echo "== system tests: each boots its own throw-away kernels"; \
 	    $(BIN)/python -m pytest tests/system; \
 	fi
+
+man: setup
+	@$(BIN)/python packaging/manpage.py >docs/man/thinpoolmgr.1
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -147,7 +147,9 @@ def _convert(merged: dict[str, Any], origins: dict[str, str]) -> DesiredState:
     pools = _tables(merged, "pools", PoolConfig, problems)
     engines = _tables(merged, "engines", EngineConfig, problems)
     unknown = [kind for kind in engines if kind not in ENGINE_KINDS]
-    problems += [Problem(f"engines.{kind}", "this engine", f"one of {', '.join(ENGINE_KINDS)}") for kind in unknown]
+    problems += [
+        Problem(f"engines.{kind}", "an unknown engine", f"one of {', '.join(ENGINE_KINDS)}") for kind in unknown
+    ]
     if not pools and not problems:
         problems.append(Problem("pools", "no pool", "at least one table [pools.NAME]"))
     if problems:

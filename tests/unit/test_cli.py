@@ -1,7 +1,4 @@
-"""The command line as people and scripts meet it: exit codes, streams, documents, and what is drawn.
-
-The pictures are compared with tests/golden/*.txt; RENEW_GOLDEN=1 in the environment writes them anew.
-"""
+"""The command line as people and scripts meet it: exit codes, streams, documents. test_pictures has what is drawn."""
 
 from __future__ import annotations
 
@@ -10,36 +7,28 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 import pytest
 import support
+from cli_support import CHECKOUT, ENGINE, EXT4, PLAIN, Cli, make_cli
 from msgspec.structs import replace
 
 from thinpoolmgr import __version__
 from thinpoolmgr.cli import pools, reports
-from thinpoolmgr.cli.main import main
-from thinpoolmgr.core.model import DmDevice, Signature
+from thinpoolmgr.core.model import DmDevice
 from thinpoolmgr.core.steps import step_name
 from thinpoolmgr.errors import UnavailableError
-from thinpoolmgr.host.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from thinpoolmgr.core.desired import DesiredState
     from thinpoolmgr.core.model import Snapshot
     from thinpoolmgr.core.steps import Step
 
-CHECKOUT = Path(__file__).parents[2]
-GOLDEN = CHECKOUT / "tests/golden"
 WARNING = (
     "warning: /dev/sdb may be another disk after the next boot; a name below /dev/disk/by-id stays the\n"
     "         same.\n"
 )
-PLAIN = 'version = 1\n[pools.docker]\ndevices = ["/dev/sdb"]\n'
-ENGINE = PLAIN + '[engines.docker]\npool = "docker"\n'
-EXT4 = Signature("ext4", "filesystem", 1080)
 COMMANDS = [
     ["plan"],
     ["apply"],
@@ -53,61 +42,9 @@ COMMANDS = [
 ]
 
 
-class Cli:
-    """Runs the command line on a host in memory."""
-
-    def __init__(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        self.config = tmp_path / "c.toml"
-        self.config.write_text(PLAIN)
-        self.store = Store(tmp_path / "state", tmp_path / "run" / "lock")
-        self.host = support.FakeHost(support.snapshot())
-        self._capsys = capsys
-
-    def set(self, shot: Snapshot, text: str = PLAIN) -> None:
-        self.host = support.FakeHost(shot)
-        self.config.write_text(text)
-
-    def raw(self, *args: str) -> tuple[int, str, str]:
-        self._capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            main(args)
-        out, err = self._capsys.readouterr()
-        assert "Traceback" not in err
-        assert isinstance(caught.value.code, int)
-        return caught.value.code, out, err
-
-    def __call__(self, *args: str) -> tuple[int, str, str]:
-        return self.raw("--config", str(self.config), *args)
-
-    def json(self, *args: str) -> tuple[int, Any]:
-        code, out, _ = self(*args, "--json")
-        return code, json.loads(out)
-
-
 @pytest.fixture
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    made = Cli(tmp_path, capsys)
-
-    def host(_desired: DesiredState) -> support.FakeHost:
-        return made.host
-
-    monkeypatch.setattr(pools, "real_host", host)
-    monkeypatch.setattr(reports, "real_host", host)
-    monkeypatch.setattr(pools, "Store", lambda: made.store)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr("thinpoolmgr.cycle.time.monotonic", lambda: 0.0)
-    monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    return made
-
-
-def golden(name: str, text: str) -> None:
-    path = GOLDEN / f"{name}.txt"
-    if os.environ.get("RENEW_GOLDEN"):
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
-    assert path.read_text() == text
+    return make_cli(tmp_path, monkeypatch, capsys)
 
 
 def test_plan_says_with_its_code_whether_there_is_something_to_do(cli: Cli) -> None:
@@ -513,52 +450,6 @@ def test_a_configuration_whose_name_is_no_utf8_can_be_used(cli: Cli, args: list[
     assert "\udcff" not in out
     if args != ["plan"]:
         assert (r"\udcff" if flags else r"\xff") in out
-
-
-def wide_host() -> Snapshot:
-    shot = support.with_pool(support.snapshot(support.disk("/dev/sdb")))
-    used = support.with_status(shot, used_data_blocks=16000)
-    thin = support.with_thin_device(used)
-    stale = replace(support.docker(running=True, configured=True), state=support.STALE, containers=("web",))
-    return support.with_engine(thin, stale)
-
-
-def picture(cli: Cli, *args: str) -> str:
-    code, out, err = cli.raw("--config", "c.toml", *args)
-    return f"$ thinpoolmgr {' '.join(args)}\n{out}--- stderr\n{err}--- exit {code}\n"
-
-
-def full_host() -> Snapshot:
-    blank = support.snapshot(support.disk(signatures=(EXT4,)))
-    return support.with_engine(blank, replace(support.docker(running=True), state=support.STALE))
-
-
-FULL = PLAIN + 'wipe_signatures = true\nwhen_full = "error"\n[engines.docker]\npool = "docker"\n'
-
-
-@pytest.mark.parametrize(
-    ("name", "shot", "text", "args"),
-    [
-        ("plan", full_host, FULL, ["plan"]),
-        ("plan-verbose", full_host, FULL, ["plan", "-v"]),
-        ("plan-refused", lambda: support.snapshot(support.disk(mounts=("/srv",), swap=True)), PLAIN, ["plan"]),
-        ("status", wide_host, ENGINE, ["status"]),
-        ("status-absent", support.snapshot, PLAIN, ["status"]),
-        ("apply", full_host, FULL, ["apply", "--yes", "--allow", "outage,destroy"]),
-        ("apply-not-approved", full_host, FULL, ["apply", "--yes"]),
-        ("destroy", wide_host, ENGINE, ["destroy", "docker", "--yes", "--allow", "outage,destroy"]),
-        ("error-config", support.snapshot, PLAIN + 'data_size = "10GB"\n', ["plan"]),
-        ("error-usage", support.snapshot, PLAIN, ["apply", "--nonsense"]),
-    ],
-)
-def test_pictures(cli: Cli, name: str, shot: Callable[[], Snapshot], text: str, args: list[str]) -> None:
-    cli.set(shot(), text)
-    golden(name, picture(cli, *args))
-
-
-def test_the_picture_of_a_step_that_failed(cli: Cli) -> None:
-    cli.host.faults["create-thin-pool"] = "before"
-    golden("apply-failed", picture(cli, "apply", "--yes"))
 
 
 def test_verbose_shows_the_commands_that_are_run(cli: Cli) -> None:

@@ -203,7 +203,7 @@ BAD = {
     "unknown engine": (
         ENGINE.replace("[engines.docker]", "[engines.podman]"),
         "engines.podman",
-        "this engine",
+        "an unknown engine",
         "docker",
     ),
     "engine without pool": (GOOD + "[engines.docker]\n", "engines.docker.pool", "found nothing", "required"),

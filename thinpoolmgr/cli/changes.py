@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from thinpoolmgr.approval import Approval
+from thinpoolmgr.cli.completion import complete_pool
 from thinpoolmgr.cli.options import global_options, options_of
 from thinpoolmgr.cli.pools import approval_options, require_root, run_request
 from thinpoolmgr.cli.render import Renderer
@@ -37,7 +38,7 @@ def _parse_growth(_context: click.Context, _parameter: click.Parameter, value: s
 
 
 @click.command()
-@click.argument("pool")
+@click.argument("pool", shell_complete=complete_pool)
 @click.option("--data", "data", metavar="+SIZE", callback=_parse_growth, help="How much data is added.")
 @click.option("--metadata", "metadata", metavar="+SIZE", callback=_parse_growth, help="How much metadata is added.")
 @click.option("--add-device", "devices", multiple=True, metavar="DEVICE", help="A disk to take into the group first.")
@@ -68,7 +69,7 @@ def extend(  # noqa: PLR0913 - as the command line
 
 
 @click.command()
-@click.argument("pool")
+@click.argument("pool", shell_complete=complete_pool)
 @approval_options
 @global_options
 @click.pass_context
@@ -81,7 +82,7 @@ def adopt(context: click.Context, pool: str, *, yes: bool, allow: frozenset[Dang
 
 
 @click.command()
-@click.argument("pool")
+@click.argument("pool", shell_complete=complete_pool)
 @approval_options
 @global_options
 @click.pass_context

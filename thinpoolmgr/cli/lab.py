@@ -16,7 +16,13 @@ from thinpoolmgr.lab.root import ensure_root
 _DOCKER = click.option("--docker", is_flag=True, help="Boot a Debian tree with Docker and containerd, made once.")
 _HOST = click.option("--host", "on_host", is_flag=True, help="Use the host's own kernel and disks (root only).")
 _MEMORY = click.option(
-    "--memory", "memory_mb", type=click.IntRange(min=128), default=DEFAULT_MEMORY_MB, show_default=True, metavar="MIB"
+    "--memory",
+    "memory_mb",
+    type=click.IntRange(min=128),
+    default=DEFAULT_MEMORY_MB,
+    show_default=True,
+    metavar="MIB",
+    help="The guest's memory.",
 )
 _MODULES = click.option("--module", "modules", multiple=True, metavar="NAME", help="Load this kernel module too.")
 _MOUNTS = click.option(

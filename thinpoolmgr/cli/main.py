@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import traceback
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -31,6 +32,8 @@ _COMMANDS = {
     "resume": "thinpoolmgr.cli.changes:resume",
     "status": "thinpoolmgr.cli.reports:status",
 }
+COMPLETE_VARIABLE = "_THINPOOLMGR_COMPLETE"
+"""In the environment: what a shell wants to know, in click's words, such as `bash_complete`."""
 _USAGE = 64
 _FAILED = 1
 _INTERRUPTED = 130
@@ -65,6 +68,8 @@ def cli(context: click.Context) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with the code that the contract names."""
+    if os.environ.get(COMPLETE_VARIABLE):
+        _complete()
     options = Options()
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
@@ -88,6 +93,18 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         _print_bug(error, options)
         sys.exit(_FAILED)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _complete() -> NoReturn:
+    """Answer a shell that asks what Tab may offer, or for its script; whatever goes wrong, the prompt stays clean."""
+    from thinpoolmgr.cli.completion import register_shells  # noqa: PLC0415
+
+    register_shells()
+    try:
+        cli.main(args=[], prog_name="thinpoolmgr", complete_var=COMPLETE_VARIABLE, obj=Options())
+    except (Exception, KeyboardInterrupt):  # noqa: BLE001 - see above
+        sys.exit(_FAILED)
+    sys.exit(_FAILED)
 
 
 def _print_bug(error: Exception, options: Options) -> None:

@@ -29,7 +29,12 @@ class Options(Struct):
     @property
     def color(self) -> bool | None:
         """False forbids colours; None leaves it to whether the output is a terminal (see no-color.org)."""
-        return False if self.no_color or os.environ.get("NO_COLOR") else None
+        return False if self.no_color or os.environ.get("NO_COLOR") or not can_draw() else None
+
+
+def can_draw() -> bool:
+    """Whether the terminal, if there is one, obeys more than line ends: TERM=dumb is Emacs' shell and the like."""
+    return os.environ.get("TERM") != "dumb"
 
 
 def options_of(context: click.Context) -> Options:

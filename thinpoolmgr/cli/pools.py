@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from thinpoolmgr.approval import Approval
+from thinpoolmgr.cli.completion import comma_separated, complete_pool
 from thinpoolmgr.cli.options import Options, global_options, options_of
 from thinpoolmgr.cli.planfile import read_plan, write_plan
 from thinpoolmgr.cli.render import Renderer
@@ -57,10 +58,11 @@ def approval_options(function: Callable[..., Any]) -> Callable[..., Any]:
         multiple=True,
         metavar="outage,destroy",
         callback=_parse_allow,
-        help="Also approve steps of these kinds.",
+        shell_complete=comma_separated(_ALLOWED),
+        help="Also approve steps that interrupt containers (outage) or lose data (destroy).",
     )
     yes = click.option(
-        "--yes", is_flag=True, callback=_mark_as_carrying_out, help="Do not ask; approves constructive steps only."
+        "--yes", is_flag=True, callback=_mark_as_carrying_out, help="Do not ask; approves harmless steps only."
     )
     return yes(allow(function))
 
@@ -96,7 +98,7 @@ def simulated_host(options: Options, desired: DesiredState) -> SimulatedHost | N
         return None
     from thinpoolmgr.sim.host import SimulatedHost, simulated_snapshot  # noqa: PLC0415 - seldom needed
 
-    Renderer(options).err("Simulated: an in-memory host whose disks are all blank; nothing is touched.")
+    Renderer(options).remark("Simulated: an in-memory host whose disks are all blank; nothing is touched.")
     return SimulatedHost(simulated_snapshot(desired))
 
 
@@ -186,6 +188,9 @@ def plan(context: click.Context, *, out: Path | None) -> None:
 def apply(context: click.Context, planfile: Path | None, *, yes: bool, allow: frozenset[Danger]) -> None:
     """Make the host as the configuration describes it.
 
+    The plan is shown and confirmed first; each step is checked on the host. After an interruption run it again: it
+    finishes what was begun.
+
     With PLANFILE, written by plan --out, exactly that plan is carried out: exit code 4 when the host or the
     configuration have changed since.
     """
@@ -194,7 +199,7 @@ def apply(context: click.Context, planfile: Path | None, *, yes: bool, allow: fr
 
 
 @click.command()
-@click.argument("pool")
+@click.argument("pool", shell_complete=complete_pool)
 @click.option("--keep-devices", is_flag=True, help="Leave LVM's labels on the disks.")
 @approval_options
 @global_options
@@ -208,7 +213,7 @@ def destroy(context: click.Context, pool: str, *, keep_devices: bool, yes: bool,
 
 
 @click.command()
-@click.argument("pool")
+@click.argument("pool", shell_complete=complete_pool)
 @approval_options
 @global_options
 @click.pass_context
@@ -221,7 +226,7 @@ def activate(context: click.Context, pool: str, *, yes: bool, allow: frozenset[D
 
 
 @click.command()
-@click.argument("pool")
+@click.argument("pool", shell_complete=complete_pool)
 @approval_options
 @global_options
 @click.pass_context
@@ -261,7 +266,7 @@ def run_request(context: click.Context, request: Request, approval: Approval, bo
     reporter = TerminalReporter(renderer, options)
     planner = planner_of(request, desired)
     try:
-        with host_and_store(options, desired) as (host, store):
+        with renderer.progress(), host_and_store(options, desired) as (host, store):
             result = carry_out(request.command, planner, host, store, reporter, approval, bound_to)
     except RunError as error:
         if options.json:

@@ -6,49 +6,39 @@ import itertools
 import json
 import os
 import sys
-import textwrap
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
-from thinpoolmgr.cli.text import columns, count, cut, describe, details_of, place_of, plain, wrap
-from thinpoolmgr.core.documents import SCHEMA, apply_document, error_document
+from thinpoolmgr.cli.options import can_draw
+from thinpoolmgr.cli.progress import Ticker
+from thinpoolmgr.cli.text import columns, count, cut, describe, details_of, duration, place_of, wrap
+from thinpoolmgr.cli.views import config_lines, status_lines
+from thinpoolmgr.core.documents import apply_document, failure_document
 from thinpoolmgr.core.steps import (
     Step,
     step_mark,
 )
 from thinpoolmgr.errors import ThinpoolmgrError
-from thinpoolmgr.units import MIB, format_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from thinpoolmgr.cli.options import Options
     from thinpoolmgr.config import LoadedConfig
-    from thinpoolmgr.core.documents import EngineDocument, PoolDocument, StatusDocument, StepResult, Use
-    from thinpoolmgr.core.findings import Finding
+    from thinpoolmgr.core.documents import StatusDocument, StepResult
     from thinpoolmgr.core.plan import Plan, Refusal
     from thinpoolmgr.cycle import RunResult
 
 _MARK_COLORS = {"+": "green", "~": "yellow", "!": "magenta", "-": "red"}
 _MARK_WORDS = {"+": "create", "~": "change", "!": "outage", "-": "destroys"}
-_SEVERITY_COLORS = {"info": "blue", "warning": "yellow", "error": "red"}
-_GOOD_STATES = frozenset({"healthy", "running"})
-_BAD_STATES = frozenset(
-    {
-        "failed",
-        "needs_check",
-        "read_only",
-        "out_of_data",
-        "out_of_metadata",
-        "partial",
-        "unknown",
-        "lost",
-        "unsupported",
-    }
-)
+_WAY_OUT = "-> "
+_HINT = "   (-v shows the commands)"
+_ENDING = len("FAILED   0.00 s")
+_FIRST_WORD_SECONDS = 10
+_NEXT_WORD_SECONDS = 60
 
 
 class OutputFailedError(ThinpoolmgrError):
@@ -64,7 +54,8 @@ class Renderer:
         """Draw by `options`."""
         self._options = options
         # Python has no standard error where it was closed beforehand.
-        self._live = bool(sys.stderr and sys.stderr.isatty())
+        self._live = bool(sys.stderr and sys.stderr.isatty()) and can_draw()
+        self._ticker: Ticker | None = None
         self._is_unread = False
 
     def out(self, text: str = "") -> None:
@@ -98,12 +89,23 @@ class Renderer:
         with suppress(OSError):
             click.echo(text, err=True, nl=newline, color=self._options.color)
 
+    def remark(self, text: str) -> None:
+        """Say something beside the result."""
+        for line in wrap(text, ""):
+            self.err(line)
+
     def warn(self, text: str) -> None:
         """Print a warning beside the result."""
-        first, *others = wrap(text, " " * len("warning: "))
-        self.err(click.style("warning: ", fg="yellow", bold=True) + first.lstrip())
+        self._labelled("warning: ", "yellow", text, self.err)
+
+    def _note(self, text: str, say: Callable[[str], None]) -> None:
+        self._labelled("Note: ", None, text, say)
+
+    def _labelled(self, label: str, color: str | None, text: str, say: Callable[[str], None]) -> None:
+        first, *others = wrap(text, " " * len(label), label) or [label]
+        say(click.style(label, fg=color, bold=True) + first[len(label) :])
         for line in others:
-            self.err(line)
+            say(line)
 
     def json(self, document: object) -> None:
         """Print the one document of `--json`."""
@@ -117,15 +119,16 @@ class Renderer:
             self._refusal(refusal, say)
         if plan.refusals and plan.steps:
             say("Nothing is carried out before that is settled. Then the plan would be:")
-        for place, steps in itertools.groupby(plan.steps, place_of):
+        for number, (place, steps) in enumerate(itertools.groupby(plan.steps, place_of)):
+            if number or plan.refusals:
+                say("")
             for line in wrap(place, ""):
                 say(click.style(line, bold=True))
             for step in steps:
                 self._plan_step(step, say)
         # Carrying it out repeats the notes at the end, where what is left to the user matters.
         for note in () if to_stderr else plan.notes:
-            for line in wrap(f"Note: {note}", ""):
-                say(line)
+            self._note(note, say)
         for warning in plan.warnings:
             self.warn(warning)
         if plan.steps:
@@ -135,16 +138,10 @@ class Renderer:
             say("Nothing to do: the host is as the configuration describes it.")
 
     def _refusal(self, refusal: Refusal, say: Callable[[str], None]) -> None:
-        self._headline("refused", refusal.summary, refusal.code, say)
-        for text in (refusal.details, refusal.resolution):
-            for line in wrap(text, "    "):
-                say(line)
-
-    def _headline(self, word: str, summary: str, code: str, say: Callable[[str], None]) -> None:
-        first, *others = wrap(f"{summary}  [{code}]", " " * (len(word) + 1))
-        say(click.style(word, fg="red", bold=True) + first[len(word) :])
-        for line in others:
+        self._labelled("refused ", "red", f"{refusal.summary}  [{refusal.code}]", say)
+        for line in wrap(refusal.details, "  "):
             say(line)
+        self._way_out(refusal.resolution, "  ", say)
 
     def _plan_step(self, step: Step, say: Callable[[str], None]) -> None:
         mark = step_mark(step)
@@ -153,7 +150,7 @@ class Renderer:
         for line in others:
             say(click.style(line, bold=True))
         for line in wrap(step.reason, "      "):
-            say(click.style(line, dim=True))
+            say(line)
         if self._options.verbose:
             for line, color in details_of(step):
                 say(click.style(line, fg=color))
@@ -165,30 +162,77 @@ class Renderer:
             for m in "+~!-"
             if m in marks
         ]
-        hint = "" if self._options.verbose else "   (-v shows the commands)"
-        return f"{count(len(plan.steps), 'step')}: {', '.join(counts)}{click.style(hint, dim=True)}"
+        line = f"{count(len(plan.steps), 'step')}: {', '.join(counts)}"
+        if self._options.verbose or len(click.unstyle(line)) + len(_HINT) > columns():
+            return line
+        return f"{line}{click.style(_HINT, dim=True)}"
+
+    @contextmanager
+    def progress(self) -> Iterator[None]:
+        """Leave no step being told of, however the run ends; the line of one that did not end stays."""
+        try:
+            yield
+        finally:
+            if self._stop_ticker() and self._live:
+                self.err()
 
     def begin_step(self, step: Step, total: int) -> None:
-        """Show that `step` runs, on a terminal only; its line is completed by `end_step`."""
-        if self._live and not self._options.json:
-            self.err(self._step_line(step, total, "...") + "\r", newline=False)
+        """Show that `step` runs, and from then on for how long; `end_step` completes its line."""
+        self._stop_ticker()
+        if self._options.json:
+            return
+        if self._live:
+            self._redraw(step, total, "...")
+        next_word = itertools.count(_FIRST_WORD_SECONDS, _NEXT_WORD_SECONDS)
+        self._ticker = Ticker(self._teller(step, total, next_word))
+        self._ticker.start()
+
+    def _teller(self, step: Step, total: int, words: Iterator[int]) -> Callable[[float], None]:
+        """Return what a tick does: on a terminal it redraws the line, in a log it adds one now and then."""
+        due = next(words)
+
+        def tell(seconds: float) -> None:
+            nonlocal due
+            elapsed = duration(int(seconds), 0)
+            if self._live:
+                self._redraw(step, total, elapsed)
+            elif seconds >= due:
+                self.err(f"[{int(step.id)}/{total}] {step_mark(step)} {describe(step)}: still running, {elapsed}")
+                due = next(second for second in words if second > seconds)
+
+        return tell
+
+    def _redraw(self, step: Step, total: int, ending: str) -> None:
+        # First to the line's start, too: a terminal echoes ^C where the cursor stands.
+        self.err(f"\r{self._step_line(step, total, ending)}\r", newline=False)
+
+    def _stop_ticker(self) -> bool:
+        """Return whether a step was being told of."""
+        ticker, self._ticker = self._ticker, None
+        if ticker is not None:
+            ticker.stop()
+        return ticker is not None
 
     def end_step(self, step: Step, total: int, result: StepResult) -> None:
         """Print the step's line with the time it took."""
+        self._stop_ticker()
         words = {
             "done": click.style("done", fg="green"),
             "already": click.style("done already", fg="green"),
-            "failed": click.style("FAILED", fg="red"),
+            "failed": click.style("FAILED", fg="red", bold=True),
         }
-        ending = f"{words[result.result]} {result.seconds:6.2f} s"
+        start = "\r" if self._live else ""
+        ending = f"{words[result.result]} {duration(result.seconds, 2):>8}"
         if not self._options.json:
-            self.err(self._step_line(step, total, ending))
+            self.err(f"{start}{self._step_line(step, total, ending)}")
 
     def _step_line(self, step: Step, total: int, ending: str) -> str:
+        """Return a line of always the same width, so that a redrawn one covers the last; one column stays free."""
         mark = step_mark(step)
         place = f"[{int(step.id)}/{total}]"
-        what = cut(describe(step), columns() - len(place) - 26)
-        dots = click.style("." * max(2, columns() - len(place) - len(what) - 24), dim=True)
+        room = columns() - len(place) - len(click.unstyle(ending)) - 6
+        what = cut(describe(step), min(room - 2, columns() - len(place) - _ENDING - 8))
+        dots = click.style("." * (room - len(what)), dim=True)
         return f"{place} {click.style(mark, fg=_MARK_COLORS[mark], bold=True)} {what} {dots} {ending}"
 
     def run_result(self, result: RunResult) -> None:
@@ -196,123 +240,42 @@ class Renderer:
         if result.outcome == "nothing":
             self.out("Nothing to do: the host is as it should be.")
         else:
-            seconds = sum(step.seconds for step in result.steps)
-            self.out(
-                f"Done: {count(len(result.steps), 'step')} in {seconds:.1f} s; looked at again, nothing is left to do."
-            )
+            took = duration(sum(step.seconds for step in result.steps), 1)
+            done = f"{count(len(result.steps), 'step')} in {took}; looked at again, nothing is left to do."
+            self._labelled("Done: ", "green", done, self.out)
         for warning in result.warnings:
             self.warn(warning)
         for note in result.notes:
-            for line in wrap(f"Note: {note}", ""):
-                self.out(line)
+            self._note(note, self.out)
 
     def status(self, document: StatusDocument) -> None:
         """Print pools, engines and findings."""
-        for pool in document.pools:
-            self._pool(pool)
-        for engine in document.engines:
-            self._engine(engine)
-        if document.findings:
-            self.out()
-        for finding in document.findings:
-            self._finding(finding)
-
-    def config(self, loaded: LoadedConfig, *, origin: bool) -> None:
-        """Print the merged configuration, one value a line, each with its file when asked for."""
-        for key, value in _leaves(loaded.merged, ""):
-            where = f"  # {plain(loaded.origins.get(key, ''))}" if origin else ""
-            shown = plain(json.dumps(value, ensure_ascii=False, default=str))
-            self.out(f"{plain(key)} = {shown}{click.style(where, dim=True)}")
-
-    def _pool(self, pool: PoolDocument) -> None:
-        self._heading(f"pool {plain(pool.name)}", pool.state, f"{plain(pool.volume_group)}/{plain(pool.thin_pool)}")
-        self._use("data", pool.data)
-        if pool.metadata is not None:
-            # The kernel counts it as used: an empty pool would look a tenth full (dm-thin-metadata.c).
-            reserve = min(16 * MIB, pool.metadata.total_bytes // 10)
-            self._use("metadata", pool.metadata, f", {format_size(reserve)} of it the kernel's own reserve")
-        facts = []
-        if pool.chunk_bytes:
-            facts = [
-                f"chunk {format_size(pool.chunk_bytes)}",
-                f"when full {pool.when_full}",
-                f"discards {pool.discards}",
-            ]
-        if pool.active:
-            facts.append(f"{count(pool.thin_devices, 'thin device')} active")
-        if facts:
-            self.out(f"  {'options':<10}{', '.join(facts)}")
-        free = f"; {format_size(pool.free_bytes)} free in the group" if pool.free_bytes is not None else ""
-        if pool.devices:
-            listed = ", ".join(f"{plain(d.path)} ({format_size(d.size_bytes)})" for d in pool.devices)
-            lines = textwrap.wrap(f"{listed}{free}", columns() - 12, break_on_hyphens=False)
-            for place, line in enumerate(lines):
-                self.out(f"  {'disks' if place == 0 else '':<10}{line}")
-
-    def _use(self, name: str, use: Use | None, note: str = "") -> None:
-        if use is None:
-            return
-        color = "red" if use.percent >= 95 else "yellow" if use.percent >= 80 else "green"
-        filled = min(20, int(use.percent / 5))
-        bar = click.style("#" * filled, fg=color) + click.style("-" * (20 - filled), dim=True)
-        amount = f"{format_size(use.used_bytes)} of {format_size(use.total_bytes)}"
-        self.out(f"  {name:<10}[{bar}] {use.percent:5.1f} %  {amount}{note}")
-
-    def _engine(self, engine: EngineDocument) -> None:
-        parts = [plain(engine.version)] if engine.version else []
-        if engine.driver:
-            parts.append(f"driver {plain(engine.driver)}")
-        if engine.base_size_bytes:
-            parts.append(f"base size {format_size(engine.base_size_bytes)}")
-        if engine.stale:
-            parts.append(click.style("stale state", fg="yellow"))
-        more = f"  {', '.join(parts)}" if parts else ""
-        self._heading(f"engine {plain(engine.name)}", engine.state, f"on pool {plain(engine.pool)}{more}")
-
-    def _heading(self, what: str, state: str, rest: str) -> None:
-        """Print one line, or several where long names make it too long."""
-        if len(f"{what}  {state}  {click.unstyle(rest)}") <= columns():
-            self.out(f"{click.style(what, bold=True)}  {self._state(state)}  {rest}")
-            return
-        for line in wrap(what, ""):
-            self.out(click.style(line, bold=True))
-        self.out(f"  {'state':<10}{self._state(state)}")
-        for line in wrap(click.unstyle(rest), " " * 12):
+        for line in status_lines(document):
             self.out(line)
 
-    def _state(self, state: str) -> str:
-        color = "green" if state in _GOOD_STATES else "red" if state in _BAD_STATES else "yellow"
-        return click.style(state, fg=color, bold=True)
-
-    def _finding(self, finding: Finding) -> None:
-        severity = click.style(f"{finding.severity:<8}", fg=_SEVERITY_COLORS[finding.severity], bold=True)
-        lines = textwrap.wrap(plain(finding.summary), columns() - 9, break_on_hyphens=False) or [""]
-        self.out(f"{severity} {lines[0]}")
-        for line in lines[1:]:
-            self.out(f"{'':<9}{line}")
+    def config(self, loaded: LoadedConfig, *, origin: bool) -> None:
+        """Print the merged configuration, each value with its file when asked for."""
+        for line in config_lines(loaded, origin=origin):
+            self.out(line)
 
     def error(self, error: ThinpoolmgrError) -> None:
         """Print an error that ended a command before anything was begun, with `--json` as a document, too."""
         self.explain(error)
         if not self._options.json or isinstance(error, OutputFailedError):
             return
-        by_itself = {"schema": SCHEMA, "error": error_document(error)}
+        carries_out = self._options.carries_out
         # Where not even this can be written, the error is on standard error all the same.
         with suppress(OutputFailedError):
-            self.json(apply_document("", "refused", (), error) if self._options.carries_out else by_itself)
+            self.json(apply_document("", "refused", (), error) if carries_out else failure_document(error))
 
     def explain(self, error: ThinpoolmgrError) -> None:
         """Print for people what is wrong, the evidence, and the way out."""
-        self._headline("error:", error.summary, error.code, self.err)
+        self._labelled("error: ", "red", f"{error.summary}  [{error.code}]", self.err)
         for line in wrap(error.details, "  "):
             self.err(line)
-        for line in wrap(error.resolution, "  "):
-            self.err(click.style(line, fg="cyan"))
+        self._way_out(error.resolution, "  ", self.err)
 
-
-def _leaves(table: dict[str, Any], prefix: str) -> Iterator[tuple[str, object]]:
-    for key, value in table.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+    def _way_out(self, text: str, indent: str, say: Callable[[str], None]) -> None:
+        """Print what to do now so that it stands out from the evidence, without colours, too."""
+        for line in wrap(text, indent + " " * len(_WAY_OUT), indent + _WAY_OUT):
+            say(click.style(line, fg="cyan"))

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import click
+from msgspec import UNSET
 
 from thinpoolmgr.cli.options import global_options, options_of
 from thinpoolmgr.cli.pools import real_host, require_root, simulated_host
 from thinpoolmgr.cli.render import Renderer
-from thinpoolmgr.cli.text import plain
+from thinpoolmgr.cli.text import wrap
 from thinpoolmgr.config import load_config
 from thinpoolmgr.core.desired import unstable_name_warning, unstable_names
-from thinpoolmgr.core.documents import status_document
+from thinpoolmgr.core.documents import SCHEMA, ConfigCheckDocument, ConfigShowDocument, status_document
 
 _NOTEWORTHY = 2
 
 
 @click.command()
-@click.option("--check", is_flag=True, help="Exit with 2 when there is a finding at warning or above.")
+@click.option("--check", is_flag=True, help="Exit with 2 when something is wrong: a warning or an error.")
 @global_options
 @click.pass_context
 def status(context: click.Context, *, check: bool) -> None:
@@ -52,11 +53,12 @@ def check(context: click.Context) -> None:
     renderer = Renderer(options)
     warnings = [unstable_name_warning(path) for pool in loaded.desired.pools for path in unstable_names(pool)]
     if options.json:
-        renderer.json({"schema": 1, "valid": True, "files": loaded.files, "warnings": warnings})
+        renderer.json(ConfigCheckDocument(SCHEMA, valid=True, files=loaded.files, warnings=tuple(warnings)))
     else:
         for warning in warnings:
             renderer.warn(warning)
-        renderer.out(plain(f"Valid: {', '.join(loaded.files)}"))
+        for line in wrap(f"Valid: {', '.join(loaded.files)}", " " * len("Valid: "), ""):
+            renderer.out(line)
 
 
 @config.command()
@@ -69,6 +71,6 @@ def show(context: click.Context, *, origin: bool) -> None:
     loaded = load_config(options.config)
     renderer = Renderer(options)
     if options.json:
-        renderer.json({"schema": 1, "config": loaded.merged, **({"origins": loaded.origins} if origin else {})})
+        renderer.json(ConfigShowDocument(SCHEMA, loaded.merged, loaded.origins if origin else UNSET))
     else:
         renderer.config(loaded, origin=origin)

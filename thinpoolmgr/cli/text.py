@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from thinpoolmgr.core.commands import Argv
 
 _MAX_COLUMNS = 100
-_DIFF_COLORS = {"+": "green", "-": "red", " ": "white"}
+# What stays has the terminal's own colour: white would be invisible on white.
+_DIFF_COLORS = {"+": "green", "-": "red"}
 _OPTION_AND_ARGUMENT = re.compile(r"(--[a-z]+) (?!-)")
 _SHELL_SAFE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789@%+=:,./-_")
 
@@ -73,18 +74,23 @@ def describe(step: Step) -> str:
             return what
 
 
-def wrap(text: str, indent: str) -> list[str]:
-    """Return `text` in lines that fit, each with `indent` in front."""
+def wrap(text: str, indent: str, first: str | None = None) -> list[str]:
+    """Return `text` in lines that fit, each with `indent` in front, or `first` in front of the first one."""
     lines: list[str] = []
     for paragraph in text.splitlines():
         lines += textwrap.wrap(
             plain(paragraph),
             columns(),
-            initial_indent=indent,
+            initial_indent=indent if first is None or lines else first,
             subsequent_indent=indent,
             break_on_hyphens=False,
         )
     return lines
+
+
+def fit(text: str, width: int) -> list[str]:
+    """Return `text` in lines of at most `width` columns."""
+    return textwrap.wrap(text, width, break_on_hyphens=False)
 
 
 def wrap_command(text: str) -> list[str]:
@@ -107,7 +113,7 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def details_of(step: Step) -> Iterator[tuple[str, str]]:
+def details_of(step: Step) -> Iterator[tuple[str, str | None]]:
     """Return what a step does to the letter, line by line with its colour: commands, or the change of a file."""
     for argv in commands(step):
         yield from ((line, "cyan") for line in wrap_command(shell_words(argv)))
@@ -117,7 +123,7 @@ def details_of(step: Step) -> Iterator[tuple[str, str]]:
         old, new = (step.old_text or "").splitlines(), step.new_text.splitlines()
         for line in difflib.unified_diff(old, new, n=1, lineterm=""):
             if not line.startswith(("---", "+++", "@@")):
-                yield from ((piece, _DIFF_COLORS[line[0]]) for piece in _pieces(plain(line.expandtabs(4))))
+                yield from ((piece, _DIFF_COLORS.get(line[0])) for piece in _pieces(plain(line.expandtabs(4))))
 
 
 def _pieces(text: str) -> list[str]:
@@ -135,3 +141,11 @@ def place_of(step: Step) -> str:
 def cut(text: str, width: int) -> str:
     """Return `text`, cut to `width` columns with three dots at its end."""
     return text if len(text) <= width else text[: max(0, width - 3)] + "..."
+
+
+def duration(seconds: float, decimals: int) -> str:
+    """Return a time for people: `12.34 s`, then `5 min 12 s`, then `1 h 2 min`."""
+    if seconds < 60:
+        return f"{seconds:.{decimals}f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from thinpoolmgr.core.commands import Argv, commands
 from thinpoolmgr.core.desired import DesiredState
 from thinpoolmgr.core.engines import ENGINES
 from thinpoolmgr.core.findings import Finding, find_all, is_stale
-from thinpoolmgr.core.lifecycle import PoolView, view_pool
+from thinpoolmgr.core.lifecycle import PoolState, PoolView, view_pool
 from thinpoolmgr.core.model import Engine, Snapshot
 from thinpoolmgr.core.plan import Plan, Refusal
 from thinpoolmgr.core.steps import Danger, step_name, target
@@ -18,8 +18,10 @@ from thinpoolmgr.core.thinstatus import METADATA_BLOCK_BYTES
 from thinpoolmgr.errors import ThinpoolmgrError
 from thinpoolmgr.units import percent_of
 
-SCHEMA = 1
+SCHEMA: Literal[1] = 1
+"""The version of all documents: fields are added without a new one, and none is removed or given a new meaning."""
 Outcome = Literal["done", "nothing", "refused", "failed", "interrupted"]
+EngineState = Literal["running", "stopped", "absent", "unsupported", "unknown"]
 
 
 class StepDocument(Struct, frozen=True):
@@ -36,7 +38,7 @@ class StepDocument(Struct, frozen=True):
 class PlanDocument(Struct, frozen=True):
     """`plan --json`."""
 
-    schema: int
+    schema: Literal[1]
     changes: bool
     fingerprint: str
     steps: tuple[StepDocument, ...]
@@ -64,14 +66,22 @@ class ErrorDocument(Struct, frozen=True):
     resolution: str
 
 
-class ApplyDocument(Struct, frozen=True, omit_defaults=True):
+class FailureDocument(Struct, frozen=True):
+    """What `--json` prints when a command that carries nothing out fails, whatever it would have printed."""
+
+    schema: Literal[1]
+    error: ErrorDocument
+
+
+class ApplyDocument(Struct, frozen=True):
     """`apply --json`, and that of every other command that carries out a plan."""
 
-    schema: int
+    schema: Literal[1]
     run: str
     outcome: Outcome
     steps: tuple[StepResult, ...]
-    error: ErrorDocument | None = None
+    error: ErrorDocument | UnsetType = UNSET
+    """Left out when nothing went wrong."""
 
 
 class Use(Struct, frozen=True):
@@ -96,7 +106,7 @@ class PoolDocument(Struct, frozen=True):
     volume_group: str
     thin_pool: str
     dm_name: str
-    state: str
+    state: PoolState
     because: str
     active: bool
     data: Use | None
@@ -116,7 +126,7 @@ class EngineDocument(Struct, frozen=True):
 
     name: str
     kind: str
-    state: str
+    state: EngineState
     version: str
     driver: str
     pool: str
@@ -128,10 +138,27 @@ class EngineDocument(Struct, frozen=True):
 class StatusDocument(Struct, frozen=True):
     """`status --json`."""
 
-    schema: int
+    schema: Literal[1]
     pools: tuple[PoolDocument, ...]
     engines: tuple[EngineDocument, ...]
     findings: tuple[Finding, ...]
+
+
+class ConfigCheckDocument(Struct, frozen=True):
+    """`config check --json`; a configuration that is not valid is an error instead."""
+
+    schema: Literal[1]
+    valid: Literal[True]
+    files: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+class ConfigShowDocument(Struct, frozen=True):
+    """`config show --json`: the merged tables; with `--origin` the file of each key, too."""
+
+    schema: Literal[1]
+    config: dict[str, Any]
+    origins: dict[str, str] | UnsetType = UNSET
 
 
 def plan_document(plan: Plan) -> PlanDocument:
@@ -145,11 +172,16 @@ def error_document(error: ThinpoolmgrError) -> ErrorDocument:
     return ErrorDocument(error.code, error.summary, error.details, error.resolution)
 
 
+def failure_document(error: ThinpoolmgrError) -> FailureDocument:
+    """Return an error that ended a command which carries nothing out."""
+    return FailureDocument(SCHEMA, error_document(error))
+
+
 def apply_document(
     run: str, outcome: Outcome, steps: tuple[StepResult, ...], error: ThinpoolmgrError | None = None
 ) -> ApplyDocument:
     """Return a run as others read it."""
-    return ApplyDocument(SCHEMA, run, outcome, steps, error_document(error) if error else None)
+    return ApplyDocument(SCHEMA, run, outcome, steps, error_document(error) if error else UNSET)
 
 
 def status_document(desired: DesiredState, snapshot: Snapshot) -> StatusDocument:
@@ -174,7 +206,7 @@ def _pool(view: PoolView) -> PoolDocument:
         volume_group=view.pool.group,
         thin_pool=view.pool.lv,
         dm_name=view.dm_name,
-        state=view.state.value,
+        state=view.state,
         because=view.because,
         active=view.device is not None,
         data=_use(status.used_data_blocks, status.total_data_blocks, chunk_bytes)
@@ -198,7 +230,7 @@ def _use(used_blocks: int, total_blocks: int, block_bytes: int) -> Use:
     return Use(used_blocks * block_bytes, total_blocks * block_bytes, percent_of(used_blocks, total_blocks))
 
 
-def _engine_state(found: Engine) -> str:
+def _engine_state(found: Engine) -> EngineState:
     if not found.installed:
         return "absent"
     if ENGINES[found.kind].supports_driver(found.version) is False:

@@ -48,6 +48,7 @@ PACKAGES: Final = (
 PYTHON_PACKAGES: Final = (
     "click",
     "hypothesis",
+    "jsonschema",
     "msgspec",
     "prometheus-client",
     "pytest",
