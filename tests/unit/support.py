@@ -212,6 +212,16 @@ def untagged(shot: Snapshot, *, group: bool = True, lv: bool = True) -> Snapshot
     return checked(with_groups(shot, without))
 
 
+def with_spare(shot: Snapshot, extents: int, group: str = "docker") -> Snapshot:
+    """Return `shot` with a metadata spare of this size; 0: somebody removed it."""
+    found = find_group(shot, group)
+    spare = found.spare
+    size = extents * found.extent_bytes
+    others = tuple(lv for lv in found.lvs if lv is not spare)
+    kept = (replace(spare, size_bytes=size),) if spare and extents else ()
+    return checked(set_volumes(shot, found, (*others, *kept)))
+
+
 def carried_out(shot: Snapshot, plan: Plan) -> Snapshot:
     """Return `shot` after all steps of `plan`; each must be done afterwards, and the host possible."""
     for step in plan.steps:
