@@ -29,6 +29,7 @@ from thinpoolmgr.core.steps import (
     target,
 )
 from thinpoolmgr.sim import events
+from thinpoolmgr.sim.changes import suspend
 from thinpoolmgr.units import GIB, KIB, MIB
 
 if TYPE_CHECKING:
@@ -455,7 +456,7 @@ def test_a_spare_left_visible_is_removed_and_its_room_used_again() -> None:
 
 def test_a_pool_that_hangs_is_resumed_from_the_bottom_up() -> None:
     below = tuple(d.name for d in HEALTHY.dm_devices)
-    shot = events.suspend(HEALTHY, below)
+    shot = suspend(HEALTHY, below)
     assert names(plan(shot)) == ["resume-device"] * 3
     assert [target(step) for step in plan(shot).steps] == [
         "docker-thinpool_tmeta",
