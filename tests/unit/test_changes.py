@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 import support
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -349,6 +349,7 @@ def pools_with_room(draw: st.DrawFn) -> tuple[Snapshot, DesiredPool]:
     return shot, wanted
 
 
+@settings(deadline=None)
 @given(pools_with_room())
 def test_a_plan_for_shares_carried_out_leaves_nothing_to_do(case: tuple[Snapshot, DesiredPool]) -> None:
     shot, wanted = case
