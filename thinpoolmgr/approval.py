@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from thinpoolmgr.core.plan import Plan, PlanFile, Refusal
 from thinpoolmgr.core.steps import Danger, Step, step_name, target
@@ -82,6 +83,11 @@ def _in_words(steps: tuple[Step, ...]) -> str:
     return ", ".join(f"{step_name(step)} {target(step)}" for step in steps)
 
 
+def without_reasons(steps: tuple[Step, ...]) -> tuple[Step, ...]:
+    """Return `steps` as what they do, whatever the reasons."""
+    return tuple(replace(step, reason="") for step in steps)
+
+
 def require_fresh(planned: PlanFile, now_planned: Plan) -> None:
     """Make sure that the plan of a file is the one that would be made now.
 
@@ -89,15 +95,17 @@ def require_fresh(planned: PlanFile, now_planned: Plan) -> None:
         StalePlanError: it is not; the details say in what.
 
     """
-    if planned.fingerprint == now_planned.fingerprint and planned.steps == now_planned.steps:
+    # A reason may name what comes and goes, such as the containers that run just now.
+    old_steps, new_steps = without_reasons(planned.steps), without_reasons(now_planned.steps)
+    if planned.fingerprint == now_planned.fingerprint and old_steps == new_steps:
         return
     if now_planned.is_empty:
         differs = "There is nothing to do any more: the host is as the configuration describes it."
-    elif planned.steps != now_planned.steps:
+    elif old_steps != new_steps:
         old, new = (_in_words(steps) for steps in (planned.steps, now_planned.steps))
         differs = f"The plan would be another one now: {new or now_planned.refusals[0].summary}."
         if old == new:
-            differs = "The plan would have the same steps, with other sizes or for other reasons."
+            differs = "The plan would have the same steps, with other sizes or contents."
     else:
         differs = (
             "The steps would be the same, but facts that they rely on have changed: the host or its configuration."

@@ -23,7 +23,7 @@ from thinpoolmgr.core.conditions import Condition, condition_of, why_not_done
 from thinpoolmgr.core.documents import StepResult
 from thinpoolmgr.core.journal import Began, Doing, Done, Ended, Failed, Record, Run, remember, unfinished_runs
 from thinpoolmgr.core.model import Snapshot
-from thinpoolmgr.core.plan import Memory, Plan, PlanFile
+from thinpoolmgr.core.plan import Memory, Plan, PlanFile, Request
 from thinpoolmgr.core.steps import (
     CreateThinPool,
     CreateVolumeGroup,
@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Planner = Callable[[Snapshot, Memory], Plan]
+_SETTLES_ALL = ("apply", "destroy", "rebuild")
+"""Commands after which nothing that was half done can be left in a pool."""
 
 
 class Host(Protocol):
@@ -153,7 +155,7 @@ def carry_out(  # noqa: PLR0913, PLR0917 - the parts of a run
             require_fresh(bound_to, plan)
         raise_refusals(plan.refusals)
         if not plan.steps:
-            _close_unfinished(runs)
+            _close_unfinished(runs, plan.request)
             return RunResult("", "nothing", notes=plan.notes, warnings=plan.warnings)
         reporter.show_plan(plan)
         memory = replace(memory, request=plan.request)
@@ -234,12 +236,21 @@ def _needs_person(path: Path, step: Step, snapshot: Snapshot) -> NeedsPersonErro
     return NeedsPersonError(summary, details, resolution)
 
 
-def _close_unfinished(runs: list[tuple[Path, Run]]) -> None:
-    """Nothing is left to do, so what was interrupted is finished, too."""
+def _close_unfinished(runs: list[tuple[Path, Run]], request: Request | None) -> None:
+    """Nothing is left to do, so what was interrupted is finished, too, when it was for the same or is overtaken.
+
+    A command that has nothing to do with it does not close it: what the journal shows may still be needed.
+    """
     unfinished = unfinished_runs([run for _, run in runs])
     for path, run in runs:
-        if run in unfinished:
+        if run in unfinished and _ends(request, run.began.request):
             _append(path, Ended("done", now()))
+
+
+def _ends(request: Request | None, begun: Request | None) -> bool:
+    if request is None or begun is None or request.command in _SETTLES_ALL:
+        return True
+    return request.as_asked() == begun.as_asked()
 
 
 class _Run:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import stat
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -26,7 +28,7 @@ def write_plan(path: Path, plan: Plan) -> None:
     content = msgspec.json.format(
         msgspec.json.encode(PlanFile(_SCHEMA, __version__, now(), plan.fingerprint, plan.steps)), indent=2
     )
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.parent / f".{path.name}.{os.getpid()}"
     try:
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         with os.fdopen(fd, "wb") as file:
@@ -35,7 +37,8 @@ def write_plan(path: Path, plan: Plan) -> None:
             os.fsync(fd)
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         summary = f"the plan could not be written to {path}"
         raise CommandFailedError(summary, error.strerror or str(error), "Name another file.") from error
 
@@ -48,8 +51,11 @@ def read_plan(path: Path) -> PlanFile:
 
     """
     try:
-        if path.stat().st_size > _LIMIT_BYTES:
-            raise UsageError(f"{path} is no plan file", f"It has more than {_LIMIT_BYTES} bytes.", _WAY)
+        status = path.stat()
+        # Reading a pipe or a terminal would wait for ever, and a device may have no end.
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _LIMIT_BYTES:
+            details = f"It is no regular file, or has more than {_LIMIT_BYTES} bytes."
+            raise UsageError(f"{path} is no plan file", details, _WAY)
         plan = msgspec.json.decode(path.read_bytes(), type=PlanFile)
     except OSError as error:
         raise UsageError(f"{path} cannot be read", error.strerror or str(error), _WAY) from error

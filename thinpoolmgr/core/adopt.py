@@ -87,6 +87,8 @@ def _refuse_contents(view: PoolView, group: VolumeGroup, lv: LogicalVolume | Non
 
 def _differences(view: PoolView, snapshot: Snapshot, memory: Memory) -> list[str]:
     """Return how the pool differs from its configuration: what the next apply would do, or refuse."""
+    if refusal := refuse_state(view):
+        return [f"Then apply would refuse: {refusal.summary}."]
     changes = plan_changes(view, snapshot, memory)
     refused = [f"Then apply would refuse: {refusal.summary}." for refusal in changes.refusals]
     done = [

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from thinpoolmgr.core.conditions import why_not_refreshed
 from thinpoolmgr.core.desired import DesiredPool, parse_share
 from thinpoolmgr.core.guards import check_disk, check_sector_sizes, disk_ref, plan_wipes
+from thinpoolmgr.core.leftovers import find_leftovers
 from thinpoolmgr.core.lifecycle import PoolState, PoolView
 from thinpoolmgr.core.plan import Refusal
 from thinpoolmgr.core.profiles import plan_profile
@@ -24,6 +25,7 @@ from thinpoolmgr.core.sizing import (
     grown_for,
     growth_by_config,
     size_by_config,
+    with_spare,
 )
 from thinpoolmgr.core.steps import (
     ExtendData,
@@ -86,7 +88,8 @@ def plan_changes(view: PoolView, snapshot: Snapshot, memory: Memory) -> Changes:
     added = [disk for path in pool.config.devices if (disk := snapshot.find_disk(path)) and not _is_in(disk, group)]
     additions, unfit = _add_disks(view, added, snapshot, memory)
     refusals += unfit
-    room = room_of(group, lv, added)
+    freed = find_leftovers(group, pool, memory)
+    room = room_of(group, lv, added, freed)
     growth = Growth(room.data, room.metadata)
     try:
         growth = checked_growth(growth_by_config(pool, room), room)
@@ -101,8 +104,8 @@ def _is_in(disk: Disk, group: VolumeGroup) -> bool:
     return any(pv.path == disk.path for pv in group.pvs)
 
 
-def room_of(group: VolumeGroup, lv: LogicalVolume, added: list[Disk]) -> Room:
-    """Return what the pool has in its group once the disks `added` are in it."""
+def room_of(group: VolumeGroup, lv: LogicalVolume, added: list[Disk], freed: list[LogicalVolume]) -> Room:
+    """Return what the pool has in its group once the disks `added` are in it, and the volumes `freed` are gone."""
     extent = group.extent_bytes
     more = sum(extents_on(disk, extent) for disk in added)
     return Room(
@@ -110,7 +113,7 @@ def room_of(group: VolumeGroup, lv: LogicalVolume, added: list[Disk]) -> Room:
         metadata=ceil_to(lv.metadata_bytes, extent) // extent,
         spare=group.spare.size_bytes // extent if group.spare else 0,
         total=group.extent_count + more,
-        free=group.free_extents + more,
+        free=group.free_extents + more + sum(ceil_to(left.size_bytes, extent) // extent for left in freed),
         extent_bytes=extent,
     )
 
@@ -118,21 +121,13 @@ def room_of(group: VolumeGroup, lv: LogicalVolume, added: list[Disk]) -> Room:
 def grow(
     pool: DesiredPool, group: VolumeGroup, growth: Growth, room: Room, reason: str
 ) -> tuple[list[Step], list[str]]:
-    """Return the steps from `room` to `growth`, metadata first: data that it cannot map is of no use.
-
-    A spare that is missing or too small comes back with metadata one extent larger: no command of LVM's makes a spare
-    alone (2.03.16).
-    """
+    """Return the steps from `room` to `growth`, metadata first: data that it cannot map is of no use."""
     extent, warnings = room.extent_bytes, []
+    growth = with_spare(growth, room)
     metadata_reason = growth.reasoning or reason
     if growth.metadata == room.metadata and room.spare < room.metadata:
         lacks = "too small" if group.spare else "missing"
-        metadata_reason = f"the metadata spare of {group.name} is {lacks}; LVM makes it anew when metadata grows"
-        larger = Growth(growth.data, growth.metadata + 1)
-        if larger.needs(room) <= room.free:
-            growth = larger
-        else:
-            warnings = [f"The metadata spare of {group.name} is {lacks}, and there is no room for it: repairs need it."]
+        warnings = [f"The metadata spare of {group.name} is {lacks}, and there is no room for it: repairs need it."]
     steps: list[Step] = []
     if growth.metadata > room.metadata:
         size = growth.metadata * extent
@@ -197,9 +192,10 @@ def plan_extension(view: PoolView, request: Request, snapshot: Snapshot, memory:
         if path not in request.add_devices and (disk := snapshot.find_disk(path)) and not _is_in(disk, group)
     ]
     extent = group.extent_bytes
+    freed = find_leftovers(group, pool, memory)
     wanted = tuple(ceil_to(size, extent) // extent for size in (request.data_bytes, request.metadata_bytes))
     while True:
-        room = room_of(group, lv, added)
+        room = room_of(group, lv, added, freed)
         growth = grown_for(pool, room, max(room.data, wanted[0]), max(room.metadata, wanted[1]))
         if growth.needs(room) <= room.free or not spares:
             break

@@ -16,7 +16,7 @@ from thinpoolmgr.core.profiles import profile_name
 
 if TYPE_CHECKING:
     from thinpoolmgr.core.desired import DesiredState
-    from thinpoolmgr.core.model import Disk, Engine, Snapshot, VolumeGroup
+    from thinpoolmgr.core.model import Disk, DmDevice, Engine, Snapshot, VolumeGroup
     from thinpoolmgr.core.plan import Memory
 
 Facts = tuple[object, ...]
@@ -47,11 +47,17 @@ def _pool(view: PoolView, snapshot: Snapshot, memory: Memory) -> Facts:
         configured,
         sorted(disks, key=str),
         _group(group, memory) if group else (snapshot.lvm_trouble, pool.group in snapshot.dev_names),
-        [(part.name, part.uuid, part.targets, part.table, part.suspended) for part in view.inner],
+        [_part(part, is_stray=view.device is None) for part in view.inner],
         kernel,
         snapshot.find_profile(profile_name(pool)),
         [made for made in memory.made if view.lv is not None and made.lv_uuid == view.lv.uuid],
     )
+
+
+def _part(part: DmDevice, *, is_stray: bool) -> Facts:
+    """A part that was left over can only be cleared away while nobody has it open."""
+    is_busy = is_stray and part.open_count > 0
+    return (part.name, part.uuid, part.devno, part.targets, part.table, part.suspended, part.size_bytes, is_busy)
 
 
 def _disk(disk: Disk, snapshot: Snapshot, *, is_member: bool) -> Facts:
@@ -90,9 +96,11 @@ def _engine(found: Engine, desired: DesiredState, snapshot: Snapshot) -> Facts:
         verdict = judge_state(found, view_pool(pool, snapshot), snapshot)
     state = found.state
     on_disk = (state.path, state.related, state.obstacle, state.base_size_bytes) if state else None
+    # Of state that is to be moved aside every word counts: the folder it goes to is named after it.
+    whole = state if verdict is not None and verdict.kind == "stale" else None
     service = (found.service.systemd, found.service.unit, found.service.sockets, found.service.active)
     return (
         (found.name, found.installed, found.version, found.running, found.driver, service),
         (found.config_path, found.config_text, found.config_unwritable, found.config_problem),
-        (verdict.kind if verdict else "", on_disk, found.state_problem, found.set_aside),
+        (verdict.kind if verdict else "", on_disk, whole, found.state_problem, found.set_aside),
     )

@@ -177,6 +177,7 @@ def remember(runs: list[Run], boot_id: str) -> Memory:
         made=_made_pools(runs),
         stopped_engines=_stopped_engines(runs, boot_id),
         request=unfinished[-1].began.request if unfinished else None,
+        begun=tuple(run.began.request for run in unfinished if run.began.request),
     )
 
 

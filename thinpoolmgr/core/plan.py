@@ -106,6 +106,8 @@ class Memory(Struct, frozen=True):
     """Engines that we stopped since this boot and have not started again."""
     request: Request | None = None
     """What the run under way, or the interrupted one, was asked for."""
+    begun: tuple[Request, ...] = ()
+    """What all unfinished runs were asked for, oldest first."""
 
 
 def numbered(steps: list[Step]) -> tuple[Step, ...]:

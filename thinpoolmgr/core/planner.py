@@ -18,7 +18,7 @@ from thinpoolmgr.core.lifecycle import PoolState, PoolView, view_pool
 from thinpoolmgr.core.model import Disk, Snapshot, VolumeGroup
 from thinpoolmgr.core.names import OUR_TAG
 from thinpoolmgr.core.plan import Memory, Plan, Refusal, numbered
-from thinpoolmgr.core.profiles import profile_name, wants_profile, write_profile
+from thinpoolmgr.core.profiles import profile_name, remove_profile, wants_profile, write_profile
 from thinpoolmgr.core.sizing import DEFAULT_EXTENT_BYTES, DoesNotFitError, PoolSizes, extents_on, pool_sizes
 from thinpoolmgr.core.steps import (
     ActivatePool,
@@ -54,7 +54,11 @@ def plan_apply(desired: DesiredState, snapshot: Snapshot, memory: Memory, only: 
         refusals += _without_repeats(pool_plan.refusals, refusals)
         engine = desired.engine_of(pool.name)
         if engine is not None:
-            engine_plan = plan_engine(engine, view, snapshot, memory)
+            engine_plan = (
+                plan_engine_start(engine, snapshot, memory, pool.name)
+                if engine.implied
+                else plan_engine(engine, view, snapshot, memory)
+            )
             steps += engine_plan.steps
             refusals += engine_plan.refusals
             notes += engine_plan.notes
@@ -221,7 +225,10 @@ def _new_pool(pool: DesiredPool, sizes: PoolSizes, snapshot: Snapshot) -> list[S
         monitored_by_dmeventd=wants_profile(pool),
         profile=profile_name(pool) if wants_profile(pool) else "",
     )
-    profile = write_profile(pool, snapshot) if wants_profile(pool) else []
+    if wants_profile(pool):
+        profile = write_profile(pool, snapshot)
+    else:
+        profile = remove_profile(pool, snapshot, "no pool uses it any more")
     return [*profile, create, *when_full(pool, "queue")]
 
 

@@ -86,6 +86,8 @@ def plan_profile(view: PoolView, snapshot: Snapshot) -> list[Step]:
     reason = ""
     if lv.profile != wanted:
         reason = f"its LVM profile is {lv.profile or 'none'}, and extend.monitor is {pool.config.extend.monitor!r}"
+    elif wanted and file and view.device is None:
+        reason = "the kernel is to have the thresholds of the new file, whatever it is activated with"
     elif wanted:
         reason = why_not_low_water(threshold_percent(pool), view.device)
     attach: list[Step] = []

@@ -89,9 +89,10 @@ def plan_for(
 
 def settle(request: Request, desired: DesiredState, snapshot: Snapshot, memory: Memory) -> Request:
     """Return `request` with what it comes to on this host, or as it was settled when it was first begun."""
-    begun = memory.request
-    if begun is not None and begun.is_settled and begun.as_asked() == request.as_asked():
-        return begun
+    begun = (*memory.begun, *([memory.request] if memory.request else []))
+    same = [other for other in begun if other.is_settled and other.as_asked() == request.as_asked()]
+    if same:
+        return same[-1]
     if request.is_settled or not request.pool:
         return replace(request, is_settled=True)
     view = view_pool(_pool(request, desired), snapshot)
@@ -130,7 +131,9 @@ def _plan_extend(
     pool: DesiredPool, request: Request, desired: DesiredState, snapshot: Snapshot, memory: Memory
 ) -> Plan:
     fingerprint = fingerprint_of_host(desired, snapshot, memory)
-    refusals = [r for r in check_paths(desired, snapshot) if r.target in {*request.add_devices, *pool.config.devices}]
+    ours = {*request.add_devices, *pool.config.devices}
+    # A disk named twice is refused whichever of its names comes second, and may be another pool's.
+    refusals = [r for r in check_paths(desired, snapshot) if r.target in ours or r.code == "SAME_DISK_TWICE"]
     view, tags = with_lost_tags(view_pool(pool, snapshot), snapshot, memory)
     if view.state is PoolState.ABSENT:
         way = "thinpoolmgr apply makes it."

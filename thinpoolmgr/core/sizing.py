@@ -125,15 +125,14 @@ def growth_by_config(pool: DesiredPool, room: Room) -> Growth:
     if share is None:
         data = max(room.data, _data_extents(pool, room.total, room.free, room.extent_bytes))
         return checked_growth(grown_for(pool, room, data, metadata), room)
-    left = room.free - Growth(room.data, metadata).needs(room)
-    if left < 0 and parse_share(pool.config.metadata_size):
-        metadata, left = room.metadata, room.free
-    if left < 0:
-        raise DoesNotFitError(_missing(Growth(room.data, metadata), room))
+    least = with_spare(Growth(room.data, metadata), room)
+    if least.needs(room) > room.free and parse_share(pool.config.metadata_size):
+        least = with_spare(Growth(room.data, room.metadata), room)
+    left = room.free - checked_growth(least, room).needs(room)
     wanted = room.data + (left if share == (100, "FREE") else 0)
     if share[1] == "VG":
         wanted = min(room.total * share[0] // 100, room.data + left)
-    return _largest(pool, room, max(room.data, wanted), metadata)
+    return _largest(pool, room, wanted, least)
 
 
 def _wanted_metadata(pool: DesiredPool, room: Room) -> int:
@@ -143,14 +142,36 @@ def _wanted_metadata(pool: DesiredPool, room: Room) -> int:
     return _metadata_extents(pool, room.data, room.total, room.free, room.extent_bytes)[0]
 
 
-def _largest(pool: DesiredPool, room: Room, data: int, metadata: int) -> Growth:
-    """Cut a share of data to what fits together with the metadata that it needs."""
-    growth = grown_for(pool, room, data, metadata)
-    excess = growth.needs(room) - room.free
-    while excess > 0 and growth.data > room.data:
-        growth = grown_for(pool, room, max(room.data, growth.data - excess), metadata)
-        excess = growth.needs(room) - room.free
-    return growth if excess <= 0 else Growth(room.data, room.metadata)
+def _largest(pool: DesiredPool, room: Room, data: int, least: Growth) -> Growth:
+    """Cut a share of data to what fits together with its metadata: to the extent, or the next plan would find more."""
+    fits, too_much = room.data, max(room.data, data) + 1
+    growth = least
+    while too_much - fits > 1:
+        middle = (fits + too_much) // 2
+        larger = grown_for(pool, room, middle, least.metadata)
+        if larger.needs(room) <= room.free:
+            fits, growth = middle, larger
+        else:
+            too_much = middle
+    return growth if growth.reasoning else Growth(growth.data, growth.metadata, least.reasoning)
+
+
+def with_spare(growth: Growth, room: Room) -> Growth:
+    """Return `growth` with what brings back a spare that is missing or too small; unchanged without room for it.
+
+    That is metadata one extent larger: no command of LVM's makes a spare alone (2.03.16).
+    """
+    if growth.metadata > room.metadata or room.spare >= room.metadata:
+        return growth
+    lacks = "too small" if room.spare else "missing"
+    reasoning = f"the metadata spare is {lacks}; LVM makes it anew when metadata grows"
+    larger = Growth(growth.data, growth.metadata + 1, reasoning)
+    fits = larger.needs(room) <= room.free and larger.metadata <= _most_metadata(room)
+    return larger if fits else growth
+
+
+def _most_metadata(room: Room) -> int:
+    return floor_to(MAX_METADATA_BYTES, room.extent_bytes) // room.extent_bytes
 
 
 def grown_for(pool: DesiredPool, room: Room, data: int, metadata: int) -> Growth:
@@ -167,9 +188,13 @@ def checked_growth(growth: Growth, room: Room) -> Growth:
     """Return `growth`.
 
     Raises:
-        DoesNotFitError: it needs more than is free; the text says by how much.
+        DoesNotFitError: it needs more than is free, and the text says by how much; or more than dm-thin can use.
 
     """
+    if growth.metadata > max(room.metadata, _most_metadata(room)):
+        wanted, most = format_size(growth.metadata * room.extent_bytes), format_size(MAX_METADATA_BYTES)
+        msg = f"metadata of {wanted} is more than dm-thin can use, which is {most}"
+        raise DoesNotFitError(msg)
     if growth.needs(room) > room.free:
         raise DoesNotFitError(_missing(growth, room))
     return growth

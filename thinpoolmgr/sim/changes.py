@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -28,6 +27,7 @@ from thinpoolmgr.sim.parts import (
     LABEL,
     empty_pool_status,
     find_group,
+    low_water,
     pool_table,
     replace_group,
     reserve_blocks,
@@ -39,8 +39,6 @@ from thinpoolmgr.sim.parts import (
 
 if TYPE_CHECKING:
     from thinpoolmgr.core.model import Disk, DmDevice, ThinPoolStatus
-
-_THRESHOLD = re.compile(r"thin_pool_autoextend_threshold=(\d+)", re.ASCII)
 
 
 def find_volume(snapshot: Snapshot, group_name: str, name: str) -> tuple[VolumeGroup, LogicalVolume]:
@@ -221,6 +219,8 @@ def reload(snapshot: Snapshot, group: VolumeGroup, lv: LogicalVolume) -> Snapsho
         total_metadata_blocks=max(old.total_metadata_blocks, fresh.total_metadata_blocks),
     )
     status = replace(status, used_metadata_blocks=_with_reserve(old, status.total_metadata_blocks))
+    if _has_room_again(old, status):
+        status = replace(status, mode="rw")
     table = pool_table(lv, device.depends_on, low_water(lv, snapshot))
     sizes = {device.devno: lv.size_bytes}
     for number, name in zip(device.depends_on, (lv.metadata_lv, lv.data_lv), strict=True):
@@ -233,13 +233,13 @@ def reload(snapshot: Snapshot, group: VolumeGroup, lv: LogicalVolume) -> Snapsho
     return replace(snapshot, dm_devices=devices)
 
 
+def _has_room_again(old: ThinPoolStatus, new: ThinPoolStatus) -> bool:
+    """More of what ran out ends the mode that its lack began (dm-thin.c, maybe_resize_data_dev and _metadata_dev)."""
+    if old.mode == "ro" and not old.needs_check:
+        return new.total_metadata_blocks > old.total_metadata_blocks
+    return old.mode == "out_of_data_space" and new.total_data_blocks > old.total_data_blocks
+
+
 def _with_reserve(old: ThinPoolStatus, total: int) -> int:
     """Used metadata counts a reserve that grows with the total."""
     return old.used_metadata_blocks - reserve_blocks(old.total_metadata_blocks) + reserve_blocks(total)
-
-
-def low_water(lv: LogicalVolume, snapshot: Snapshot) -> int:
-    """Return the low-water mark that the pool's profile makes, in data blocks; 0 without a profile."""
-    profile = snapshot.find_profile(lv.profile) if lv.profile else None
-    match = _THRESHOLD.search(profile.text) if profile else None
-    return lv.size_bytes // lv.chunk_bytes * (100 - int(match[1])) // 100 if match else 0
