@@ -83,6 +83,10 @@ class Reporter(Protocol):
         """A step ended, well or not."""
         ...
 
+    def stopping(self, signal_name: str) -> None:
+        """A signal came: the step under way is finished, then the run stops."""
+        ...
+
     def confirm(self) -> bool | None:
         """Ask whether to carry out the plan; None when there is nobody to ask."""
         ...
@@ -279,7 +283,7 @@ class _Run:
         )
 
     def perform_all(self, plan: Plan) -> None:
-        with _deferred_signals() as came:
+        with _deferred_signals(self._reporter.stopping) as came:
             for step in plan.steps:
                 self._perform(step, len(plan.steps))
                 if came and step is not plan.steps[-1]:
@@ -331,8 +335,7 @@ class _Run:
         self._file.append(Ended("interrupted", now()))
         name = signal.Signals(signal_number).name
         summary = f"stopped by {name} after the step that was under way"
-        left = total - len(self.results)
-        details = f"{len(self.results)} of {total} steps are done, {left} are left."
+        details = f"Steps done: {len(self.results)} of {total}."
         way = "Run the same command again, or thinpoolmgr resume, to finish."
         error = InterruptedRunError(signal_number, summary, details, way)
         raise RunError(self.name, tuple(self.results), error)
@@ -351,11 +354,16 @@ class _Run:
 
 
 @contextmanager
-def _deferred_signals() -> Iterator[list[int]]:
+def _deferred_signals(tell: Callable[[str], None]) -> Iterator[list[int]]:
     """Collect SIGINT and SIGTERM instead of dying of them: a command that changes something is always finished."""
     came: list[int] = []
-    wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    old = {number: signal.signal(number, lambda n, _frame: came.append(n)) for number in wanted}
+
+    def note(number: int, _frame: object) -> None:
+        if not came:
+            tell(signal.Signals(number).name)
+        came.append(number)
+
+    old = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield came
     finally:

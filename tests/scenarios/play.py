@@ -69,6 +69,9 @@ class Quiet:
     def end_step(self, step: Step, result: StepResult) -> None:
         pass
 
+    def stopping(self, signal_name: str) -> None:
+        pass
+
     def confirm(self) -> bool | None:
         return None
 

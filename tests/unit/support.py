@@ -284,6 +284,7 @@ class Listener:
         self.shown: list[Plan] = []
         self.ended: list[StepResult] = []
         self.on_confirm: Callable[[], None] | None = None
+        self.stopped_by = ""
 
     def show_plan(self, plan: Plan) -> None:
         self.shown.append(plan)
@@ -294,6 +295,9 @@ class Listener:
     def end_step(self, step: Step, result: StepResult) -> None:
         assert result.id == step.id
         self.ended.append(result)
+
+    def stopping(self, signal_name: str) -> None:
+        self.stopped_by = signal_name
 
     def confirm(self) -> bool | None:
         self.asked += 1

@@ -508,8 +508,10 @@ def test_a_signal_lets_the_step_finish_and_then_stops(store: Store, number: sign
     host = support.FakeHost(support.snapshot())
     host.on_perform = lambda _step: os.kill(os.getpid(), number)
     before = signal.getsignal(number)
+    listener = support.Listener()
     with pytest.raises(RunError) as caught:
-        run(host, store)
+        run(host, store, listener=listener)
+    assert listener.stopped_by == number.name
     cause = caught.value.cause
     assert isinstance(cause, InterruptedRunError)
     assert (cause.signal_number, caught.value.outcome) == (number, "interrupted")

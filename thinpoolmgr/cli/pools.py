@@ -143,6 +143,10 @@ class TerminalReporter:
         """Print the step's line."""
         self._renderer.end_step(step, self._total, result)
 
+    def stopping(self, signal_name: str) -> None:
+        """Say at once that the signal was heard: a person who sees nothing reaches for kill -9."""
+        self._renderer.stopping(signal_name)
+
     def confirm(self) -> bool | None:
         """Ask at the terminal; None when there is none."""
         if self._options.json or not all(stream and stream.isatty() for stream in (sys.stdin, sys.stderr)):
