@@ -70,15 +70,22 @@ def load_config(explicit: Path | None = None) -> LoadedConfig:
 def _find_files(explicit: Path | None) -> list[Path]:
     if explicit is not None:
         return [explicit]
-    drop_ins = sorted(DROP_IN_FOLDER.glob("*.toml")) if DROP_IN_FOLDER.is_dir() else []
-    if not MAIN_FILE.exists() and not drop_ins:
+    try:
+        drop_ins = sorted(DROP_IN_FOLDER.glob("*.toml")) if DROP_IN_FOLDER.is_dir() else []
+        has_main = MAIN_FILE.exists()
+    except OSError as error:
+        summary = f"{MAIN_FILE.parent} cannot be read"
+        raise ConfigError(
+            summary, error.strerror or str(error), "Run it as root, or name a file: --config FILE."
+        ) from error
+    if not has_main and not drop_ins:
         summary = f"there is no configuration: {MAIN_FILE} does not exist"
         raise ConfigError(
             summary,
             "",
             f"Write one (thinpoolmgr init does), or name one: --config FILE. Drop-ins go to {DROP_IN_FOLDER}.",
         )
-    return [*([MAIN_FILE] if MAIN_FILE.exists() else []), *drop_ins]
+    return [*([MAIN_FILE] if has_main else []), *drop_ins]
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

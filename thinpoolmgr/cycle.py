@@ -14,26 +14,31 @@ from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Literal, Protocol
 
-import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from thinpoolmgr import __version__
+from thinpoolmgr.approval import Approval, approve, raise_refusals, require_fresh, require_same_plan
 from thinpoolmgr.core.conditions import Condition, condition_of, why_not_done
 from thinpoolmgr.core.documents import StepResult
 from thinpoolmgr.core.journal import Began, Doing, Done, Ended, Failed, Record, Run, remember, unfinished_runs
 from thinpoolmgr.core.model import Snapshot
-from thinpoolmgr.core.plan import Memory, Plan, Refusal
-from thinpoolmgr.core.steps import CreateVolumeGroup, Danger, Step, step_name, target
+from thinpoolmgr.core.plan import Memory, Plan, PlanFile, Request
+from thinpoolmgr.core.steps import (
+    CreateThinPool,
+    CreateVolumeGroup,
+    ExtendData,
+    ExtendMetadata,
+    Step,
+    step_name,
+    target,
+)
 from thinpoolmgr.errors import (
     CommandFailedError,
-    ConfigError,
     IncoherentError,
     InterruptedRunError,
     NeedsPersonError,
-    RefusedError,
-    StalePlanError,
     ThinpoolmgrError,
-    UnavailableError,
 )
 from thinpoolmgr.host.store import RunFile, Store, now
 
@@ -42,6 +47,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Planner = Callable[[Snapshot, Memory], Plan]
+_SETTLES_ALL = ("apply", "destroy", "rebuild")
+"""Commands after which nothing that was half done can be left in a pool."""
 
 
 class Host(Protocol):
@@ -76,16 +83,13 @@ class Reporter(Protocol):
         """A step ended, well or not."""
         ...
 
+    def stopping(self, signal_name: str) -> None:
+        """A signal came: the step under way is finished, then the run stops."""
+        ...
+
     def confirm(self) -> bool | None:
         """Ask whether to carry out the plan; None when there is nobody to ask."""
         ...
-
-
-class Approval(Struct, frozen=True):
-    """What the user has allowed beforehand."""
-
-    yes: bool = False
-    allowed: frozenset[Danger] = frozenset()
 
 
 class RunResult(Struct, frozen=True):
@@ -127,11 +131,20 @@ def look(planner: Planner, host: Host, store: Store) -> Plan:
 
 
 def carry_out(  # noqa: PLR0913, PLR0917 - the parts of a run
-    command: str, planner: Planner, host: Host, store: Store, reporter: Reporter, approval: Approval
+    command: str,
+    planner: Planner,
+    host: Host,
+    store: Store,
+    reporter: Reporter,
+    approval: Approval,
+    bound_to: PlanFile | None = None,
 ) -> RunResult:
     """Plan with `planner` and carry the plan out; run again after any kind of end, it finishes.
 
+    With `bound_to` only that very plan is carried out, on a host that is as it was made for.
+
     Raises:
+        StalePlanError: the host, or what it should be, is not what the plan of `bound_to` was made for.
         ThinpoolmgrError: nothing was begun: refused, not approved, locked, or the journal needs a person.
         RunError: a step went wrong, or a signal came; its cause has the exit code.
 
@@ -142,20 +155,23 @@ def carry_out(  # noqa: PLR0913, PLR0917 - the parts of a run
         runs = _recover(runs, snapshot)
         memory = remember([run for _, run in runs], snapshot.boot_id)
         plan = planner(snapshot, memory)
+        if bound_to is not None:
+            require_fresh(bound_to, plan)
         raise_refusals(plan.refusals)
         if not plan.steps:
-            _close_unfinished(runs)
+            _close_unfinished(runs, plan.request)
             return RunResult("", "nothing", notes=plan.notes, warnings=plan.warnings)
         reporter.show_plan(plan)
-        if approve(plan, approval, reporter):
-            _require_same_plan(planner(host.observe(), memory), plan)
+        memory = replace(memory, request=plan.request)
+        if approve(plan, approval, reporter.confirm):
+            require_same_plan(planner(host.observe(), memory), plan)
         name, run_file = store.new_run(command)
         try:
             run = _Run(name, run_file, host, reporter, snapshot)
             run.begin(command, plan)
             try:
                 run.perform_all(plan)
-                run.require_finished(planner(run.snapshot, Memory(our_groups=memory.our_groups)))
+                run.require_finished(planner(run.snapshot, _after(memory, plan)))
             except ThinpoolmgrError as error:
                 # The journal could not be written: what was done until then must be told all the same.
                 raise RunError(name, tuple(run.results), error) from error
@@ -164,58 +180,9 @@ def carry_out(  # noqa: PLR0913, PLR0917 - the parts of a run
         return RunResult(name, "done", tuple(run.results), plan.notes)
 
 
-def raise_refusals(refusals: tuple[Refusal, ...]) -> None:
-    """Raise the first refusal as the error its exit code stands for, the others in its details.
-
-    Raises:
-        ThinpoolmgrError: there is a refusal.
-
-    """
-    if not refusals:
-        return
-    first, *others = refusals
-    kinds: dict[int, type[ThinpoolmgrError]] = {69: UnavailableError, 78: ConfigError}
-    details = "\n".join([*([first.details] if first.details else []), *(f"Also: {other.summary}" for other in others)])
-    raise kinds.get(first.exit_code, RefusedError)(first.summary, details, first.resolution, code=first.code)
-
-
-def approve(plan: Plan, approval: Approval, reporter: Reporter) -> bool:
-    """Return whether a person was asked and agreed; False says that the flags sufficed.
-
-    Raises:
-        RefusedError: a flag is missing and there is nobody to ask, or the answer was no.
-
-    """
-    dangers = {step.danger for step in plan.steps} - {"safe"} - approval.allowed
-    if approval.yes and not dangers:
-        return False
-    missing = [*([] if approval.yes else ["--yes"]), *_missing_allowances(dangers)]
-    answer = reporter.confirm() if not approval.yes else None
-    if answer:
-        return True
-    if answer is False:
-        raise RefusedError("not approved; nothing was changed", "", "", code="NOT_APPROVED")
-    what = {"outage": "something stops working meanwhile", "destroys": "data is destroyed"}
-    details = "\n".join(
-        f"{step.id} {step_name(step)} {target(step)}: {what[step.danger]}"
-        for step in plan.steps
-        if step.danger in dangers
-    )
-    summary = f"this needs {' '.join(missing)}; nothing was changed"
-    raise RefusedError(
-        summary, details, f"Add {' '.join(missing)} when the plan is what you want.", code="NOT_APPROVED"
-    )
-
-
-def _missing_allowances(dangers: set[Danger]) -> list[str]:
-    words = [word for danger, word in (("outage", "outage"), ("destroys", "destroy")) if danger in dangers]
-    return [f"--allow {','.join(words)}"] if words else []
-
-
-def _require_same_plan(now_planned: Plan, shown: Plan) -> None:
-    if now_planned.steps != shown.steps or now_planned.refusals:
-        summary = "the host changed while the question was open; nothing was changed"
-        raise StalePlanError(summary, "The plan would be another one now.", "Run this again and look at the new plan.")
+def _after(memory: Memory, plan: Plan) -> Memory:
+    """What is remembered when all steps are done: nothing is under way any more."""
+    return Memory(our_groups=memory.our_groups, made=memory.made, request=plan.request)
 
 
 def _recover(runs: list[tuple[Path, Run]], snapshot: Snapshot) -> list[tuple[Path, Run]]:
@@ -231,10 +198,14 @@ def _settle(path: Path, run: Run, snapshot: Snapshot) -> Run:
         condition = condition_of(step, snapshot)
         if condition is Condition.STUCK:
             raise _needs_person(path, step, snapshot)
-        made = _made_group(step, snapshot) if condition is Condition.DONE else ""
-        if made:
-            _append(path, Done(step.id, 0.0, made))
-            run = msgspec.structs.replace(run, done=(*run.done, step.id), group_uuids=(*run.group_uuids, made))
+        group, lv = (
+            (_made_group(step, snapshot), _pool_uuid(step, snapshot)) if condition is Condition.DONE else ("", "")
+        )
+        if group or lv:
+            _append(path, Done(step.id, 0.0, group, lv))
+            groups = (*run.group_uuids, *([group] if group else []))
+            lvs = (*run.lv_uuids, *([(step.id, lv)] if lv else []))
+            run = replace(run, done=(*run.done, step.id), group_uuids=groups, lv_uuids=lvs)
     return run
 
 
@@ -242,6 +213,15 @@ def _made_group(step: Step, snapshot: Snapshot) -> str:
     """Uuid of the group that `step` made: what shows that it is ours when LVM has lost it."""
     group = snapshot.find_group(step.group) if isinstance(step, CreateVolumeGroup) else None
     return group.uuid if group else ""
+
+
+def _pool_uuid(step: Step, snapshot: Snapshot) -> str:
+    """Uuid of the thin pool that `step` made or enlarged."""
+    if not isinstance(step, CreateThinPool | ExtendData | ExtendMetadata):
+        return ""
+    group = snapshot.find_group(step.group)
+    lv = group.find_lv(step.lv) if group else None
+    return lv.uuid if lv else ""
 
 
 def _append(path: Path, record: Record) -> None:
@@ -260,12 +240,21 @@ def _needs_person(path: Path, step: Step, snapshot: Snapshot) -> NeedsPersonErro
     return NeedsPersonError(summary, details, resolution)
 
 
-def _close_unfinished(runs: list[tuple[Path, Run]]) -> None:
-    """Nothing is left to do, so what was interrupted is finished, too."""
+def _close_unfinished(runs: list[tuple[Path, Run]], request: Request | None) -> None:
+    """Nothing is left to do, so what was interrupted is finished, too, when it was for the same or is overtaken.
+
+    A command that has nothing to do with it does not close it: what the journal shows may still be needed.
+    """
     unfinished = unfinished_runs([run for _, run in runs])
     for path, run in runs:
-        if run in unfinished:
+        if run in unfinished and _ends(request, run.began.request):
             _append(path, Ended("done", now()))
+
+
+def _ends(request: Request | None, begun: Request | None) -> bool:
+    if request is None or begun is None or request.command in _SETTLES_ALL:
+        return True
+    return request.as_asked() == begun.as_asked()
 
 
 class _Run:
@@ -281,15 +270,24 @@ class _Run:
 
     def begin(self, command: str, plan: Plan) -> None:
         self._file.append(
-            Began(self.name, command, now(), plan.steps, plan.fingerprint, self.snapshot.boot_id, __version__)
+            Began(
+                self.name,
+                command,
+                now(),
+                plan.steps,
+                plan.fingerprint,
+                self.snapshot.boot_id,
+                __version__,
+                plan.request,
+            )
         )
 
     def perform_all(self, plan: Plan) -> None:
-        with _deferred_signals() as came:
+        with _deferred_signals(self._reporter.stopping) as came:
             for step in plan.steps:
                 self._perform(step, len(plan.steps))
                 if came and step is not plan.steps[-1]:
-                    self._stop(came[0])
+                    self._stop(came[0], len(plan.steps))
 
     def _perform(self, step: Step, total: int) -> None:
         self._reporter.begin_step(step, total)
@@ -310,7 +308,8 @@ class _Run:
             "already" if already else "done",
             round(time.monotonic() - started, 3),
         )
-        self._file.append(Done(step.id, result.seconds, _made_group(step, self.snapshot)))
+        made = _made_group(step, self.snapshot)
+        self._file.append(Done(step.id, result.seconds, made, _pool_uuid(step, self.snapshot)))
         self.results.append(result)
         self._reporter.end_step(step, result)
 
@@ -332,13 +331,13 @@ class _Run:
             self._file.append(Ended("failed", now()))
         raise RunError(self.name, tuple(self.results), error) from error
 
-    def _stop(self, signal_number: int) -> None:
+    def _stop(self, signal_number: int, total: int) -> None:
         self._file.append(Ended("interrupted", now()))
         name = signal.Signals(signal_number).name
         summary = f"stopped by {name} after the step that was under way"
-        error = InterruptedRunError(
-            signal_number, summary, f"Steps done: {len(self.results)}.", "Run the same command again to finish."
-        )
+        details = f"Steps done: {len(self.results)} of {total}."
+        way = "Run the same command again, or thinpoolmgr resume, to finish."
+        error = InterruptedRunError(signal_number, summary, details, way)
         raise RunError(self.name, tuple(self.results), error)
 
     def require_finished(self, rest: Plan) -> None:
@@ -355,11 +354,16 @@ class _Run:
 
 
 @contextmanager
-def _deferred_signals() -> Iterator[list[int]]:
+def _deferred_signals(tell: Callable[[str], None]) -> Iterator[list[int]]:
     """Collect SIGINT and SIGTERM instead of dying of them: a command that changes something is always finished."""
     came: list[int] = []
-    wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    old = {number: signal.signal(number, lambda n, _frame: came.append(n)) for number in wanted}
+
+    def note(number: int, _frame: object) -> None:
+        if not came:
+            tell(signal.Signals(number).name)
+        came.append(number)
+
+    old = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield came
     finally:

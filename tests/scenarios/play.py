@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 from table import Act, Run, Scenario
 
+from thinpoolmgr.approval import Approval
 from thinpoolmgr.core.desired import DesiredEngine, DesiredPool, DesiredState, EngineConfig, PoolConfig
 from thinpoolmgr.core.planner import plan_activate, plan_apply
 from thinpoolmgr.core.steps import step_name
 from thinpoolmgr.core.teardown import plan_deactivate, plan_destroy
-from thinpoolmgr.cycle import Approval, RunError, carry_out
+from thinpoolmgr.cycle import RunError, carry_out
 from thinpoolmgr.errors import ThinpoolmgrError
 
 if TYPE_CHECKING:
@@ -66,6 +67,9 @@ class Quiet:
         pass
 
     def end_step(self, step: Step, result: StepResult) -> None:
+        pass
+
+    def stopping(self, signal_name: str) -> None:
         pass
 
     def confirm(self) -> bool | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 from msgspec.structs import replace
 
+from thinpoolmgr.core.conditions import why_not_done
 from thinpoolmgr.core.desired import DesiredEngine, DesiredPool, DesiredState, EngineConfig, PoolConfig
 from thinpoolmgr.core.engines.docker import storage_options
 from thinpoolmgr.core.model import (
@@ -19,6 +20,7 @@ from thinpoolmgr.core.model import (
     LogicalVolume,
     ServiceState,
     Snapshot,
+    VolumeGroup,
 )
 from thinpoolmgr.core.names import OUR_TAG
 from thinpoolmgr.core.steps import CreateThinPool, Step, step_name
@@ -26,7 +28,7 @@ from thinpoolmgr.errors import CommandFailedError
 from thinpoolmgr.sim import events
 from thinpoolmgr.sim.consistency import check_consistent
 from thinpoolmgr.sim.parts import EXTENT_BYTES as EXTENT
-from thinpoolmgr.sim.parts import LABEL, add_device, find_group, set_volumes, settle, uuid_of
+from thinpoolmgr.sim.parts import LABEL, add_device, find_group, set_volumes, settle, uuid_of, with_groups
 from thinpoolmgr.sim.steps import apply_step, make_group
 from thinpoolmgr.units import GIB, MIB
 
@@ -194,6 +196,40 @@ def checked(shot: Snapshot) -> Snapshot:
     return shot
 
 
+def with_free_disk(shot: Snapshot, *found: Disk) -> Snapshot:
+    """Return `shot` with more disks, which the configuration names by their nodes."""
+    configured = (*shot.configured_devices, *(ConfiguredDevice(d.path, d.path) for d in found))
+    return checked(replace(shot, disks=(*shot.disks, *found), configured_devices=configured))
+
+
+def untagged(shot: Snapshot, *, group: bool = True, lv: bool = True) -> Snapshot:
+    """Return `shot` with its groups or their pools as somebody made them by hand."""
+
+    def without(found: VolumeGroup) -> VolumeGroup:
+        lvs = tuple(replace(x, tags=()) if x.is_thin_pool else x for x in found.lvs) if lv else found.lvs
+        return replace(found, tags=() if group else found.tags, lvs=lvs)
+
+    return checked(with_groups(shot, without))
+
+
+def with_spare(shot: Snapshot, extents: int, group: str = "docker") -> Snapshot:
+    """Return `shot` with a metadata spare of this size; 0: somebody removed it."""
+    found = find_group(shot, group)
+    spare = found.spare
+    size = extents * found.extent_bytes
+    others = tuple(lv for lv in found.lvs if lv is not spare)
+    kept = (replace(spare, size_bytes=size),) if spare and extents else ()
+    return checked(set_volumes(shot, found, (*others, *kept)))
+
+
+def carried_out(shot: Snapshot, plan: Plan) -> Snapshot:
+    """Return `shot` after all steps of `plan`; each must be done afterwards, and the host possible."""
+    for step in plan.steps:
+        shot = checked(apply_step(shot, step))
+        assert why_not_done(step, shot) == "", step
+    return shot
+
+
 def deactivated(shot: Snapshot, group: str = "docker") -> Snapshot:
     return events.deactivate_by_hand(shot, group)
 
@@ -248,6 +284,7 @@ class Listener:
         self.shown: list[Plan] = []
         self.ended: list[StepResult] = []
         self.on_confirm: Callable[[], None] | None = None
+        self.stopped_by = ""
 
     def show_plan(self, plan: Plan) -> None:
         self.shown.append(plan)
@@ -258,6 +295,9 @@ class Listener:
     def end_step(self, step: Step, result: StepResult) -> None:
         assert result.id == step.id
         self.ended.append(result)
+
+    def stopping(self, signal_name: str) -> None:
+        self.stopped_by = signal_name
 
     def confirm(self) -> bool | None:
         self.asked += 1

@@ -1,36 +1,50 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 import support
 from msgspec.structs import replace
 
+from thinpoolmgr.core.commands import commands
 from thinpoolmgr.core.conditions import Condition, condition_of, is_ready, why_not_done
-from thinpoolmgr.core.model import PhysicalVolume, Signature
+from thinpoolmgr.core.guards import disk_ref
+from thinpoolmgr.core.model import LvmProfile, PhysicalVolume, Signature
 from thinpoolmgr.core.names import OUR_TAG
-from thinpoolmgr.core.planner import disk_ref
 from thinpoolmgr.core.steps import (
     ActivatePool,
+    CreateThinPool,
     CreateVolumeGroup,
     DeactivatePool,
+    DeleteSetAside,
+    EditLvmProfile,
+    ExtendData,
+    ExtendMetadata,
+    ExtendVolumeGroup,
     MoveStateAside,
+    RefreshPool,
     RemoveDmDevice,
     RemoveLeftover,
     RemovePhysicalVolumes,
     RemoveThinPool,
     RemoveVolumeGroup,
+    ResumeDevice,
+    SetDiscards,
+    SetProfile,
     SetWhenFull,
+    SetZeroing,
     StartEngine,
     Step,
     StopEngine,
+    TagPool,
     WipeSignatures,
     WriteEngineConfig,
-    commands,
     step_mark,
     step_name,
     target,
 )
+from thinpoolmgr.sim import events
+from thinpoolmgr.units import MIB
 
 if TYPE_CHECKING:
     from thinpoolmgr.core.model import Snapshot
@@ -43,14 +57,50 @@ THIN = support.with_thin_device(HEALTHY)
 GROUP = HEALTHY.groups[0]
 POOL_UUID = GROUP.lvs[0].uuid
 REF = disk_ref(BLANK.disks[0])
-NAMES = {"reason": "r", "group": "docker", "lv": "thinpool"}
+NAMES: dict[str, Any] = {"reason": "r", "group": "docker", "lv": "thinpool"}
 UNITS = ("docker.socket", "docker.service")
 LEFTOVER = support.linear("lvol0", 12 * 1024 * 1024)
 ORPHANED = support.apply_step(GROUP_ONLY, RemoveVolumeGroup(reason="r", group="docker", group_uuid=GROUP.uuid))
 STOPPED = support.with_engine(BLANK, replace(support.docker(), state=support.STALE))
 RUNNING = support.with_engine(BLANK, support.docker(running=True))
 
+ASIDE = "/var/lib/docker/thinpoolmgr-stale-1"
+TWO_DISKS = support.with_free_disk(HEALTHY, support.disk("/dev/sdc"))
+UNTAGGED = support.untagged(HEALTHY)
+PROFILE = LvmProfile("thinpoolmgr-docker-thinpool", "activation {\n\tthin_pool_autoextend_threshold=70\n}\n")
+GROW_DATA = ExtendData(**NAMES, data_extents=2500, extent_bytes=support.EXTENT, chunk_bytes=support.CHUNK)
+GROW_METADATA = ExtendMetadata(**NAMES, metadata_bytes=16 * MIB)
+
 BEFORE: dict[type, tuple[Step, Snapshot]] = {
+    ExtendVolumeGroup: (
+        ExtendVolumeGroup(reason="r", group="docker", disks=(disk_ref(TWO_DISKS.disks[1]),)),
+        TWO_DISKS,
+    ),
+    TagPool: (
+        TagPool(**NAMES, group_uuid=GROUP.uuid, lv_uuid=POOL_UUID, tag_group=True, tag_lv=True),
+        UNTAGGED,
+    ),
+    ExtendMetadata: (GROW_METADATA, HEALTHY),
+    ExtendData: (GROW_DATA, HEALTHY),
+    SetDiscards: (SetDiscards(**NAMES, discards="nopassdown"), HEALTHY),
+    SetZeroing: (SetZeroing(**NAMES, zero_new_blocks=True), HEALTHY),
+    EditLvmProfile: (
+        EditLvmProfile(reason="r", profile=PROFILE.name, path="/p", old_text=None, new_text=PROFILE.text),
+        HEALTHY,
+    ),
+    SetProfile: (
+        SetProfile(**NAMES, profile=PROFILE.name, threshold_percent=70),
+        replace(HEALTHY, lvm_profiles=(PROFILE,)),
+    ),
+    RefreshPool: (RefreshPool(**NAMES), events.half_done(HEALTHY, GROW_DATA, "second")),
+    ResumeDevice: (
+        ResumeDevice(reason="r", name="docker-thinpool", uuid=HEALTHY.dm_devices[2].uuid),
+        events.half_done(HEALTHY, GROW_DATA, "first"),
+    ),
+    DeleteSetAside: (
+        DeleteSetAside(reason="r", engine="docker", path=ASIDE),
+        support.with_engine(BLANK, support.docker(set_aside=(ASIDE,))),
+    ),
     WipeSignatures: (
         WipeSignatures(reason="r", disk=REF, found=("ext4",)),
         support.snapshot(support.disk(signatures=(EXT4,))),
@@ -60,7 +110,7 @@ BEFORE: dict[type, tuple[Step, Snapshot]] = {
         RemoveLeftover(reason="r", group="docker", lv="lvol0", lv_uuid=LEFTOVER.uuid),
         support.with_lv(GROUP_ONLY, LEFTOVER),
     ),
-    type(support.create_step(support.pool())): (support.create_step(support.pool()), GROUP_ONLY),
+    CreateThinPool: (support.create_step(support.pool()), GROUP_ONLY),
     SetWhenFull: (SetWhenFull(reason="r", group="docker", lv="thinpool", when_full="error"), HEALTHY),
     ActivatePool: (ActivatePool(reason="r", group="docker", lv="thinpool"), support.deactivated(HEALTHY)),
     DeactivatePool: (DeactivatePool(reason="r", group="docker", lv="thinpool"), HEALTHY),
@@ -111,7 +161,7 @@ def test_a_step_can_be_told_and_carried_out(kind: type) -> None:
     step, _ = BEFORE[kind]
     assert target(step)
     assert step_mark(step) in "+~!-"
-    edits_files = isinstance(step, MoveStateAside | WriteEngineConfig)
+    edits_files = isinstance(step, MoveStateAside | DeleteSetAside | WriteEngineConfig | EditLvmProfile)
     assert bool(commands(step)) is not edits_files
     assert all(isinstance(word, str) and word for argv in commands(step) for word in argv)
 
@@ -162,7 +212,7 @@ def test_a_created_group_must_have_our_tag_and_exactly_these_disks() -> None:
     assert condition_of(step, support.with_group(BLANK, tags=())) is Condition.STUCK
 
 
-@pytest.mark.parametrize("kind", [type(support.create_step(support.pool())), SetWhenFull, ActivatePool, RemoveThinPool])
+@pytest.mark.parametrize("kind", [CreateThinPool, SetWhenFull, ActivatePool, RemoveThinPool])
 def test_steps_in_a_group_that_became_foreign_are_stuck(kind: type) -> None:
     step, shot = BEFORE[kind]
     foreign = replace(shot, groups=tuple(replace(g, tags=()) for g in shot.groups))

@@ -8,13 +8,13 @@ import pytest
 import support
 from msgspec.structs import replace
 
-from thinpoolmgr import cycle
+from thinpoolmgr.approval import Approval, approve, raise_refusals
 from thinpoolmgr.core.model import Signature
 from thinpoolmgr.core.plan import Memory, Plan, Refusal
 from thinpoolmgr.core.planner import plan_activate, plan_apply
 from thinpoolmgr.core.steps import step_name
 from thinpoolmgr.core.teardown import plan_destroy
-from thinpoolmgr.cycle import Approval, RunError, RunResult, carry_out, look
+from thinpoolmgr.cycle import RunError, RunResult, carry_out, look
 from thinpoolmgr.errors import (
     CommandFailedError,
     ConfigError,
@@ -129,10 +129,10 @@ def test_a_refusal_anywhere_means_that_nothing_is_done_or_written(store: Store, 
 def test_a_refusals_exit_code_chooses_the_error(code: int, kind: type[ThinpoolmgrError]) -> None:
     refusals = (Refusal("A", "t", "s", "d", "r", exit_code=code), Refusal("B", "t", "other"))
     with pytest.raises(kind) as caught:
-        cycle.raise_refusals(refusals)
+        raise_refusals(refusals)
     assert (caught.value.exit_code, caught.value.code, caught.value.resolution) == (code, "A", "r")
     assert caught.value.details == "d\nAlso: other"
-    cycle.raise_refusals(())
+    raise_refusals(())
 
 
 OUTAGE: frozenset[Danger] = frozenset({"outage"})
@@ -167,11 +167,11 @@ def test_approval(dangers: str, approval: Approval, answer: bool | None, outcome
     plan = Plan(steps=tuple(replace(step, danger=danger) for danger in dangers.split()))
     listener = support.Listener(answer=answer)
     if outcome in ("asked", "unasked"):
-        assert cycle.approve(plan, approval, listener) is (outcome == "asked")
+        assert approve(plan, approval, listener.confirm) is (outcome == "asked")
         assert listener.asked == (outcome == "asked")
         return
     with pytest.raises(RefusedError) as caught:
-        cycle.approve(plan, approval, listener)
+        approve(plan, approval, listener.confirm)
     assert (caught.value.code, caught.value.exit_code) == ("NOT_APPROVED", 3)
     flags = outcome.startswith("--")
     assert caught.value.summary == (
@@ -508,8 +508,10 @@ def test_a_signal_lets_the_step_finish_and_then_stops(store: Store, number: sign
     host = support.FakeHost(support.snapshot())
     host.on_perform = lambda _step: os.kill(os.getpid(), number)
     before = signal.getsignal(number)
+    listener = support.Listener()
     with pytest.raises(RunError) as caught:
-        run(host, store)
+        run(host, store, listener=listener)
+    assert listener.stopped_by == number.name
     cause = caught.value.cause
     assert isinstance(cause, InterruptedRunError)
     assert (cause.signal_number, caught.value.outcome) == (number, "interrupted")

@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from thinpoolmgr.host.lvm import LvmState, parse_report, read_lvm, report_command
+from thinpoolmgr.host.lvm import LvmState, parse_report, read_lvm, read_profiles, report_command
 from thinpoolmgr.host.runner import CompletedRun
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
-    from thinpoolmgr.core.steps import Argv
+    from thinpoolmgr.core.commands import Argv
 
 PV = {
     "pv_name": "/dev/sdb",
@@ -47,6 +48,7 @@ LV = {
     "lv_health_status": "",
     "lv_when_full": "queue",
     "lv_metadata_size": "4194304",
+    "lv_profile": "",
 }
 SEGMENT = {
     "lv_uuid": "lv-1",
@@ -101,6 +103,26 @@ def test_a_group_with_its_pool() -> None:
         "queue",
         0,
     )
+
+
+def test_a_pool_tells_the_profile_that_is_attached_to_it() -> None:
+    (group,), _ = parse_report(report(lv=[{**LV, "lv_profile": "thinpoolmgr-docker-thinpool"}]))
+    assert group.lvs[0].profile == "thinpoolmgr-docker-thinpool"
+    assert parse_report(report())[0][0].lvs[0].profile == ""
+    assert "lv_profile" in " ".join(report_command())
+
+
+def test_profiles_of_our_making_are_read_with_their_text(tmp_path: Path) -> None:
+    (tmp_path / "thinpoolmgr-docker-thinpool.profile").write_text("activation {\n}\n")
+    (tmp_path / "thinpoolmgr-b.profile").write_bytes(b"\xff\xfe")
+    (tmp_path / "thinpoolmgr-c.profile").mkdir()
+    (tmp_path / "other.profile").write_text("not ours")
+    (tmp_path / "thinpoolmgr-docker-thinpool.profile.bak").write_text("not a profile")
+    found = read_profiles(str(tmp_path))
+    assert [profile.name for profile in found] == ["thinpoolmgr-b", "thinpoolmgr-c", "thinpoolmgr-docker-thinpool"]
+    assert [profile.text.partition(":")[0] for profile in found[:2]] == ["unreadable", "unreadable"]
+    assert found[2].text == "activation {\n}\n"
+    assert read_profiles(str(tmp_path / "none")) == ()
 
 
 def test_hidden_names_lose_their_brackets() -> None:

@@ -136,7 +136,16 @@ def test_no_bytes_raise_anything_else(content: bytes) -> None:
 
 def test_a_run_is_folded_from_its_records() -> None:
     folded = fold_run(RECORDS)
-    assert folded == Run(BEGAN, ("01", "02", "03"), ("01", "02"), ("vg-uuid",), RECORDS[6], "failed")  # type: ignore[arg-type]
+    assert folded == Run(
+        began=BEGAN,
+        doing=("01", "02", "03"),
+        done=("01", "02"),
+        group_uuids=("vg-uuid",),
+        ended_at="t",
+        seconds=(0.5, 0.5),
+        failed=Failed("03", "lvcreate failed\nExit code: 5", ("lvcreate -> 5",)),
+        outcome="failed",
+    )
     assert folded is not None
     assert folded.is_unfinished
     assert folded.steps_with(("03", "01")) == (STEPS[0], STEPS[2])

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import support
 from msgspec.structs import replace
 
+from thinpoolmgr.core.commands import commands
+from thinpoolmgr.core.fingerprint import fingerprint_of_host
 from thinpoolmgr.core.model import ConfiguredDevice, PhysicalVolume, Signature
 from thinpoolmgr.core.plan import Memory, fingerprint_of
-from thinpoolmgr.core.planner import fingerprint_of_host, plan_activate, plan_apply
-from thinpoolmgr.core.steps import CreateThinPool, StartEngine, commands, step_mark, step_name, target
+from thinpoolmgr.core.planner import plan_activate, plan_apply
+from thinpoolmgr.core.steps import CreateThinPool, StartEngine, step_mark, step_name, target
 from thinpoolmgr.units import MIB
 
 if TYPE_CHECKING:
@@ -110,10 +112,11 @@ def test_the_configuration_reaches_the_command() -> None:
         discards="ignore",
         extend={"monitor": "dmeventd"},
     )
-    argv = commands(plan(support.snapshot(), wanted).steps[1])[0]
-    assert " ".join(argv) == (
+    found = plan(support.snapshot(), wanted)
+    assert names(found) == ["create-volume-group", "edit-lvm-profile", "create-thin-pool"]
+    assert " ".join(commands(found.steps[2])[0]) == (
         "lvcreate --type thin-pool --name tp --extents 256 --poolmetadatasize 8m --chunksize 64k --zero y "
-        "--discards ignore --monitor y --addtag thinpoolmgr p-1"
+        "--discards ignore --monitor y --metadataprofile thinpoolmgr-p--1-tp --addtag thinpoolmgr p-1"
     )
 
 
@@ -162,22 +165,6 @@ def test_a_pool_that_cannot_be_written_is_not_as_described(status: dict[str, obj
     assert (codes(found), found.steps) == ([code], ())
 
 
-@pytest.mark.parametrize(
-    ("config", "key", "way"),
-    [
-        ({"discards": "ignore"}, "discards", "lvchange --discards ignore docker/thinpool"),
-        ({"zero_new_blocks": True}, "zero_new_blocks", "lvchange --zero y docker/thinpool"),
-        ({"data_size": "20GiB"}, "data_size", "lvextend --size 20g docker/thinpool"),
-        ({"metadata_size": "1GiB"}, "metadata_size", "lvextend --poolmetadatasize 1g docker/thinpool"),
-    ],
-)
-def test_a_key_that_the_pool_does_not_have_is_said_with_the_way(config: dict[str, Any], key: str, way: str) -> None:
-    found = plan(HEALTHY, support.pool(**config))
-    assert (codes(found), found.steps) == (["SETTING_DIFFERS"], ())
-    assert found.refusals[0].target == f"pools.docker.{key}"
-    assert way in found.refusals[0].resolution
-
-
 def test_what_differs_does_not_keep_a_pool_from_being_activated() -> None:
     wanted = support.pool(discards="ignore", data_size="20GiB")
     found = plan_activate(wanted, support.desired(wanted), support.deactivated(HEALTHY), NOTHING)
@@ -186,19 +173,6 @@ def test_what_differs_does_not_keep_a_pool_from_being_activated() -> None:
 
 def test_a_pool_that_has_grown_is_as_described() -> None:
     assert plan(HEALTHY, support.pool(data_size="1GiB", metadata_size="4MiB")).is_empty
-
-
-def test_a_configured_disk_that_is_not_in_the_group_is_said() -> None:
-    more = support.with_pool(support.snapshot(support.disk("/dev/sdb")))
-    new = support.disk("/dev/sdc")
-    shot = replace(
-        more,
-        disks=(*more.disks, new),
-        configured_devices=(*more.configured_devices, ConfiguredDevice("/dev/sdc", "/dev/sdc")),
-    )
-    found = plan(shot, support.pool("docker", "/dev/sdb", "/dev/sdc"))
-    assert codes(found) == ["DEVICE_NOT_IN_GROUP"]
-    assert "vgextend docker /dev/sdc" in found.refusals[0].resolution
 
 
 def test_signatures_are_wiped_only_where_that_is_allowed_and_marked_as_destruction() -> None:
@@ -328,21 +302,31 @@ def test_the_spare_that_was_left_is_used_again() -> None:
     assert (names(found), codes(found)) == (["create-thin-pool"], [])
 
 
-@pytest.mark.parametrize("lvs", [K1, K2, K2_DATA])
-@pytest.mark.parametrize(
-    "memory",
-    [
-        NOTHING,
-        Memory(pending=(CREATE,)),
-        Memory(interrupted=(replace(CREATE, group="other"),)),
-        Memory(interrupted=(replace(CREATE, lv="other"),)),
-        Memory(interrupted=(replace(CREATE, metadata_bytes=METADATA * 2, data_extents=1),)),
-        Memory(our_groups=(GROUP_ONLY.groups[0].uuid,)),
-    ],
-)
+NO_EVIDENCE = [
+    NOTHING,
+    Memory(pending=(CREATE,)),
+    Memory(interrupted=(replace(CREATE, group="other"),)),
+    Memory(interrupted=(replace(CREATE, lv="other"),)),
+    Memory(interrupted=(replace(CREATE, metadata_bytes=METADATA * 2, data_extents=1),)),
+    Memory(our_groups=(GROUP_ONLY.groups[0].uuid,)),
+]
+
+
+@pytest.mark.parametrize("lvs", [K1, K2[:1], K2_DATA[:1], (*K1, SPARE)])
+@pytest.mark.parametrize("memory", NO_EVIDENCE)
 def test_without_evidence_nothing_is_removed(lvs: tuple[LogicalVolume, ...], memory: Memory) -> None:
     found = plan(with_lvs(*lvs), memory=memory)
     assert (names(found), codes(found)[0]) == ([], "GROUP_HAS_OTHER_LVS")
+
+
+@pytest.mark.parametrize("lvs", [K2, K2_DATA])
+@pytest.mark.parametrize("memory", NO_EVIDENCE)
+def test_our_tag_on_the_pools_name_beside_a_spare_is_evidence_enough(
+    lvs: tuple[LogicalVolume, ...], memory: Memory
+) -> None:
+    found = plan(with_lvs(*lvs), memory=memory)
+    assert (names(found), codes(found)) == (["remove-leftover", "create-thin-pool"], [])
+    assert commands(found.steps[0]) == (("lvremove", "--yes", "docker/thinpool"),)
 
 
 @pytest.mark.parametrize(
@@ -397,18 +381,18 @@ def test_only_what_is_there_and_whole_can_be_activated(shot: Snapshot, code: str
 
 def test_the_fingerprint_is_of_the_facts_and_not_of_their_use() -> None:
     state = support.desired()
-    first = fingerprint_of_host(state, HEALTHY)
-    assert fingerprint_of_host(state, support.healthy(used_data_blocks=7)) == first
-    assert fingerprint_of_host(state, support.healthy(used_metadata_blocks=7)) == first
+    first = fingerprint_of_host(state, HEALTHY, NOTHING)
+    assert fingerprint_of_host(state, support.healthy(used_data_blocks=7), NOTHING) == first
+    assert fingerprint_of_host(state, support.healthy(used_metadata_blocks=7), NOTHING) == first
     opened = tuple(replace(d, open_count=d.open_count + 1) for d in HEALTHY.dm_devices)
-    assert fingerprint_of_host(state, replace(HEALTHY, dm_devices=opened)) == first
+    assert fingerprint_of_host(state, replace(HEALTHY, dm_devices=opened), NOTHING) == first
     others = [
-        fingerprint_of_host(state, support.deactivated(HEALTHY)),
-        fingerprint_of_host(state, support.snapshot()),
-        fingerprint_of_host(state, support.snapshot(support.disk(signatures=(EXT4,)))),
-        fingerprint_of_host(support.desired(support.pool(when_full="error")), HEALTHY),
-        fingerprint_of_host(state, support.with_engine(HEALTHY, support.docker())),
-        fingerprint_of_host(state, support.with_engine(HEALTHY, support.docker(running=True))),
+        fingerprint_of_host(state, support.deactivated(HEALTHY), NOTHING),
+        fingerprint_of_host(state, support.snapshot(), NOTHING),
+        fingerprint_of_host(state, support.snapshot(support.disk(signatures=(EXT4,))), NOTHING),
+        fingerprint_of_host(support.desired(support.pool(when_full="error")), HEALTHY, NOTHING),
+        fingerprint_of_host(state, support.with_engine(HEALTHY, support.docker()), NOTHING),
+        fingerprint_of_host(state, support.with_engine(HEALTHY, support.docker(running=True)), NOTHING),
     ]
     assert len({first, *others}) == len(others) + 1
 

@@ -12,12 +12,13 @@ from msgspec.structs import replace
 
 from thinpoolmgr.cli.main import main
 from thinpoolmgr.core.desired import DesiredPool, PoolConfig
+from thinpoolmgr.core.guards import disk_ref
 from thinpoolmgr.core.lifecycle import PoolState, view_pool
 from thinpoolmgr.core.matching import resolve_matches
 from thinpoolmgr.core.model import Signature
 from thinpoolmgr.core.names import live_pool_device
 from thinpoolmgr.core.plan import Memory
-from thinpoolmgr.core.planner import disk_ref, plan_apply
+from thinpoolmgr.core.planner import plan_apply
 from thinpoolmgr.core.steps import ActivatePool, CreateVolumeGroup, RemovePhysicalVolumes, Step, WipeSignatures
 from thinpoolmgr.errors import CommandFailedError
 from thinpoolmgr.sim import events

@@ -1,12 +1,27 @@
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
 import pytest
 import support
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thinpoolmgr.core.desired import MAX_METADATA_BYTES, MIN_METADATA_BYTES
-from thinpoolmgr.core.sizing import DoesNotFitError, PoolSizes, extents_on, pool_sizes
+from thinpoolmgr.core.sizing import (
+    DoesNotFitError,
+    Growth,
+    PoolSizes,
+    Room,
+    checked_growth,
+    extents_on,
+    grown_for,
+    growth_by_config,
+    pool_sizes,
+    size_by_config,
+    with_spare,
+)
 from thinpoolmgr.units import GIB, KIB, MIB, TIB
 
 EXTENT = 4 * MIB
@@ -114,3 +129,135 @@ def test_the_start_of_a_disk_is_one_optimal_transfer_or_a_mebibyte() -> None:
     assert extents_on(support.disk(size_bytes=41 * MIB, optimal_io_bytes=3 * MIB)) == 9
     assert extents_on(support.disk(size_bytes=41 * MIB, optimal_io_bytes=64 * KIB)) == 10
     assert extents_on(support.disk(size_bytes=0)) == 0
+
+
+# existing pools
+
+
+def room(**changes: int) -> Room:
+    return Room(
+        **{"data": 1000, "metadata": 3, "spare": 3, "total": 2000, "free": 994, "extent_bytes": EXTENT, **changes}
+    )
+
+
+def grown(there: Room, **config: Any) -> Growth:
+    return growth_by_config(support.pool("docker", **config), there)
+
+
+def after(there: Room, growth: Growth) -> Room:
+    """What lvextend leaves: the spare follows the metadata when that grows."""
+    spare = max(there.spare, growth.metadata) if growth.metadata > there.metadata else there.spare
+    left = there.free - growth.needs(there)
+    return msgspec.structs.replace(there, data=growth.data, metadata=growth.metadata, spare=spare, free=left)
+
+
+SHARES = ["95%VG", "100%VG", "1%VG", "100%FREE", "50%FREE", "99%FREE"]
+CHUNKS = [64 * KIB, 128 * KIB, 256 * KIB, MIB]
+
+
+@st.composite
+def rooms(draw: st.DrawFn) -> Room:
+    # Near multiples of 1024 extents the metadata of 64 KiB chunks needs one extent more: there it goes wrong.
+    data = draw(st.integers(1, 20).map(lambda n: n * 1024) | st.integers(1, 20000)) + draw(st.integers(-3, 3))
+    metadata = draw(st.integers(1, 24))
+    spare = draw(st.sampled_from([0, metadata, metadata, metadata, metadata + 1, max(0, metadata - 1)]))
+    free = draw(st.integers(0, 12) | st.integers(0, 9).map(lambda n: n * 1024 + 3) | st.integers(0, 20000))
+    data = max(1, data)
+    return Room(data, metadata, spare, data + metadata + spare + free, free, draw(st.sampled_from([EXTENT, 64 * MIB])))
+
+
+@settings(max_examples=1500, deadline=None)
+@given(rooms(), st.sampled_from(SHARES), st.sampled_from(["auto", "1%VG", "10%FREE", "8MiB"]), st.sampled_from(CHUNKS))
+def test_growth_by_config_is_reached_at_once_and_never_shrinks(
+    there: Room, data_size: str, metadata_size: str, chunk: int
+) -> None:
+    config = {"data_size": data_size, "metadata_size": metadata_size, "chunk_size": f"{chunk}B"}
+    try:
+        growth = grown(there, **config)
+    except DoesNotFitError:
+        assert metadata_size == "8MiB"  # only an exact size can be too much
+        return
+    assert growth.data >= there.data
+    assert growth.metadata >= there.metadata
+    assert 0 <= growth.needs(there) <= there.free
+    next_time = grown(after(there, growth), **config)
+    assert (next_time.data, next_time.metadata) == (growth.data, growth.metadata)
+
+
+@settings(max_examples=500, deadline=None)
+@given(rooms(), st.sampled_from(CHUNKS))
+def test_all_that_is_free_means_the_last_extent_that_can_be_used(there: Room, chunk: int) -> None:
+    wanted = support.pool(data_size="100%FREE", chunk_size=f"{chunk}B")
+    growth = growth_by_config(wanted, there)
+    one_more = grown_for(wanted, there, growth.data + 1, growth.metadata)
+    assert one_more.needs(there) > there.free
+
+
+@pytest.mark.parametrize(
+    ("data_size", "data"),
+    [("95%VG", 1900), ("100%VG", 1994), ("100%FREE", 1994), ("50%FREE", 1000), ("10%VG", 1000), ("6GiB", 1536)],
+)
+def test_what_a_size_asks_of_a_pool_in_a_half_used_group(data_size: str, data: int) -> None:
+    assert (grown(room(), data_size=data_size).data, grown(room(), data_size=data_size).metadata) == (data, 3)
+
+
+def test_metadata_grows_with_the_data_that_needs_it_and_its_spare_counts() -> None:
+    there = room(metadata=1, spare=1, free=998)
+    growth = grown(there, data_size="100%FREE", chunk_size="64KiB")
+    assert (growth.metadata, growth.data) == (2, 1996)
+    assert growth.needs(there) == 998
+    assert "64 B for each of" in growth.reasoning
+
+
+def test_an_exact_size_that_does_not_fit_is_told_by_how_much() -> None:
+    with pytest.raises(DoesNotFitError, match=r"need 4.1 GiB more; 3.9 GiB is free, 220 MiB too little"):
+        grown(room(), data_size="8196MiB")
+    with pytest.raises(DoesNotFitError, match="too little"):
+        grown(room(free=0, total=1006), metadata_size="16MiB")
+
+
+def test_metadata_beyond_what_dm_thin_can_use_is_refused() -> None:
+    most = MAX_METADATA_BYTES // EXTENT
+    there = room(free=20000, total=21006)
+    assert checked_growth(Growth(1000, most), there).metadata == most
+    with pytest.raises(DoesNotFitError, match=r"metadata of 15.8 GiB is more than dm-thin can use, which is 15.8 GiB"):
+        checked_growth(Growth(1000, most + 1), there)
+    larger = room(metadata=most + 5, spare=most + 5, free=10, total=20000)
+    assert checked_growth(Growth(1001, most + 5), larger).data == 1001
+
+
+@pytest.mark.parametrize(
+    ("there", "metadata"),
+    [
+        (room(), 3),
+        (room(spare=0), 4),
+        (room(spare=1), 4),
+        (room(spare=0, free=5), 4),
+        (room(spare=0, free=4), 3),
+        (room(spare=9), 3),
+        (room(metadata=MAX_METADATA_BYTES // EXTENT, spare=0, free=9000), MAX_METADATA_BYTES // EXTENT),
+    ],
+)
+def test_a_spare_comes_back_where_there_is_room(there: Room, metadata: int) -> None:
+    growth = with_spare(Growth(there.data, there.metadata), there)
+    assert growth.metadata == metadata
+    assert bool(growth.reasoning) is (metadata > there.metadata)
+    assert with_spare(Growth(there.data, there.metadata + 7), there).metadata == there.metadata + 7
+
+
+@pytest.mark.parametrize(
+    ("config", "key", "expected"),
+    [
+        ({"data_size": "95%VG"}, "data_size", 1900 * EXTENT),
+        ({"data_size": "100%FREE"}, "data_size", None),
+        ({"data_size": "50%FREE"}, "data_size", None),
+        ({"data_size": "5G"}, "data_size", 5 * GIB),
+        ({"data_size": "4097KiB"}, "data_size", 2 * EXTENT),
+        ({}, "metadata_size", None),
+        ({"metadata_size": "1%VG"}, "metadata_size", 20 * EXTENT),
+        ({"metadata_size": "1%FREE"}, "metadata_size", None),
+        ({"metadata_size": "5MiB"}, "metadata_size", 2 * EXTENT),
+    ],
+)
+def test_what_a_size_means_for_a_group_by_itself(config: dict[str, str], key: str, expected: int | None) -> None:
+    assert size_by_config(support.pool("docker", **config), key, 2000, EXTENT) == expected

@@ -6,6 +6,7 @@ import pytest
 import support
 from msgspec.structs import replace
 
+from thinpoolmgr.core.commands import commands
 from thinpoolmgr.core.desired import with_implied_engine
 from thinpoolmgr.core.model import PhysicalVolume, ServiceState
 from thinpoolmgr.core.plan import Memory
@@ -13,7 +14,6 @@ from thinpoolmgr.core.steps import (
     RemoveDmDevice,
     RemovePhysicalVolumes,
     StopEngine,
-    commands,
     step_mark,
     step_name,
     target,

@@ -19,13 +19,18 @@ if TYPE_CHECKING:
 
 _COMMANDS = {
     "activate": "thinpoolmgr.cli.pools:activate",
+    "adopt": "thinpoolmgr.cli.changes:adopt",
     "apply": "thinpoolmgr.cli.pools:apply",
+    "clean": "thinpoolmgr.cli.changes:clean",
     "config": "thinpoolmgr.cli.reports:config",
     "deactivate": "thinpoolmgr.cli.pools:deactivate",
     "destroy": "thinpoolmgr.cli.pools:destroy",
+    "extend": "thinpoolmgr.cli.changes:extend",
     "init": "thinpoolmgr.cli.setup:init",
     "lab": "thinpoolmgr.cli.lab:lab",
     "plan": "thinpoolmgr.cli.pools:plan",
+    "rebuild": "thinpoolmgr.cli.changes:rebuild",
+    "resume": "thinpoolmgr.cli.changes:resume",
     "status": "thinpoolmgr.cli.reports:status",
 }
 COMPLETE_VARIABLE = "_THINPOOLMGR_COMPLETE"

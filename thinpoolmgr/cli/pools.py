@@ -1,4 +1,4 @@
-"""Commands that plan and change pools: plan, apply, destroy, activate, deactivate."""
+"""Commands that plan and change pools: plan, apply, destroy, activate, deactivate; and how all such are run."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from thinpoolmgr.approval import Approval
 from thinpoolmgr.cli.completion import comma_separated, complete_pool
 from thinpoolmgr.cli.options import Options, global_options, options_of
+from thinpoolmgr.cli.planfile import read_plan, write_plan
 from thinpoolmgr.cli.render import Renderer
 from thinpoolmgr.config import load_config
-from thinpoolmgr.core.desired import with_implied_engine
 from thinpoolmgr.core.documents import StepResult, apply_document, plan_document
-from thinpoolmgr.core.planner import plan_activate, plan_apply
-from thinpoolmgr.core.teardown import plan_deactivate, plan_destroy
-from thinpoolmgr.cycle import Approval, RunError, carry_out, look
+from thinpoolmgr.core.plan import Request
+from thinpoolmgr.core.requests import UnknownPoolError, desired_for, plan_for
+from thinpoolmgr.cycle import RunError, carry_out, look
 from thinpoolmgr.errors import InterruptedRunError, NotRootError, ThinpoolmgrError, UsageError
 from thinpoolmgr.host.observe import require_thin_pool_target
 from thinpoolmgr.host.perform import RealHost
@@ -28,9 +29,9 @@ from thinpoolmgr.host.store import Store
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from thinpoolmgr.core.desired import DesiredPool, DesiredState
+    from thinpoolmgr.core.desired import DesiredState
     from thinpoolmgr.core.model import Snapshot
-    from thinpoolmgr.core.plan import Memory, Plan
+    from thinpoolmgr.core.plan import Memory, Plan, PlanFile
     from thinpoolmgr.core.steps import Danger, Step
     from thinpoolmgr.cycle import Host, Planner
     from thinpoolmgr.sim.host import SimulatedHost
@@ -49,7 +50,8 @@ def require_root() -> None:
         raise NotRootError("this needs root", "It reads and changes LVM and device-mapper.", "Run it with sudo.")
 
 
-def _approval_options(function: Callable[..., Any]) -> Callable[..., Any]:
+def approval_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--yes` and `--allow` to a command that carries out a plan."""
     allow = click.option(
         "--allow",
         "allow",
@@ -141,6 +143,10 @@ class TerminalReporter:
         """Print the step's line."""
         self._renderer.end_step(step, self._total, result)
 
+    def stopping(self, signal_name: str) -> None:
+        """Say at once that the signal was heard: a person who sees nothing reaches for kill -9."""
+        self._renderer.stopping(signal_name)
+
     def confirm(self) -> bool | None:
         """Ask at the terminal; None when there is none."""
         if self._options.json or not all(stream and stream.isatty() for stream in (sys.stdin, sys.stderr)):
@@ -148,33 +154,27 @@ class TerminalReporter:
         return click.confirm("Carry this out?", default=False, err=True)
 
 
-def find_pool(desired: DesiredState, name: str) -> DesiredPool:
-    """Return the pool called `name`.
-
-    Raises:
-        UsageError: the configuration has none of this name.
-
-    """
-    pool = desired.find_pool(name)
-    if pool is None:
-        names = ", ".join(pool.name for pool in desired.pools)
-        raise UsageError(f"there is no pool {name!r} in the configuration", f"Its pools: {names}", "Name one of these.")
-    return pool
+def _no_such_pool(name: str, desired: DesiredState) -> UsageError:
+    names = ", ".join(pool.name for pool in desired.pools)
+    return UsageError(f"there is no pool {name!r} in the configuration", f"Its pools: {names}", "Name one of these.")
 
 
 @click.command()
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Write the plan, for apply FILE.")
 @global_options
 @click.pass_context
-def plan(context: click.Context) -> None:
+def plan(context: click.Context, *, out: Path | None) -> None:
     """Show what apply would do, and why.
 
-    Nothing is written. Exit code 2 says that there are steps, 3 that something is refused.
+    The host is left as it is. Exit code 2 says that there are steps, 3 that something is refused.
     """
     options = options_of(context)
     desired = load_config(options.config).desired
     with host_and_store(options, desired) as (host, store):
-        made = look(lambda snapshot, memory: plan_apply(desired, snapshot, memory), host, store)
+        made = look(planner_of(Request("apply"), desired), host, store)
     renderer = Renderer(options)
+    if out is not None and not made.refusals:
+        write_plan(out, made)
     if options.json:
         renderer.json(plan_document(made))
     else:
@@ -185,25 +185,27 @@ def plan(context: click.Context) -> None:
 
 
 @click.command()
-@_approval_options
+@click.argument("planfile", required=False, type=click.Path(path_type=Path))
+@approval_options
 @global_options
 @click.pass_context
-def apply(context: click.Context, *, yes: bool, allow: frozenset[Danger]) -> None:
+def apply(context: click.Context, planfile: Path | None, *, yes: bool, allow: frozenset[Danger]) -> None:
     """Make the host as the configuration describes it.
 
     The plan is shown and confirmed first; each step is checked on the host. After an interruption run it again: it
     finishes what was begun.
+
+    With PLANFILE, written by plan --out, exactly that plan is carried out: exit code 4 when the host or the
+    configuration have changed since.
     """
-    desired = load_config(options_of(context).config).desired
-    _carry_out(
-        context, "apply", desired, lambda snapshot, memory: plan_apply(desired, snapshot, memory), Approval(yes, allow)
-    )
+    bound_to = read_plan(planfile) if planfile else None
+    run_request(context, Request("apply"), Approval(yes, allow), bound_to)
 
 
 @click.command()
 @click.argument("pool", shell_complete=complete_pool)
 @click.option("--keep-devices", is_flag=True, help="Leave LVM's labels on the disks.")
-@_approval_options
+@approval_options
 @global_options
 @click.pass_context
 def destroy(context: click.Context, pool: str, *, keep_devices: bool, yes: bool, allow: frozenset[Danger]) -> None:
@@ -211,19 +213,12 @@ def destroy(context: click.Context, pool: str, *, keep_devices: bool, yes: bool,
 
     Thin devices, volumes, group and labels go; the engine's state is moved aside.
     """
-    desired = load_config(options_of(context).config).desired
-    wanted = find_pool(desired, pool)
-    desired = with_implied_engine(desired, wanted)
-
-    def planner(snapshot: Snapshot, memory: Memory) -> Plan:
-        return plan_destroy(wanted, desired, snapshot, memory, keep_devices=keep_devices)
-
-    _carry_out(context, "destroy", desired, planner, Approval(yes, allow))
+    run_request(context, Request("destroy", pool, keep_devices=keep_devices), Approval(yes, allow))
 
 
 @click.command()
 @click.argument("pool", shell_complete=complete_pool)
-@_approval_options
+@approval_options
 @global_options
 @click.pass_context
 def activate(context: click.Context, pool: str, *, yes: bool, allow: frozenset[Danger]) -> None:
@@ -231,20 +226,12 @@ def activate(context: click.Context, pool: str, *, yes: bool, allow: frozenset[D
 
     The engine that was stopped for it is started again.
     """
-    desired = load_config(options_of(context).config).desired
-    wanted = find_pool(desired, pool)
-    _carry_out(
-        context,
-        "activate",
-        desired,
-        lambda snapshot, memory: plan_activate(wanted, desired, snapshot, memory),
-        Approval(yes, allow),
-    )
+    run_request(context, Request("activate", pool), Approval(yes, allow))
 
 
 @click.command()
 @click.argument("pool", shell_complete=complete_pool)
-@_approval_options
+@approval_options
 @global_options
 @click.pass_context
 def deactivate(context: click.Context, pool: str, *, yes: bool, allow: frozenset[Danger]) -> None:
@@ -252,27 +239,39 @@ def deactivate(context: click.Context, pool: str, *, yes: bool, allow: frozenset
 
     The engine is stopped and its thin devices are removed first.
     """
-    desired = load_config(options_of(context).config).desired
-    wanted = find_pool(desired, pool)
-    desired = with_implied_engine(desired, wanted)
-    _carry_out(
-        context,
-        "deactivate",
-        desired,
-        lambda snapshot, memory: plan_deactivate(wanted, desired, snapshot, memory),
-        Approval(yes, allow),
-    )
+    run_request(context, Request("deactivate", pool), Approval(yes, allow))
 
 
-def _carry_out(
-    context: click.Context, command: str, desired: DesiredState, planner: Planner, approval: Approval
-) -> None:
+def planner_of(request: Request, desired: DesiredState) -> Planner:
+    """Return what plans `request`, for the run cycle."""
+    from thinpoolmgr.sim.steps import apply_step  # noqa: PLC0415 - only a rebuild looks ahead
+
+    def planner(snapshot: Snapshot, memory: Memory) -> Plan:
+        return plan_for(request, desired, snapshot, memory, apply_step)
+
+    return planner
+
+
+def run_request(context: click.Context, request: Request, approval: Approval, bound_to: PlanFile | None = None) -> None:
+    """Carry out what was asked for, and print how it went.
+
+    Raises:
+        UsageError: the configuration has no such pool.
+        ThinpoolmgrError: nothing was begun.
+
+    """
     options = options_of(context)
+    loaded = load_config(options.config).desired
+    try:
+        desired = desired_for(request, loaded)
+    except UnknownPoolError as error:
+        raise _no_such_pool(request.pool, loaded) from error
     renderer = Renderer(options)
     reporter = TerminalReporter(renderer, options)
+    planner = planner_of(request, desired)
     try:
         with renderer.progress(), host_and_store(options, desired) as (host, store):
-            result = carry_out(command, planner, host, store, reporter, approval)
+            result = carry_out(request.command, planner, host, store, reporter, approval, bound_to)
     except RunError as error:
         if options.json:
             renderer.json(apply_document(error.run, error.outcome, error.steps, error.cause))

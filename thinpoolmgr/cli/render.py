@@ -96,6 +96,14 @@ class Renderer:
         for line in wrap(text, ""):
             self.err(line)
 
+    def stopping(self, signal_name: str) -> None:
+        """Say, from a signal handler, that the run stops after its step."""
+        # The handler may have come in the middle of another line's writing.
+        with suppress(RuntimeError):
+            if self._live:
+                self.err()
+            self.remark(f"{signal_name}: the step under way is finished first, then the run stops.")
+
     def warn(self, text: str) -> None:
         """Print a warning beside the result."""
         self._labelled("warning: ", "yellow", text, self.err)

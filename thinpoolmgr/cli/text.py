@@ -8,13 +8,13 @@ import shutil
 import textwrap
 from typing import TYPE_CHECKING
 
+from thinpoolmgr.core.commands import commands
 from thinpoolmgr.core.steps import (
     CreateThinPool,
     CreateVolumeGroup,
     MoveStateAside,
     Step,
     WriteEngineConfig,
-    commands,
     step_name,
     target,
 )
@@ -23,7 +23,7 @@ from thinpoolmgr.units import format_size
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from thinpoolmgr.core.steps import Argv
+    from thinpoolmgr.core.commands import Argv
 
 _MAX_COLUMNS = 100
 # What stays has the terminal's own colour: white would be invisible on white.

@@ -9,27 +9,42 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from thinpoolmgr.core.desired import MAX_METADATA_BYTES
 from thinpoolmgr.core.guards import PV_SIGNATURE, is_same_disk
-from thinpoolmgr.core.model import DmDevice, Snapshot
+from thinpoolmgr.core.model import DmDevice, LogicalVolume, Snapshot
 from thinpoolmgr.core.names import OUR_TAG, bare_uuid, live_pool_device
+from thinpoolmgr.core.profiles import why_not_low_water
 from thinpoolmgr.core.steps import (
     ActivatePool,
     CreateThinPool,
     CreateVolumeGroup,
     DeactivatePool,
+    DeleteSetAside,
+    EditLvmProfile,
+    ExtendData,
+    ExtendMetadata,
+    ExtendVolumeGroup,
     MoveStateAside,
+    RefreshPool,
     RemoveDmDevice,
     RemoveLeftover,
     RemovePhysicalVolumes,
     RemoveThinPool,
     RemoveVolumeGroup,
+    ResumeDevice,
+    SetDiscards,
+    SetProfile,
     SetWhenFull,
+    SetZeroing,
     StartEngine,
     Step,
     StopEngine,
+    TagPool,
     WipeSignatures,
     WriteEngineConfig,
 )
+from thinpoolmgr.core.thinstatus import METADATA_BLOCK_BYTES
+from thinpoolmgr.units import SECTOR_BYTES
 
 
 class Condition(StrEnum):
@@ -52,7 +67,24 @@ def is_ready(step: Step, snapshot: Snapshot) -> bool:
     match step:
         case CreateVolumeGroup():
             return snapshot.find_group(step.group) is None
-        case CreateThinPool() | SetWhenFull() | ActivatePool() | DeactivatePool() | RemoveThinPool() | RemoveLeftover():
+        case TagPool():
+            group = snapshot.find_group(step.group)
+            return group is not None and group.uuid == step.group_uuid
+        case (
+            CreateThinPool()
+            | ExtendVolumeGroup()
+            | ExtendMetadata()
+            | ExtendData()
+            | SetWhenFull()
+            | SetDiscards()
+            | SetZeroing()
+            | SetProfile()
+            | RefreshPool()
+            | ActivatePool()
+            | DeactivatePool()
+            | RemoveThinPool()
+            | RemoveLeftover()
+        ):
             group = snapshot.find_group(step.group)
             return group is None or OUR_TAG in group.tags
         case RemovePhysicalVolumes():
@@ -64,7 +96,7 @@ def is_ready(step: Step, snapshot: Snapshot) -> bool:
             return True
 
 
-def why_not_done(step: Step, snapshot: Snapshot) -> str:
+def why_not_done(step: Step, snapshot: Snapshot) -> str:  # noqa: PLR0912 - one branch a step
     """Return what of `step`'s post-condition does not hold in `snapshot`; empty when it is done."""
     match step:
         case WipeSignatures():
@@ -73,8 +105,24 @@ def why_not_done(step: Step, snapshot: Snapshot) -> str:
             return _create_group(step, snapshot)
         case CreateThinPool():
             return _create_pool(step, snapshot)
+        case ExtendVolumeGroup():
+            return _extend_group(step, snapshot)
+        case TagPool():
+            return _tag(step, snapshot)
+        case ExtendMetadata() | ExtendData():
+            return _extend(step, snapshot)
         case SetWhenFull():
             return _when_full(step, snapshot)
+        case SetDiscards() | SetZeroing() | SetProfile():
+            return _setting(step, snapshot)
+        case EditLvmProfile():
+            profile = snapshot.find_profile(step.profile)
+            return "" if (profile.text if profile else None) == step.new_text else f"{step.path} is not as it should be"
+        case RefreshPool():
+            return _refresh(step, snapshot)
+        case ResumeDevice():
+            device = snapshot.find_dm(step.name)
+            return f"{step.name} is suspended" if device and device.uuid == step.uuid and device.suspended else ""
         case ActivatePool():
             return "" if _pool_device(step, snapshot) else f"the kernel has no pool {step.group}/{step.lv}"
         case DeactivatePool():
@@ -89,7 +137,7 @@ def why_not_done(step: Step, snapshot: Snapshot) -> str:
             return _remove_group(step, snapshot)
         case RemovePhysicalVolumes():
             return _remove_pvs(step, snapshot)
-        case StopEngine() | StartEngine() | MoveStateAside() | WriteEngineConfig():
+        case StopEngine() | StartEngine() | MoveStateAside() | DeleteSetAside() | WriteEngineConfig():
             return _engine(step, snapshot)
 
 
@@ -112,6 +160,82 @@ def _create_group(step: CreateVolumeGroup, snapshot: Snapshot) -> str:
         if paths == wanted
         else f"its physical volumes are {', '.join(sorted(paths))}, not {', '.join(sorted(wanted))}"
     )
+
+
+def _extend_group(step: ExtendVolumeGroup, snapshot: Snapshot) -> str:
+    group = snapshot.find_group(step.group)
+    if group is None:
+        return f"LVM does not list the volume group {step.group}"
+    missing = [disk.path for disk in step.disks if disk.path not in {pv.path for pv in group.pvs}]
+    return f"{', '.join(missing)} is not in the volume group {step.group}" if missing else ""
+
+
+def _tag(step: TagPool, snapshot: Snapshot) -> str:
+    group = snapshot.find_group(step.group)
+    if group is None or (step.tag_group and OUR_TAG not in group.tags):
+        return f"the volume group {step.group} does not carry the tag {OUR_TAG}"
+    lv = group.find_lv(step.lv)
+    if step.tag_lv and (lv is None or OUR_TAG not in lv.tags):
+        return f"{step.group}/{step.lv} does not carry the tag {OUR_TAG}"
+    return ""
+
+
+def _extend(step: ExtendMetadata | ExtendData, snapshot: Snapshot) -> str:
+    """The kernel's pool decides: lvextend of a pool that needs a check returns 0 and changes nothing there."""
+    group = snapshot.find_group(step.group)
+    lv = group.find_lv(step.lv) if group else None
+    if group is None or lv is None:
+        return f"LVM does not list {step.group}/{step.lv}"
+    device = live_pool_device(group, lv.uuid, snapshot.dm_devices)
+    if device is None or device.pool_status is None:
+        return f"the kernel has no pool {step.group}/{step.lv}"
+    if isinstance(step, ExtendData):
+        have = device.pool_status.total_data_blocks * step.chunk_bytes
+        want = step.data_extents * step.extent_bytes // step.chunk_bytes * step.chunk_bytes
+        return "" if have >= want else f"the kernel's pool has {have} bytes of data, not {want}"
+    have, want = device.pool_status.total_metadata_blocks * METADATA_BLOCK_BYTES, step.metadata_bytes
+    if have < want:
+        return f"the kernel's pool has {have} bytes of metadata, not {want}"
+    spare = group.spare.size_bytes if group.spare else 0
+    return "" if spare >= want else f"the metadata spare of {step.group} has {spare} bytes, not {want}"
+
+
+def _setting(step: SetDiscards | SetZeroing | SetProfile, snapshot: Snapshot) -> str:
+    group = snapshot.find_group(step.group)
+    lv = group.find_lv(step.lv) if group else None
+    if group is None or lv is None:
+        return f"LVM does not list {step.group}/{step.lv}"
+    match step:
+        case SetDiscards():
+            return "" if lv.discards == step.discards else f"LVM says discards {lv.discards}"
+        case SetZeroing():
+            return "" if lv.zero == step.zero_new_blocks else f"LVM says zero {lv.zero}"
+        case SetProfile() if lv.profile != step.profile:
+            return f"LVM says profile {lv.profile or 'none'}"
+        case SetProfile():
+            device = live_pool_device(group, lv.uuid, snapshot.dm_devices)
+            return why_not_low_water(step.threshold_percent, device) if step.profile else ""
+
+
+def _refresh(step: RefreshPool, snapshot: Snapshot) -> str:
+    group = snapshot.find_group(step.group)
+    lv = group.find_lv(step.lv) if group else None
+    device = live_pool_device(group, lv.uuid, snapshot.dm_devices) if group and lv else None
+    return why_not_refreshed(lv, device) if lv else f"LVM does not list {step.group}/{step.lv}"
+
+
+def why_not_refreshed(lv: LogicalVolume, device: DmDevice | None) -> str:
+    """Return in what the kernel's running pool is behind LVM's metadata; empty when it is not, or does not run."""
+    if device is None or device.pool_status is None or device.pool_status.mode in ("Fail", "Error"):
+        return ""
+    if device.suspended:
+        return f"{device.name} is suspended"
+    if device.size_bytes and device.size_bytes < lv.size_bytes // SECTOR_BYTES * SECTOR_BYTES:
+        return f"the kernel's pool has {device.size_bytes} bytes, LVM's {lv.size_bytes}"
+    metadata_bytes = device.pool_status.total_metadata_blocks * METADATA_BLOCK_BYTES
+    if device.pool_status.total_metadata_blocks and metadata_bytes < lv.metadata_bytes <= MAX_METADATA_BYTES:
+        return f"the kernel's pool has {metadata_bytes} bytes of metadata, LVM's {lv.metadata_bytes}"
+    return ""
 
 
 def _create_pool(step: CreateThinPool, snapshot: Snapshot) -> str:
@@ -177,7 +301,9 @@ def _trouble(snapshot: Snapshot) -> str:
     return f"LVM's report is incomplete: {snapshot.lvm_trouble[0]}" if snapshot.lvm_trouble else ""
 
 
-def _engine(step: StopEngine | StartEngine | MoveStateAside | WriteEngineConfig, snapshot: Snapshot) -> str:
+def _engine(
+    step: StopEngine | StartEngine | MoveStateAside | DeleteSetAside | WriteEngineConfig, snapshot: Snapshot
+) -> str:
     engine = snapshot.find_engine(step.engine)
     if engine is None:
         return f"{step.engine} was not looked at"
@@ -189,5 +315,7 @@ def _engine(step: StopEngine | StartEngine | MoveStateAside | WriteEngineConfig,
         case MoveStateAside():
             still = engine.state is not None and engine.state.path in step.paths
             return f"{step.paths[-1]} is still there" if still or engine.state_problem else ""
+        case DeleteSetAside():
+            return f"{step.path} is still there" if step.path in engine.set_aside else ""
         case WriteEngineConfig():
             return "" if engine.config_text == step.new_text else f"{step.path} does not have the new text"

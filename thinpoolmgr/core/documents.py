@@ -6,13 +6,14 @@ from typing import Any, Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
+from thinpoolmgr.core.commands import Argv, commands
 from thinpoolmgr.core.desired import DesiredState
 from thinpoolmgr.core.engines import ENGINES
 from thinpoolmgr.core.findings import Finding, find_all, is_stale
 from thinpoolmgr.core.lifecycle import PoolState, PoolView, view_pool
 from thinpoolmgr.core.model import Engine, Snapshot
 from thinpoolmgr.core.plan import Plan, Refusal
-from thinpoolmgr.core.steps import Argv, Danger, commands, step_name, target
+from thinpoolmgr.core.steps import Danger, step_name, target
 from thinpoolmgr.core.thinstatus import METADATA_BLOCK_BYTES
 from thinpoolmgr.errors import ThinpoolmgrError
 from thinpoolmgr.units import percent_of

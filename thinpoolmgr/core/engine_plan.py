@@ -28,7 +28,7 @@ def plan_engine(engine: DesiredEngine, view: PoolView, snapshot: Snapshot, memor
     refusal = _refuse_verdict(found, verdict) or _refuse_shrinking(engine, found, verdict)
     if refusal is not None:
         return Plan(refusals=(refusal,))
-    changes = [*_move_stale(found, verdict, view.pool.name, memory), *_configure(rules, found, options, view)]
+    changes = [*move_stale(found, verdict, view.pool.name, memory), *_configure(rules, found, options, view)]
     if found.config_unwritable and any(isinstance(step, WriteEngineConfig) for step in changes):
         summary = f"{found.config_path} cannot be written"
         resolution = "Make it writable (mount -o remount,rw; chattr -i), and run this again."
@@ -37,13 +37,13 @@ def plan_engine(engine: DesiredEngine, view: PoolView, snapshot: Snapshot, memor
                 Refusal("ENGINE_CONFIG_UNWRITABLE", found.config_path, summary, found.config_unwritable, resolution),
             )
         )
-    return _around(changes, found, memory, view.pool.name)
+    return around_engine(changes, found, memory, view.pool.name)
 
 
 def plan_engine_start(engine: DesiredEngine, snapshot: Snapshot, memory: Memory, pool: str) -> Plan:
     """Return the step that starts an engine which we stopped for a pool's sake; no step when we did not."""
     found = snapshot.find_engine(engine.name)
-    return _around([], found, memory, pool) if found is not None else Plan()
+    return around_engine([], found, memory, pool) if found is not None else Plan()
 
 
 def check_engine(engine: DesiredEngine, found: Engine | None) -> Refusal | None:
@@ -62,7 +62,7 @@ def check_engine(engine: DesiredEngine, found: Engine | None) -> Refusal | None:
         summary = f"the version of {engine.name} could not be found out: {found.version!r}"
         resolution = f"See why {engine.name} does not tell its version; a version without the driver would not start."
         return Refusal("ENGINE_UNKNOWN", engine.name, summary, "", resolution)
-    return check_process(found) or _check_files(found)
+    return check_process(found) or check_files(found)
 
 
 def check_process(found: Engine) -> Refusal | None:
@@ -80,7 +80,8 @@ def check_process(found: Engine) -> Refusal | None:
     )
 
 
-def _check_files(found: Engine) -> Refusal | None:
+def check_files(found: Engine) -> Refusal | None:
+    """Return why the engine's configuration cannot be gone by; None when it can."""
     if found.config_problem:
         resolution = f"Correct {found.config_path}; thinpoolmgr edits only what it can read without a doubt."
         return Refusal(
@@ -174,7 +175,8 @@ def check_obstacle(state: EngineState | None) -> Refusal | None:
     )
 
 
-def _move_stale(found: Engine, verdict: StateVerdict | None, pool: str, memory: Memory) -> list[Step]:
+def move_stale(found: Engine, verdict: StateVerdict | None, pool: str, memory: Memory) -> list[Step]:
+    """Return the step that moves the engine's state aside when `verdict` calls it stale."""
     if verdict is None or verdict.kind != "stale" or found.state is None:
         return []
     return [move_aside(found, found.state, f"its pool is gone: {verdict.evidence}", pool, memory)]
@@ -214,7 +216,7 @@ def _configure(rules: EngineRules, found: Engine, options: tuple[str, ...], view
     ]
 
 
-def _around(changes: list[Step], found: Engine, memory: Memory, pool: str) -> Plan:
+def around_engine(changes: list[Step], found: Engine, memory: Memory, pool: str) -> Plan:
     """Put `changes` between stopping and starting the engine, where systemd runs it; else that is the user's job."""
     by_systemd = found.service.systemd and bool(found.service.unit)
     # While systemd starts it, or tries again and again to, it is not stopped either.

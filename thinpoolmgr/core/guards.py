@@ -10,7 +10,7 @@ from thinpoolmgr.core.desired import DesiredPool, DesiredState
 from thinpoolmgr.core.matching import multipath_over
 from thinpoolmgr.core.model import ConfiguredDevice, Disk, PhysicalVolume, Signature, Snapshot
 from thinpoolmgr.core.plan import Memory, Refusal
-from thinpoolmgr.core.steps import CreateVolumeGroup, DiskRef, RemovePhysicalVolumes
+from thinpoolmgr.core.steps import CreateVolumeGroup, DiskRef, ExtendVolumeGroup, RemovePhysicalVolumes, WipeSignatures
 
 MIN_DISK_BYTES = 16 * 1024 * 1024
 PV_SIGNATURE = "LVM2_member"
@@ -206,12 +206,16 @@ def is_our_leftover(orphan: PhysicalVolume, disk: Disk, memory: Memory) -> bool:
     """Whether the journal shows that we were making or unmaking this physical volume when we were interrupted."""
     if orphan.duplicate:
         return False
-    begun = [step for step in memory.interrupted if isinstance(step, CreateVolumeGroup | RemovePhysicalVolumes)]
+    begun = [
+        step
+        for step in memory.interrupted
+        if isinstance(step, CreateVolumeGroup | ExtendVolumeGroup | RemovePhysicalVolumes)
+    ]
     to_come = [step for step in memory.pending if isinstance(step, RemovePhysicalVolumes)]
     return any(
         is_same_disk(ref, disk)
         for step in (*begun, *to_come)
-        if isinstance(step, CreateVolumeGroup) or orphan.uuid in step.pv_uuids
+        if not isinstance(step, RemovePhysicalVolumes) or orphan.uuid in step.pv_uuids
         for ref in step.disks
     )
 
@@ -220,3 +224,32 @@ def is_same_disk(ref: DiskRef, disk: Disk) -> bool:
     """Whether `disk` is the one `ref` meant: by serial where it has one, otherwise by device number; and by size."""
     same = ref.serial == disk.serial if ref.serial or disk.serial else ref.devno == disk.devno
     return same and ref.size_bytes == disk.size_bytes
+
+
+def disk_ref(disk: Disk) -> DiskRef:
+    """Return `disk` as a step refers to it."""
+    return DiskRef(disk.path, disk.devno, disk.size_bytes, disk.serial, disk.diskseq)
+
+
+def check_sector_sizes(disks: list[Disk], pool: DesiredPool) -> list[Refusal]:
+    """Return a refusal when `disks`, which are to carry one pool, have different sector sizes."""
+    if len({disk.sector_bytes for disk in disks}) <= 1:
+        return []
+    listed = ", ".join(f"{disk.path} {disk.sector_bytes}" for disk in disks)
+    details = f"Bytes a sector: {listed}. A file system made on one kind may not be readable from the other."
+    resolution = f"Give pools.{pool.name} disks of one kind, and make another pool of the others."
+    return [Refusal("SECTOR_SIZES_DIFFER", pool.path, "the disks have different sector sizes", details, resolution)]
+
+
+def plan_wipes(disks: list[Disk], pool: DesiredPool, snapshot: Snapshot, memory: Memory) -> list[WipeSignatures]:
+    """Return the steps that erase what `check_disk` lets be erased from `disks`."""
+    steps = []
+    for disk in disks:
+        foreign = foreign_signatures(disk, snapshot, memory)
+        if foreign:
+            reason = f"the disk carries {describe_contents(disk, foreign)}; wipe_signatures allows to erase it"
+            found = tuple(signature.type for signature in foreign)
+            steps.append(
+                WipeSignatures(reason=reason, danger="destroys", pool=pool.name, disk=disk_ref(disk), found=found)
+            )
+    return steps

@@ -12,9 +12,10 @@ from typing import Literal
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
-from thinpoolmgr.core.plan import Memory
-from thinpoolmgr.core.steps import StartEngine, Step, StopEngine
+from thinpoolmgr.core.plan import MadePool, Memory, Request
+from thinpoolmgr.core.steps import CreateThinPool, ExtendData, StartEngine, Step, StopEngine
 
 SCHEMA = 1
 Outcome = Literal["done", "failed", "interrupted"]
@@ -30,6 +31,7 @@ class Began(Struct, frozen=True, tag="began", tag_field="record"):
     fingerprint: str = ""
     boot_id: str = ""
     version: str = ""
+    request: Request | None = None
     schema: int = SCHEMA
 
 
@@ -41,11 +43,12 @@ class Doing(Struct, frozen=True, tag="doing", tag_field="record"):
 
 
 class Done(Struct, frozen=True, tag="done", tag_field="record"):
-    """A step's post-condition was seen to hold; `group_uuid` is that of a group it made."""
+    """A step's post-condition was seen to hold; the uuids are those of what it made, or of the pool it enlarged."""
 
     id: str
     seconds: float
     group_uuid: str = ""
+    lv_uuid: str = ""
 
 
 class Failed(Struct, frozen=True, tag="failed", tag_field="record"):
@@ -125,6 +128,11 @@ class Run(Struct, frozen=True):
     doing: tuple[str, ...] = ()
     done: tuple[str, ...] = ()
     group_uuids: tuple[str, ...] = ()
+    lv_uuids: tuple[tuple[str, str], ...] = ()
+    """Id of a step, and uuid of the thin pool that it made or enlarged."""
+    ended_at: str = ""
+    seconds: tuple[float, ...] = ()
+    """How long each step of `done` took."""
     failed: Failed | None = None
     outcome: Outcome | None = None
 
@@ -149,6 +157,9 @@ def fold_run(records: list[Record]) -> Run | None:
         doing=doing,
         done=tuple(r.id for r in done),
         group_uuids=tuple(r.group_uuid for r in done if r.group_uuid),
+        lv_uuids=tuple((r.id, r.lv_uuid) for r in done if r.lv_uuid),
+        ended_at=next((r.at for r in reversed(records) if isinstance(r, Ended)), ""),
+        seconds=tuple(r.seconds for r in done),
         failed=next((r for r in records if isinstance(r, Failed)), None),
         outcome=next((r.outcome for r in reversed(records) if isinstance(r, Ended)), None),
     )
@@ -159,8 +170,15 @@ def remember(runs: list[Run], boot_id: str) -> Memory:
     unfinished = unfinished_runs(runs)
     interrupted = tuple(step for run in unfinished for step in run.steps_with(run.doing))
     pending = tuple(step for run in unfinished for step in run.began.steps if step.id not in run.doing)
-    groups = tuple(dict.fromkeys(uuid for run in runs for uuid in run.group_uuids))
-    return Memory(interrupted, pending, groups, _stopped_engines(runs, boot_id))
+    return Memory(
+        interrupted,
+        pending,
+        our_groups=tuple(dict.fromkeys(uuid for run in runs for uuid in run.group_uuids)),
+        made=_made_pools(runs),
+        stopped_engines=_stopped_engines(runs, boot_id),
+        request=unfinished[-1].began.request if unfinished else None,
+        begun=tuple(run.began.request for run in unfinished if run.began.request),
+    )
 
 
 def unfinished_runs(runs: list[Run]) -> list[Run]:
@@ -171,6 +189,23 @@ def unfinished_runs(runs: list[Run]) -> list[Run]:
             break
         trailing.insert(0, run)
     return trailing
+
+
+def _made_pools(runs: list[Run]) -> tuple[MadePool, ...]:
+    """By uuid, oldest first; what was enlarged by hand or by need has grown, and is not what was configured."""
+    made: dict[str, MadePool] = {}
+    for run in runs:
+        by_hand = run.began.request is not None and run.began.request.command == "extend"
+        steps = {step.id: step for step in run.began.steps}
+        for step_id, uuid in run.lv_uuids:
+            match steps.get(step_id):
+                case CreateThinPool() as step:
+                    made[uuid] = MadePool(uuid, step.data_extents * step.extent_bytes, step.metadata_bytes)
+                case ExtendData() as step if uuid in made and not by_hand:
+                    made[uuid] = replace(made[uuid], data_bytes=step.data_extents * step.extent_bytes)
+                case _:
+                    pass
+    return tuple(made.values())
 
 
 def _stopped_engines(runs: list[Run], boot_id: str) -> tuple[str, ...]:

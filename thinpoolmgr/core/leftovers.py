@@ -1,12 +1,14 @@
-"""What a kill inside `lvcreate --type thin-pool` leaves behind, and how it is told from other people's LVs.
+"""What a kill inside `lvcreate` or `lvextend` leaves behind, and how it is told from other people's LVs.
 
-lvcreate commits three times (measured, LVM 2.03.16), so a kill leaves one of:
+`lvcreate --type thin-pool` commits three times (measured, LVM 2.03.16), so a kill leaves one of:
 
 - a visible, untagged linear LV `lvolN` of the metadata's size (it was to become the spare or the metadata);
 - an LV with the pool's own name and our tag, but of type linear, beside `lvolN_pmspare`;
 - the complete pool, not active.
 
-The journal must show that we were making the pool; type, size and tag must fit. Names alone prove nothing.
+`lvextend --poolmetadatasize` makes its new spare the same way: a kill leaves a visible, untagged `lvolN` of the new
+size, and no spare. For what carries no tag the journal must show that we were at it; type, size and tag must fit.
+Names alone prove nothing.
 """
 
 from __future__ import annotations
@@ -17,32 +19,56 @@ from thinpoolmgr.core.desired import DesiredPool
 from thinpoolmgr.core.model import LogicalVolume, VolumeGroup
 from thinpoolmgr.core.names import OUR_TAG
 from thinpoolmgr.core.plan import Memory, Refusal
-from thinpoolmgr.core.steps import CreateThinPool
-from thinpoolmgr.units import ceil_to
+from thinpoolmgr.core.steps import CreateThinPool, ExtendMetadata, RemoveLeftover
+from thinpoolmgr.units import ceil_to, format_size
 
 _GENERATED_NAME = re.compile(r"lvol\d+", re.ASCII)
+_PLAIN = ("linear", "striped")
 _HIDDEN_SUFFIXES = ("_tdata", "_tmeta", "_pmspare")
 
 
 def find_leftovers(group: VolumeGroup, pool: DesiredPool, memory: Memory) -> list[LogicalVolume]:
-    """Return the half-made LVs in `group` that an interrupted creation of `pool` left."""
-    making = [
-        s for s in memory.interrupted if isinstance(s, CreateThinPool) and (s.group, s.lv) == (group.name, pool.lv)
+    """Return the half-made LVs in `group` that an interrupted creation or enlargement of `pool` left."""
+    begun = [
+        s
+        for s in memory.interrupted
+        if isinstance(s, CreateThinPool | ExtendMetadata) and (s.group, s.lv) == (group.name, pool.lv)
     ]
-    return [lv for lv in group.lvs for step in making[-1:] if _is_half_made(lv, step, group)]
+    return [lv for lv in group.lvs if _is_half_made(lv, pool, group) or _was_made_by(lv, begun, group)]
 
 
-def _is_half_made(lv: LogicalVolume, step: CreateThinPool, group: VolumeGroup) -> bool:
-    if lv.segment_type not in ("linear", "striped"):
+def _is_half_made(lv: LogicalVolume, pool: DesiredPool, group: VolumeGroup) -> bool:
+    """Name, tag, type and the spare beside it together: nothing but an `lvcreate` of ours makes that."""
+    return lv.name == pool.lv and OUR_TAG in lv.tags and lv.segment_type in _PLAIN and group.spare is not None
+
+
+def _was_made_by(lv: LogicalVolume, begun: list[CreateThinPool | ExtendMetadata], group: VolumeGroup) -> bool:
+    if lv.segment_type not in _PLAIN or not begun:
         return False
+    step = begun[-1]
     metadata_bytes = ceil_to(step.metadata_bytes, group.extent_bytes)
     if _GENERATED_NAME.fullmatch(lv.name):
         return not lv.tags and lv.size_bytes == metadata_bytes
     return (
-        lv.name == step.lv
+        isinstance(step, CreateThinPool)
+        and lv.name == step.lv
         and OUR_TAG in lv.tags
         and lv.size_bytes in (metadata_bytes, step.data_extents * group.extent_bytes)
     )
+
+
+def remove_leftovers(leftovers: list[LogicalVolume], group: VolumeGroup, pool: DesiredPool) -> list[RemoveLeftover]:
+    """Return the steps that remove `leftovers`."""
+    return [
+        RemoveLeftover(
+            reason=f"an interrupted run left it half-made ({lv.segment_type}, {format_size(lv.size_bytes)})",
+            pool=pool.name,
+            group=group.name,
+            lv=lv.name,
+            lv_uuid=lv.uuid,
+        )
+        for lv in leftovers
+    ]
 
 
 def unexpected_lvs(group: VolumeGroup, pool: DesiredPool, leftovers: list[LogicalVolume]) -> list[Refusal]:

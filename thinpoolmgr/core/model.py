@@ -97,11 +97,20 @@ class LogicalVolume(Struct, frozen=True):
     metadata_bytes: int = 0
     health: str = ""
     devices: tuple[str, ...] = ()
+    profile: str = ""
+    """Name of the LVM profile attached to it."""
 
     @property
     def is_thin_pool(self) -> bool:
         """Whether the segment type says so; the name never does."""
         return self.segment_type == "thin-pool"
+
+
+class LvmProfile(Struct, frozen=True):
+    """A profile file of our making in LVM's profile folder."""
+
+    name: str
+    text: str
 
 
 class VolumeGroup(Struct, frozen=True):
@@ -128,6 +137,11 @@ class VolumeGroup(Struct, frozen=True):
     def is_partial(self) -> bool:
         """Fourth letter of `vg_attr` is `p`: a PV is missing."""
         return self.attr[3:4] == "p" or any(pv.missing for pv in self.pvs)
+
+    @property
+    def spare(self) -> LogicalVolume | None:
+        """LVM's spare for the metadata of all pools of the group; None when there is none."""
+        return next((lv for lv in self.lvs if lv.name.endswith("_pmspare")), None)
 
     def find_lv(self, name: str) -> LogicalVolume | None:
         """Return the LV called `name` (without brackets), or None when there is none."""
@@ -236,6 +250,8 @@ class Engine(Struct, frozen=True):
     """Why the state on disk could not be read: it is unknown, not absent."""
     containers: tuple[str, ...] = ()
     """Names of running containers."""
+    set_aside: tuple[str, ...] = ()
+    """Folders into which stale state was moved."""
 
 
 class Snapshot(Struct, frozen=True):
@@ -252,6 +268,11 @@ class Snapshot(Struct, frozen=True):
     dev_names: tuple[str, ...] = ()
     """Names directly below /dev that are also volume group names of the configuration."""
     boot_id: str = ""
+    lvm_profiles: tuple[LvmProfile, ...] = ()
+
+    def find_profile(self, name: str) -> LvmProfile | None:
+        """Return our LVM profile called `name`."""
+        return next((profile for profile in self.lvm_profiles if profile.name == name), None)
 
     def find_group(self, name: str) -> VolumeGroup | None:
         """Return the VG called `name`; None says LVM does not list it, not that it is absent."""

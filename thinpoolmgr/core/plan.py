@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Literal
 
 import msgspec
 from msgspec import Struct
@@ -21,6 +22,38 @@ class Refusal(Struct, frozen=True):
     exit_code: int = 3
 
 
+Command = Literal[
+    "apply", "destroy", "rebuild", "activate", "deactivate", "extend", "adopt", "clean", "base-size", "repair"
+]
+
+
+class Request(Struct, frozen=True, omit_defaults=True):
+    """What was asked for: the command with its arguments, and what they came to when the run began.
+
+    The first are compared to see whether an interrupted run was for the same; the second make running it again reach
+    the same end, not go twice as far.
+    """
+
+    command: Command
+    pool: str = ""
+    engine: str = ""
+    keep_devices: bool = False
+    purge: bool = False
+    add_data: str = ""
+    add_metadata: str = ""
+    add_devices: tuple[str, ...] = ()
+    is_settled: bool = False
+    data_bytes: int = 0
+    """Size that the data is to reach; 0: it was not asked for."""
+    metadata_bytes: int = 0
+    group_uuid: str = ""
+    """The group that a rebuild takes down; empty: there was none."""
+
+    def as_asked(self) -> Request:
+        """Return only what was asked for."""
+        return msgspec.structs.replace(self, is_settled=False, data_bytes=0, metadata_bytes=0, group_uuid="")
+
+
 class Plan(Struct, frozen=True):
     """Ordered steps from a snapshot to what is wanted; with refusals it is not carried out at all."""
 
@@ -31,11 +64,31 @@ class Plan(Struct, frozen=True):
     warnings: tuple[str, ...] = ()
     """What the user should think about before he approves."""
     fingerprint: str = ""
+    request: Request | None = None
+    """What it was made for, with what that came to on this host."""
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to do and nothing was refused."""
         return not self.steps and not self.refusals
+
+
+class PlanFile(Struct, frozen=True, forbid_unknown_fields=True):
+    """What `plan --out` writes, and `apply PLANFILE` is bound to."""
+
+    schema: int
+    version: str
+    made_at: str
+    fingerprint: str
+    steps: tuple[Step, ...]
+
+
+class MadePool(Struct, frozen=True):
+    """A thin pool of our making, and how large it was made or enlarged because the configuration asked for it."""
+
+    lv_uuid: str
+    data_bytes: int
+    metadata_bytes: int
 
 
 class Memory(Struct, frozen=True):
@@ -47,8 +100,14 @@ class Memory(Struct, frozen=True):
     """Its steps that were not begun."""
     our_groups: tuple[str, ...] = ()
     """Uuids of volume groups that we made."""
+    made: tuple[MadePool, ...] = ()
+    """Thin pools that we made, with the sizes that the configuration then asked for."""
     stopped_engines: tuple[str, ...] = ()
     """Engines that we stopped since this boot and have not started again."""
+    request: Request | None = None
+    """What the run under way, or the interrupted one, was asked for."""
+    begun: tuple[Request, ...] = ()
+    """What all unfinished runs were asked for, oldest first."""
 
 
 def numbered(steps: list[Step]) -> tuple[Step, ...]:

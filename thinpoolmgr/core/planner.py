@@ -6,108 +6,156 @@ first step is planned: one refusal anywhere, and nothing is carried out.
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
+from thinpoolmgr.core.changes import discards_while_inactive, mend, plan_changes, when_full
 from thinpoolmgr.core.desired import DesiredPool, DesiredState, unstable_name_warning, unstable_names
-from thinpoolmgr.core.drift import check_drift
 from thinpoolmgr.core.engine_plan import plan_engine, plan_engine_start
-from thinpoolmgr.core.guards import check_disk, check_paths, describe_contents, foreign_signatures
-from thinpoolmgr.core.leftovers import find_leftovers, unexpected_lvs
+from thinpoolmgr.core.fingerprint import fingerprint_of_host
+from thinpoolmgr.core.guards import check_disk, check_paths, check_sector_sizes, disk_ref, plan_wipes
+from thinpoolmgr.core.leftovers import find_leftovers, remove_leftovers, unexpected_lvs
 from thinpoolmgr.core.lifecycle import PoolState, PoolView, view_pool
-from thinpoolmgr.core.matching import is_unresolved, is_wanted, resolve_matches
-from thinpoolmgr.core.model import Disk, Snapshot
-from thinpoolmgr.core.plan import Memory, Plan, Refusal, fingerprint_of, numbered
+from thinpoolmgr.core.matching import is_unresolved, resolve_matches
+from thinpoolmgr.core.model import Disk, Snapshot, VolumeGroup
+from thinpoolmgr.core.names import OUR_TAG
+from thinpoolmgr.core.plan import Memory, Plan, Refusal, numbered
+from thinpoolmgr.core.profiles import profile_name, remove_profile, wants_profile, write_profile
 from thinpoolmgr.core.sizing import DEFAULT_EXTENT_BYTES, DoesNotFitError, PoolSizes, extents_on, pool_sizes
 from thinpoolmgr.core.steps import (
     ActivatePool,
     CreateThinPool,
     CreateVolumeGroup,
-    DiskRef,
     RemoveDmDevice,
-    RemoveLeftover,
-    SetWhenFull,
     Step,
-    WipeSignatures,
+    TagPool,
 )
 from thinpoolmgr.units import format_size
 
 
-def plan_apply(desired: DesiredState, snapshot: Snapshot, memory: Memory) -> Plan:
-    """Return the plan that makes the host as `desired`; empty when it is so already."""
+def plan_apply(desired: DesiredState, snapshot: Snapshot, memory: Memory, only: str = "") -> Plan:
+    """Return the plan that makes the host as `desired`; empty when it is so already.
+
+    With `only`, the name of a pool, just that pool and its engine; the paths of all pools are checked all the same.
+    """
     desired, unmatched = resolve_matches(desired, snapshot)
     refusals = [*unmatched, *check_paths(desired, snapshot)]
     steps: list[Step] = []
     notes: list[str] = []
     warnings: list[str] = []
     for pool in desired.pools:
+        if only not in {"", pool.name}:
+            continue
         named = (*pool.config.devices, *pool.config.spare_devices)
         if is_unresolved(pool) or any(refusal.target in named for refusal in refusals):
             continue  # which disks are meant is not clear, so nothing can be said about them
         view = view_pool(pool, snapshot)
-        pool_steps, pool_refusals = _plan_pool(view, snapshot, memory)
-        steps += pool_steps
-        warnings += _warn_of_names(view, snapshot) if pool_steps else []
+        pool_plan = _plan_pool(view, snapshot, memory)
+        steps += pool_plan.steps
+        warnings += _warn_of_names(view, snapshot) if pool_plan.steps else []
         warnings += [f"{pool.path} is {view.state}: {view.because}."] if view.state in _WORTH_A_WARNING else []
-        refusals += _without_repeats(pool_refusals, refusals)
+        warnings += pool_plan.warnings
+        refusals += _without_repeats(pool_plan.refusals, refusals)
         engine = desired.engine_of(pool.name)
         if engine is not None:
-            engine_plan = plan_engine(engine, view, snapshot, memory)
+            engine_plan = (
+                plan_engine_start(engine, snapshot, memory, pool.name)
+                if engine.implied
+                else plan_engine(engine, view, snapshot, memory)
+            )
             steps += engine_plan.steps
             refusals += engine_plan.refusals
             notes += engine_plan.notes
-    return Plan(numbered(steps), tuple(refusals), tuple(notes), tuple(warnings), fingerprint_of_host(desired, snapshot))
+    fingerprint = fingerprint_of_host(desired, snapshot, memory)
+    return Plan(numbered(steps), tuple(refusals), tuple(notes), tuple(warnings), fingerprint)
 
 
 def plan_activate(pool: DesiredPool, desired: DesiredState, snapshot: Snapshot, memory: Memory) -> Plan:
     """Return the plan that makes `pool` active, and starts the engine again that we stopped for it."""
-    view = view_pool(pool, snapshot)
+    view, tags = with_lost_tags(view_pool(pool, snapshot), snapshot, memory)
     if view.state is PoolState.ABSENT:
         refusal = Refusal(
             "POOL_ABSENT", pool.path, f"{pool.path} does not exist", view.because, "thinpoolmgr apply makes it."
         )
-        return Plan(refusals=(refusal,), fingerprint=fingerprint_of_host(desired, snapshot))
-    steps, refusals = _activate(view)
+        return Plan(refusals=(refusal,), fingerprint=fingerprint_of_host(desired, snapshot, memory))
+    steps, refusals = bring_up(view)
     engine = desired.engine_of(pool.name)
     notes: tuple[str, ...] = ()
     if engine is not None and not refusals:
         engine_plan = plan_engine_start(engine, snapshot, memory, pool.name)
         steps += engine_plan.steps
         notes = engine_plan.notes
-    return Plan(numbered(steps), tuple(refusals), notes, fingerprint=fingerprint_of_host(desired, snapshot))
+    steps = [*tags, *steps]
+    return Plan(numbered(steps), tuple(refusals), notes, fingerprint=fingerprint_of_host(desired, snapshot, memory))
 
 
-def fingerprint_of_host(desired: DesiredState, snapshot: Snapshot) -> str:
-    """Return a hash of the facts that plans rely on; use and open counts change all the time and are left out."""
-    engines = [(e.name, e.version, e.running, e.config_text, e.state, e.service) for e in snapshot.engines]
-    devices = [(d.name, d.uuid, d.targets, d.table) for d in snapshot.dm_devices]
-    disks = disks_that_matter(desired, snapshot)
-    return fingerprint_of(
-        desired, snapshot.configured_devices, disks, snapshot.groups, snapshot.orphan_pvs, devices, engines
-    )
-
-
-def disks_that_matter(desired: DesiredState, snapshot: Snapshot) -> tuple[Disk, ...]:
-    """Return the disks of `snapshot` that plans rely on: what the others are used for may change meanwhile."""
-    if not any(pool.config.match for pool in desired.pools):
-        return snapshot.disks
-    named = [path for pool in desired.pools for path in (*pool.config.devices, *pool.config.spare_devices)]
-    paths = {disk.path for path in named if (disk := snapshot.find_disk(path))}
-    paths |= {pv.path for pool in desired.pools if (group := snapshot.find_group(pool.group)) for pv in group.pvs}
-    open_pools = [pool for pool in desired.pools if is_unresolved(pool)]
-    wanted = (disk.path for disk in snapshot.disks if any(is_wanted(disk, pool, snapshot) for pool in open_pools))
-    paths |= set(wanted)
-    return tuple(disk for disk in snapshot.disks if disk.path in paths)
-
-
-def _without_repeats(new: list[Refusal], known: list[Refusal]) -> list[Refusal]:
+def _without_repeats(new: tuple[Refusal, ...], known: list[Refusal]) -> list[Refusal]:
     targets = {(refusal.code, refusal.target) for refusal in known}
     return [refusal for refusal in new if (refusal.code, refusal.target) not in targets]
 
 
-def _plan_pool(view: PoolView, snapshot: Snapshot, memory: Memory) -> tuple[list[Step], list[Refusal]]:
-    if view.state is PoolState.ABSENT and view.group is None:
-        return _plan_new_group(view, snapshot, memory)
-    if view.state is PoolState.ABSENT:
-        return _plan_new_pool(view, memory)
-    return _plan_existing(view, snapshot)
+def _plan_pool(view: PoolView, snapshot: Snapshot, memory: Memory) -> Plan:
+    """Return the pool's part of a plan; its steps are not numbered yet."""
+    view, tags = with_lost_tags(view, snapshot, memory)
+    if view.group is None and view.state is PoolState.ABSENT:
+        steps, refusals = _plan_new_group(view, snapshot, memory)
+        return Plan(tuple(steps), tuple(refusals))
+    if view.group is not None and view.state is PoolState.ABSENT:
+        steps, refusals = _plan_new_pool(view, view.group, snapshot, memory)
+        return Plan((*tags, *steps), tuple(refusals))
+    steps, refusals = bring_up(view, memory)
+    if refusals:
+        return Plan(refusals=tuple(refusals))
+    changes = plan_changes(view, snapshot, memory)
+    return Plan((*tags, *steps, *changes.steps), tuple(changes.refusals), warnings=tuple(changes.warnings))
+
+
+def with_lost_tags(view: PoolView, snapshot: Snapshot, memory: Memory) -> tuple[PoolView, list[Step]]:
+    """Return `view` as it is with the tags that it has lost, and the step that puts them back.
+
+    The journal must know the group, and a pool without its tag, by their uuids.
+    """
+    group, lv = view.group, view.lv
+    if view.state is not PoolState.FOREIGN or group is None or group.is_exported:
+        return view, []
+    tag_group = OUR_TAG not in group.tags
+    tag_lv = lv is not None and lv.is_thin_pool and OUR_TAG not in lv.tags
+    is_ours = not tag_group or group.uuid in memory.our_groups
+    is_ours = is_ours and (not tag_lv or (lv is not None and lv.uuid in {made.lv_uuid for made in memory.made}))
+    if not is_ours:
+        return view, []
+    reason = f"{view.because}, and the journal shows that thinpoolmgr made it"
+    step = tag_pool(view, group, reason)
+    return view_pool(view.pool, with_tags(snapshot, step)), [step]
+
+
+def tag_pool(view: PoolView, group: VolumeGroup, reason: str) -> TagPool:
+    """Return the step that puts our tag wherever it is missing on the group and the pool of `view`."""
+    lv = view.lv if view.lv is not None and view.lv.is_thin_pool else None
+    return TagPool(
+        reason=reason,
+        pool=view.pool.name,
+        group=group.name,
+        group_uuid=group.uuid,
+        lv=lv.name if lv else "",
+        lv_uuid=lv.uuid if lv else "",
+        tag_group=OUR_TAG not in group.tags,
+        tag_lv=lv is not None and OUR_TAG not in lv.tags,
+    )
+
+
+def with_tags(snapshot: Snapshot, step: TagPool) -> Snapshot:
+    """Return `snapshot` as it is after `step`."""
+
+    def tagged(group: VolumeGroup) -> VolumeGroup:
+        if group.uuid != step.group_uuid:
+            return group
+        lvs = tuple(
+            replace(lv, tags=(*lv.tags, OUR_TAG)) if step.tag_lv and lv.uuid == step.lv_uuid else lv for lv in group.lvs
+        )
+        tags = (*group.tags, OUR_TAG) if step.tag_group else group.tags
+        return replace(group, tags=tags, lvs=lvs)
+
+    return replace(snapshot, groups=tuple(tagged(group) for group in snapshot.groups))
 
 
 def _plan_new_group(view: PoolView, snapshot: Snapshot, memory: Memory) -> tuple[list[Step], list[Refusal]]:
@@ -116,13 +164,7 @@ def _plan_new_group(view: PoolView, snapshot: Snapshot, memory: Memory) -> tuple
     refusals = [refusal for disk in disks for refusal in check_disk(disk, pool, snapshot, memory)]
     if len(disks) < len(pool.config.devices):
         return [], refusals  # check_paths has named the ones that are not there
-    if len({disk.sector_bytes for disk in disks}) > 1:
-        listed = ", ".join(f"{disk.path} {disk.sector_bytes}" for disk in disks)
-        details = f"Bytes a sector: {listed}. A file system made on one kind may not be readable from the other."
-        resolution = f"Give pools.{pool.name} disks of one kind, and make another pool of the others."
-        refusals.append(
-            Refusal("SECTOR_SIZES_DIFFER", pool.path, "the disks have different sector sizes", details, resolution)
-        )
+    refusals += check_sector_sizes(disks, pool)
     if pool.group in snapshot.dev_names:
         summary = f"/dev/{pool.group} exists and is no volume group of LVM's"
         resolution = f"Choose another name: pools.{pool.name}.volume_group."
@@ -133,9 +175,9 @@ def _plan_new_group(view: PoolView, snapshot: Snapshot, memory: Memory) -> tuple
     sizes = _fit(pool, total, total, DEFAULT_EXTENT_BYTES, refusals)
     if refusals or sizes is None:
         return [], refusals
-    wipes = _wipes(disks, pool, snapshot, memory)
-    steps: list[Step] = [*wipes, _create_group(pool, disks, wiped=bool(wipes)), _create_pool(pool, sizes)]
-    return [*steps, *_when_full(pool, "queue")], []
+    wipes = plan_wipes(disks, pool, snapshot, memory)
+    group = _create_group(pool, disks, wiped=bool(wipes))
+    return [*wipes, group, *_new_pool(pool, sizes, snapshot)], []
 
 
 def _warn_of_names(view: PoolView, snapshot: Snapshot) -> list[str]:
@@ -157,24 +199,6 @@ def _fit(pool: DesiredPool, total: int, free: int, extent_bytes: int, refusals: 
         return None
 
 
-def _wipes(disks: list[Disk], pool: DesiredPool, snapshot: Snapshot, memory: Memory) -> list[WipeSignatures]:
-    steps = []
-    for disk in disks:
-        foreign = foreign_signatures(disk, snapshot, memory)
-        if foreign:
-            reason = f"the disk carries {describe_contents(disk, foreign)}; wipe_signatures allows to erase it"
-            found = tuple(signature.type for signature in foreign)
-            steps.append(
-                WipeSignatures(reason=reason, danger="destroys", pool=pool.name, disk=disk_ref(disk), found=found)
-            )
-    return steps
-
-
-def disk_ref(disk: Disk) -> DiskRef:
-    """Return `disk` as a step refers to it."""
-    return DiskRef(disk.path, disk.devno, disk.size_bytes, disk.serial, disk.diskseq)
-
-
 def _create_group(pool: DesiredPool, disks: list[Disk], *, wiped: bool) -> CreateVolumeGroup:
     sizes = ", ".join(f"{disk.path} ({format_size(disk.size_bytes)})" for disk in disks)
     verb, condition = (
@@ -189,9 +213,10 @@ def _create_group(pool: DesiredPool, disks: list[Disk], *, wiped: bool) -> Creat
     )
 
 
-def _create_pool(pool: DesiredPool, sizes: PoolSizes) -> CreateThinPool:
+def _new_pool(pool: DesiredPool, sizes: PoolSizes, snapshot: Snapshot) -> list[Step]:
+    """Return the pool's creation, its profile before it, and its answer when full after it."""
     data = f"data {format_size(sizes.data_bytes)} ({pool.config.data_size}), chunk {format_size(pool.chunk_bytes)}"
-    return CreateThinPool(
+    create = CreateThinPool(
         reason=f"there is no thin pool {pool.path}; {data}, {sizes.reasoning}",
         pool=pool.name,
         group=pool.group,
@@ -202,83 +227,48 @@ def _create_pool(pool: DesiredPool, sizes: PoolSizes) -> CreateThinPool:
         chunk_bytes=pool.chunk_bytes,
         zero_new_blocks=pool.config.zero_new_blocks,
         discards=pool.config.discards,
-        monitored_by_dmeventd=pool.config.extend.monitor == "dmeventd",
+        monitored_by_dmeventd=wants_profile(pool),
+        profile=profile_name(pool) if wants_profile(pool) else "",
     )
+    if wants_profile(pool):
+        profile = write_profile(pool, snapshot)
+    else:
+        profile = remove_profile(pool, snapshot, "no pool uses it any more")
+    return [*profile, create, *when_full(pool, "queue")]
 
 
-def _when_full(pool: DesiredPool, present: str) -> list[SetWhenFull]:
-    wanted = pool.config.when_full
-    if present == wanted:
-        return []
-    reason = f"a full pool would {present} writes; when_full asks for {wanted!r}"
-    return [SetWhenFull(reason=reason, pool=pool.name, group=pool.group, lv=pool.lv, when_full=wanted)]
-
-
-def _plan_new_pool(view: PoolView, memory: Memory) -> tuple[list[Step], list[Refusal]]:
+def _plan_new_pool(
+    view: PoolView, group: VolumeGroup, snapshot: Snapshot, memory: Memory
+) -> tuple[list[Step], list[Refusal]]:
     """A group of ours without its pool: made by a run that was interrupted, or the pool was removed by hand."""
-    pool, group = view.pool, view.group
-    if group is None:  # pragma: no cover - the caller has looked
-        return [], []
+    pool = view.pool
     leftovers = find_leftovers(group, pool, memory)
     refusals = unexpected_lvs(group, pool, leftovers)
-    freed = sum(lv.size_bytes for lv in leftovers) // group.extent_bytes
-    spare = next((lv for lv in group.lvs if lv.name.endswith("_pmspare")), None)
-    free = group.free_extents + freed + (spare.size_bytes // group.extent_bytes if spare else 0)
+    freed = sum(lv.size_bytes for lv in (*leftovers, *([group.spare] if group.spare else [])))
+    free = group.free_extents + freed // group.extent_bytes
     sizes = None if refusals else _fit(pool, group.extent_count, free, group.extent_bytes, refusals)
     if refusals or sizes is None:
         return [], refusals
-    removals = [
-        RemoveLeftover(
-            reason=f"an interrupted run left it half-made ({lv.segment_type}, {format_size(lv.size_bytes)})",
-            pool=pool.name,
-            group=group.name,
-            lv=lv.name,
-            lv_uuid=lv.uuid,
-        )
-        for lv in leftovers
-    ]
-    return [*removals, _create_pool(pool, sizes), *_when_full(pool, "queue")], []
+    return [*remove_leftovers(leftovers, group, pool), *_new_pool(pool, sizes, snapshot)], []
 
 
-def _plan_existing(view: PoolView, snapshot: Snapshot) -> tuple[list[Step], list[Refusal]]:
-    steps, refusals = _activate(view)
-    refusals = refusals or check_drift(view, snapshot)
-    return ([], refusals) if refusals else ([*steps, *_correct_when_full(view)], [])
+def bring_up(view: PoolView, memory: Memory | None = None) -> tuple[list[Step], list[Refusal]]:
+    """Return the steps that make the pool run as LVM's metadata says; its configuration does not matter for that.
 
-
-def _activate(view: PoolView) -> tuple[list[Step], list[Refusal]]:
-    """Bring the pool up as it is; how it differs from its configuration does not matter for that."""
+    With `memory` also what an interrupted enlargement left is removed.
+    """
     pool, refusal = view.pool, refuse_state(view)
     if refusal is None and view.state is PoolState.INACTIVE:
         refusal = refuse_open_parts(view)
     if refusal is not None:
         return [], [refusal]
+    leftovers = find_leftovers(view.group, pool, memory) if memory and view.group else []
+    removals: list[Step] = [*remove_leftovers(leftovers, view.group, pool)] if view.group else []
     if view.state is not PoolState.INACTIVE:
-        return [], []
+        return [*removals, *mend(view)], []
     activate = ActivatePool(reason=view.because, pool=pool.name, group=pool.group, lv=pool.lv)
-    return [*remove_parts(view), activate], []
-
-
-def _correct_when_full(view: PoolView) -> list[SetWhenFull]:
-    """Compare with LVM's word and the kernel's; a full pool's own answer is the time-out's, not a setting."""
-    by_lvm = view.lv.when_full if view.lv else ""
-    status = view.status if view.state in {PoolState.HEALTHY, PoolState.TIGHT} else None
-    by_kernel = status.when_full if status else by_lvm
-    steps = _when_full(view.pool, by_lvm) if by_lvm in {"queue", "error"} else []
-    if not steps and by_kernel in {"queue", "error"} and by_kernel != by_lvm:
-        reason = f"the kernel would {by_kernel} writes of a full pool, and LVM says {by_lvm}"
-        pool = view.pool
-        steps = [
-            SetWhenFull(
-                reason=reason,
-                pool=pool.name,
-                group=pool.group,
-                lv=pool.lv,
-                when_full=pool.config.when_full,
-                refresh=True,
-            )
-        ]
-    return steps
+    before = discards_while_inactive(view) if memory else []
+    return [*removals, *remove_parts(view), *before, activate], []
 
 
 def refuse_open_parts(view: PoolView) -> Refusal | None:
@@ -309,7 +299,7 @@ _WAYS_OUT = {
     PoolState.FOREIGN: (
         "POOL_FOREIGN",
         "thinpoolmgr did not make it and leaves it alone.",
-        "Choose another volume_group. Taking over what was made by hand (adopt) is not in this version.",
+        "Choose another volume_group; or take it over, when it is yours: thinpoolmgr adopt.",
     ),
     PoolState.PARTIAL: (
         "POOL_PARTIAL",
@@ -340,7 +330,7 @@ _WAYS_OUT = {
     PoolState.OUT_OF_METADATA: (
         "POOL_OUT_OF_METADATA",
         _SICK,
-        "Enlarge its metadata: lvextend --poolmetadatasize.",
+        "Enlarge its metadata: thinpoolmgr extend POOL --metadata +SIZE.",
     ),
     PoolState.READ_ONLY: (
         "POOL_READ_ONLY",

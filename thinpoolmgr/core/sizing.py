@@ -37,6 +37,30 @@ class PoolSizes(Struct, frozen=True):
         return self.metadata_extents * self.extent_bytes
 
 
+class Room(Struct, frozen=True):
+    """What an existing pool has in its group, all in extents."""
+
+    data: int
+    metadata: int
+    spare: int
+    total: int
+    free: int
+    extent_bytes: int
+
+
+class Growth(Struct, frozen=True):
+    """What an existing pool is to have, in extents, and how that was found."""
+
+    data: int
+    metadata: int
+    reasoning: str = ""
+
+    def needs(self, room: Room) -> int:
+        """Return how many free extents it takes from `room`; LVM enlarges the spare with the metadata."""
+        spare = self.metadata if self.metadata > room.metadata else room.spare
+        return self.data - room.data + self.metadata - room.metadata + max(0, spare - room.spare)
+
+
 class DoesNotFitError(ValueError):
     """The sizes asked for do not fit into the group; the text says by how much."""
 
@@ -70,6 +94,119 @@ def pool_sizes(pool: DesiredPool, total_extents: int, free_extents: int, extent_
     if data + 2 * metadata > free_extents:
         raise DoesNotFitError(_shortage(sizes, free_extents))
     return sizes
+
+
+def size_by_config(pool: DesiredPool, key: str, total_extents: int, extent_bytes: int) -> int | None:
+    """Return the bytes that `data_size` or `metadata_size` means for this pool; None where that depends on more.
+
+    A share of what is free, and computed metadata, meant something only when the pool was made.
+    """
+    text = str(getattr(pool.config, key))
+    share = parse_share(text)
+    if text == "auto" or (share and share[1] == "FREE"):
+        return None
+    if key == "data_size":
+        return _data_extents(pool, total_extents, 0, extent_bytes) * extent_bytes
+    return _metadata_extents(pool, 0, total_extents, 0, extent_bytes)[0] * extent_bytes
+
+
+def growth_by_config(pool: DesiredPool, room: Room) -> Growth:
+    """Return the sizes that the configuration asks of an existing pool: never less than it has.
+
+    `95%VG` follows the group when that grows, and `100%FREE` takes what is there; other shares of what is free, and
+    metadata that is computed, say how a pool is made. Computed metadata only grows along with its data.
+
+    Raises:
+        DoesNotFitError: an exact size that is asked for needs more than is free.
+
+    """
+    metadata = max(room.metadata, _wanted_metadata(pool, room))
+    share = parse_share(pool.config.data_size)
+    if share is None:
+        data = max(room.data, _data_extents(pool, room.total, room.free, room.extent_bytes))
+        return checked_growth(grown_for(pool, room, data, metadata), room)
+    least = with_spare(Growth(room.data, metadata), room)
+    if least.needs(room) > room.free and parse_share(pool.config.metadata_size):
+        least = with_spare(Growth(room.data, room.metadata), room)
+    left = room.free - checked_growth(least, room).needs(room)
+    wanted = room.data + (left if share == (100, "FREE") else 0)
+    if share[1] == "VG":
+        wanted = min(room.total * share[0] // 100, room.data + left)
+    return _largest(pool, room, wanted, least)
+
+
+def _wanted_metadata(pool: DesiredPool, room: Room) -> int:
+    share = parse_share(pool.config.metadata_size)
+    if pool.config.metadata_size == "auto" or (share and share[1] == "FREE"):
+        return 0
+    return _metadata_extents(pool, room.data, room.total, room.free, room.extent_bytes)[0]
+
+
+def _largest(pool: DesiredPool, room: Room, data: int, least: Growth) -> Growth:
+    """Cut a share of data to what fits together with its metadata: to the extent, or the next plan would find more."""
+    fits, too_much = room.data, max(room.data, data) + 1
+    growth = least
+    while too_much - fits > 1:
+        middle = (fits + too_much) // 2
+        larger = grown_for(pool, room, middle, least.metadata)
+        if larger.needs(room) <= room.free:
+            fits, growth = middle, larger
+        else:
+            too_much = middle
+    return growth if growth.reasoning else Growth(growth.data, growth.metadata, least.reasoning)
+
+
+def with_spare(growth: Growth, room: Room) -> Growth:
+    """Return `growth` with what brings back a spare that is missing or too small; unchanged without room for it.
+
+    That is metadata one extent larger: no command of LVM's makes a spare alone (2.03.16).
+    """
+    if growth.metadata > room.metadata or room.spare >= room.metadata:
+        return growth
+    lacks = "too small" if room.spare else "missing"
+    reasoning = f"the metadata spare is {lacks}; LVM makes it anew when metadata grows"
+    larger = Growth(growth.data, growth.metadata + 1, reasoning)
+    fits = larger.needs(room) <= room.free and larger.metadata <= _most_metadata(room)
+    return larger if fits else growth
+
+
+def _most_metadata(room: Room) -> int:
+    return floor_to(MAX_METADATA_BYTES, room.extent_bytes) // room.extent_bytes
+
+
+def grown_for(pool: DesiredPool, room: Room, data: int, metadata: int) -> Growth:
+    """Return the growth to `data` with at least `metadata`, and more where the mappings of so much data need it."""
+    chunks = ceil_to(data * room.extent_bytes, pool.chunk_bytes) // pool.chunk_bytes
+    least = _extents_between(chunks * MAPPING_BYTES_PER_CHUNK, room.extent_bytes)
+    if data <= room.data or least <= metadata:
+        return Growth(data, metadata)
+    size = format_size(least * room.extent_bytes)
+    return Growth(data, least, f"64 B for each of {chunks} chunks of the larger data need {size} of metadata")
+
+
+def checked_growth(growth: Growth, room: Room) -> Growth:
+    """Return `growth`.
+
+    Raises:
+        DoesNotFitError: it needs more than is free, and the text says by how much; or more than dm-thin can use.
+
+    """
+    if growth.metadata > max(room.metadata, _most_metadata(room)):
+        wanted, most = format_size(growth.metadata * room.extent_bytes), format_size(MAX_METADATA_BYTES)
+        msg = f"metadata of {wanted} is more than dm-thin can use, which is {most}"
+        raise DoesNotFitError(msg)
+    if growth.needs(room) > room.free:
+        raise DoesNotFitError(_missing(growth, room))
+    return growth
+
+
+def _missing(growth: Growth, room: Room) -> str:
+    need, have = growth.needs(room) * room.extent_bytes, room.free * room.extent_bytes
+    return (
+        f"data {format_size(growth.data * room.extent_bytes)}, "
+        f"metadata {format_size(growth.metadata * room.extent_bytes)} and its spare need {format_size(need)} more; "
+        f"{format_size(have)} is free, {format_size(need - have)} too little"
+    )
 
 
 def _shortage(sizes: PoolSizes, free_extents: int) -> str:

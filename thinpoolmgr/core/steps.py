@@ -1,23 +1,18 @@
-"""Steps: what a plan consists of, as frozen data, and the exact commands each one stands for.
+"""Steps: what a plan consists of, as frozen data.
 
 A step carries all it needs to be carried out, to be checked afterwards and to be explained; nothing about it is
-computed again later. `commands` returns argument vectors; steps that edit files have none.
+computed again later. The commands it stands for are in `commands`.
 """
 
 from __future__ import annotations
 
-import re
 from typing import Literal
 
 from msgspec import Struct
 
-from thinpoolmgr.core.names import OUR_TAG
-from thinpoolmgr.units import lvm_size
-
 Danger = Literal["safe", "outage", "destroys"]
 Mark = Literal["+", "~", "!", "-"]
-Argv = tuple[str, ...]
-_DMSETUP_PLAIN_NAME = re.compile(r"[A-Za-z0-9#+.:=@_-]+", re.ASCII)
+Discards = Literal["ignore", "nopassdown", "passdown"]
 
 
 class DiskRef(Struct, frozen=True):
@@ -61,8 +56,26 @@ class CreateVolumeGroup(BaseStep, frozen=True, tag="create-volume-group", kw_onl
     disks: tuple[DiskRef, ...]
 
 
+class ExtendVolumeGroup(BaseStep, frozen=True, tag="extend-volume-group", kw_only=True):
+    """Add disks to a volume group of ours."""
+
+    group: str
+    disks: tuple[DiskRef, ...]
+
+
+class TagPool(BaseStep, frozen=True, tag="tag-pool", kw_only=True):
+    """Put our tag on a volume group, on its pool, or on both: what carries it is thinpoolmgr's from then on."""
+
+    group: str
+    group_uuid: str
+    lv: str
+    lv_uuid: str
+    tag_group: bool
+    tag_lv: bool
+
+
 class RemoveLeftover(BaseStep, frozen=True, tag="remove-leftover", kw_only=True):
-    """Remove an LV that an interrupted `create-thin-pool` of ours left half-made."""
+    """Remove an LV that an interrupted step of ours left half-made."""
 
     group: str
     lv: str
@@ -79,8 +92,28 @@ class CreateThinPool(BaseStep, frozen=True, tag="create-thin-pool", kw_only=True
     metadata_bytes: int
     chunk_bytes: int
     zero_new_blocks: bool
-    discards: Literal["ignore", "nopassdown", "passdown"]
+    discards: Discards
     monitored_by_dmeventd: bool
+    profile: str = ""
+    """LVM profile to attach: dmeventd reads its thresholds from it; empty attaches none."""
+
+
+class ExtendMetadata(BaseStep, frozen=True, tag="extend-metadata", kw_only=True):
+    """Enlarge a pool's metadata to `metadata_bytes`; LVM enlarges the spare with it, or makes it anew."""
+
+    group: str
+    lv: str
+    metadata_bytes: int
+
+
+class ExtendData(BaseStep, frozen=True, tag="extend-data", kw_only=True):
+    """Enlarge a pool's data to so many extents."""
+
+    group: str
+    lv: str
+    data_extents: int
+    extent_bytes: int
+    chunk_bytes: int
 
 
 class SetWhenFull(BaseStep, frozen=True, tag="set-when-full", kw_only=True):
@@ -91,6 +124,55 @@ class SetWhenFull(BaseStep, frozen=True, tag="set-when-full", kw_only=True):
     when_full: Literal["queue", "error"]
     refresh: bool = False
     """LVM has it right and the kernel does not: load the table again."""
+
+
+class SetDiscards(BaseStep, frozen=True, tag="set-discards", kw_only=True):
+    """Choose what becomes of discards; to or from `ignore` LVM changes it only while the pool is not active."""
+
+    group: str
+    lv: str
+    discards: Discards
+
+
+class SetZeroing(BaseStep, frozen=True, tag="set-zeroing", kw_only=True):
+    """Choose whether new blocks are zeroed before they are first used."""
+
+    group: str
+    lv: str
+    zero_new_blocks: bool
+
+
+class EditLvmProfile(BaseStep, frozen=True, tag="edit-lvm-profile", kw_only=True):
+    """Write the LVM profile that holds a pool's thresholds; `new_text` None removes the file, None before: none."""
+
+    profile: str
+    path: str
+    old_text: str | None
+    new_text: str | None
+
+
+class SetProfile(BaseStep, frozen=True, tag="set-profile", kw_only=True):
+    """Attach an LVM profile to a pool and have dmeventd watch it; an empty `profile` detaches it and ends that."""
+
+    group: str
+    lv: str
+    profile: str
+    threshold_percent: int = 0
+    """What the profile's threshold is: the kernel's low-water mark must follow from it."""
+
+
+class RefreshPool(BaseStep, frozen=True, tag="refresh-pool", kw_only=True):
+    """Load a pool's tables again: LVM's metadata says something that the kernel does not have yet."""
+
+    group: str
+    lv: str
+
+
+class ResumeDevice(BaseStep, frozen=True, tag="resume-device", kw_only=True):
+    """Resume a device of ours that a command which was cut short left suspended: all that uses it hangs."""
+
+    name: str
+    uuid: str
 
 
 class ActivatePool(BaseStep, frozen=True, tag="activate-pool", kw_only=True):
@@ -159,6 +241,13 @@ class MoveStateAside(BaseStep, frozen=True, tag="move-state-aside", kw_only=True
     into: str
 
 
+class DeleteSetAside(BaseStep, frozen=True, tag="delete-set-aside", kw_only=True):
+    """Delete, for good, a folder into which an engine's stale state was moved."""
+
+    engine: str
+    path: str
+
+
 class WriteEngineConfig(BaseStep, frozen=True, tag="write-engine-config", kw_only=True):
     """Replace an engine's configuration file; `old_text` None means there was no file."""
 
@@ -171,9 +260,19 @@ class WriteEngineConfig(BaseStep, frozen=True, tag="write-engine-config", kw_onl
 Step = (
     WipeSignatures
     | CreateVolumeGroup
+    | ExtendVolumeGroup
+    | TagPool
     | RemoveLeftover
     | CreateThinPool
+    | ExtendMetadata
+    | ExtendData
     | SetWhenFull
+    | SetDiscards
+    | SetZeroing
+    | EditLvmProfile
+    | SetProfile
+    | RefreshPool
+    | ResumeDevice
     | ActivatePool
     | DeactivatePool
     | RemoveDmDevice
@@ -183,6 +282,7 @@ Step = (
     | StopEngine
     | StartEngine
     | MoveStateAside
+    | DeleteSetAside
     | WriteEngineConfig
 )
 
@@ -198,8 +298,9 @@ def step_mark(step: Step) -> Mark:
         return "-"
     if step.danger == "outage":
         return "!"
-    creates = isinstance(step, CreateVolumeGroup | CreateThinPool)
-    return "+" if creates or (isinstance(step, WriteEngineConfig) and step.old_text is None) else "~"
+    creates = isinstance(step, CreateVolumeGroup | CreateThinPool | ExtendVolumeGroup)
+    is_new_file = isinstance(step, WriteEngineConfig | EditLvmProfile) and step.old_text is None
+    return "+" if creates or is_new_file else "~"
 
 
 def target(step: Step) -> str:
@@ -207,73 +308,17 @@ def target(step: Step) -> str:
     match step:
         case WipeSignatures():
             return step.disk.path
-        case CreateVolumeGroup() | RemoveVolumeGroup():
+        case CreateVolumeGroup() | ExtendVolumeGroup() | RemoveVolumeGroup():
             return step.group
         case RemovePhysicalVolumes():
             return " ".join(disk.path for disk in step.disks)
-        case RemoveDmDevice():
+        case RemoveDmDevice() | ResumeDevice():
             return step.name
         case StopEngine() | StartEngine():
             return step.engine
         case MoveStateAside():
             return step.paths[-1]
-        case WriteEngineConfig():
+        case WriteEngineConfig() | DeleteSetAside() | EditLvmProfile():
             return step.path
         case _:
             return f"{step.group}/{step.lv}"
-
-
-def commands(step: Step) -> tuple[Argv, ...]:  # noqa: PLR0912 - one branch a step
-    """Return the argument vectors that carry out `step`, in order; empty for steps that edit files."""
-    match step:
-        case WipeSignatures():
-            return (("wipefs", "--all", step.disk.path),)
-        case CreateVolumeGroup():
-            return (("vgcreate", "--addtag", OUR_TAG, step.group, *(disk.path for disk in step.disks)),)
-        case CreateThinPool():
-            return (_create_thin_pool(step),)
-        case SetWhenFull() if step.refresh:
-            return (("lvchange", "--refresh", f"{step.group}/{step.lv}"),)
-        case SetWhenFull():
-            return (
-                ("lvchange", "--errorwhenfull", "y" if step.when_full == "error" else "n", f"{step.group}/{step.lv}"),
-            )
-        case ActivatePool():
-            return (("lvchange", "--activate", "y", f"{step.group}/{step.lv}"),)
-        case DeactivatePool():
-            return (("lvchange", "--activate", "n", f"{step.group}/{step.lv}"),)
-        case RemoveDmDevice():
-            return (_remove_dm_device(step.name),)
-        case RemoveLeftover() | RemoveThinPool():
-            return (("lvremove", "--yes", f"{step.group}/{step.lv}"),)
-        case RemoveVolumeGroup():
-            return (("vgremove", step.group),)
-        case RemovePhysicalVolumes():
-            return (("pvremove", *(disk.path for disk in step.disks)),)
-        case StopEngine():
-            return (("systemctl", "stop", *step.units),)
-        case StartEngine():
-            # A unit that failed too often in a row refuses to start until that is forgotten (systemd.unit(5)).
-            return (("systemctl", "reset-failed", *step.units), ("systemctl", "start", *step.units))
-        case MoveStateAside() | WriteEngineConfig():
-            return ()
-
-
-def _create_thin_pool(step: CreateThinPool) -> Argv:
-    return (
-        *("lvcreate", "--type", "thin-pool", "--name", step.lv),
-        *("--extents", str(step.data_extents)),
-        *("--poolmetadatasize", lvm_size(step.metadata_bytes)),
-        *("--chunksize", lvm_size(step.chunk_bytes)),
-        *("--zero", "y" if step.zero_new_blocks else "n"),
-        *("--discards", step.discards),
-        *("--monitor", "y" if step.monitored_by_dmeventd else "n"),
-        *("--addtag", OUR_TAG),
-        step.group,
-    )
-
-
-def _remove_dm_device(name: str) -> Argv:
-    # dmsetup mangles names with other characters; the name read from the kernel is the raw one.
-    raw = () if _DMSETUP_PLAIN_NAME.fullmatch(name) else ("--manglename", "none")
-    return ("dmsetup", "remove", *raw, "--retry", "--", name)

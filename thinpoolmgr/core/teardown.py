@@ -6,24 +6,27 @@ lost its pool. Nothing that is open is ever removed, and what we did not make is
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from thinpoolmgr.core.desired import DesiredPool, DesiredState
 from thinpoolmgr.core.engine_plan import check_obstacle, check_process, move_aside, stop_engine
 from thinpoolmgr.core.engines import ENGINES
-from thinpoolmgr.core.guards import is_our_leftover
-from thinpoolmgr.core.leftovers import find_leftovers, unexpected_lvs
+from thinpoolmgr.core.fingerprint import fingerprint_of_host
+from thinpoolmgr.core.guards import disk_ref, is_our_leftover
+from thinpoolmgr.core.leftovers import find_leftovers, remove_leftovers, unexpected_lvs
 from thinpoolmgr.core.lifecycle import PoolState, PoolView, view_pool
 from thinpoolmgr.core.matching import is_unresolved, is_wanted
 from thinpoolmgr.core.model import Disk, DmDevice, Engine, PhysicalVolume, Snapshot, VolumeGroup
 from thinpoolmgr.core.names import bare_uuid
 from thinpoolmgr.core.plan import Memory, Plan, Refusal, numbered
-from thinpoolmgr.core.planner import disk_ref, fingerprint_of_host, refuse_open_parts, refuse_state, remove_parts
+from thinpoolmgr.core.planner import refuse_open_parts, refuse_state, remove_parts
+from thinpoolmgr.core.profiles import remove_profile
 from thinpoolmgr.core.steps import (
     Danger,
     DeactivatePool,
     DiskRef,
     MoveStateAside,
     RemoveDmDevice,
-    RemoveLeftover,
     RemovePhysicalVolumes,
     RemoveThinPool,
     RemoveVolumeGroup,
@@ -45,7 +48,7 @@ def plan_deactivate(pool: DesiredPool, desired: DesiredState, snapshot: Snapshot
     elif not refusals and view.device is not None and view.state is not PoolState.LOST:
         steps.append(_deactivate(view, is_known=_engine_on(view, desired, snapshot) is not None))
     return Plan(
-        () if refusals else numbered(steps), tuple(refusals), fingerprint=fingerprint_of_host(desired, snapshot)
+        () if refusals else numbered(steps), tuple(refusals), fingerprint=fingerprint_of_host(desired, snapshot, memory)
     )
 
 
@@ -59,6 +62,7 @@ def plan_destroy(
         below_steps, below_refusals = _destroy_below(view, snapshot, memory, keep_devices=keep_devices)
         steps += below_steps
         refusals += below_refusals
+    steps += [] if refusals else remove_profile(pool, snapshot, "its pool is gone")
     found = _engine_on(view, desired, snapshot)
     notes: list[str] = []
     if found is not None and not refusals:
@@ -69,7 +73,7 @@ def plan_destroy(
         () if refusals else numbered(steps),
         tuple(refusals),
         tuple(notes),
-        fingerprint=fingerprint_of_host(desired, snapshot),
+        fingerprint=fingerprint_of_host(desired, snapshot, memory),
     )
 
 
@@ -170,17 +174,7 @@ def _destroy_below(
     refusals = unexpected_lvs(group, pool, leftovers)
     if refusals:
         return [], refusals
-    steps: list[Step] = [
-        RemoveLeftover(
-            reason="an interrupted run left it half-made",
-            danger="destroys",
-            pool=pool.name,
-            group=group.name,
-            lv=lv.name,
-            lv_uuid=lv.uuid,
-        )
-        for lv in leftovers
-    ]
+    steps: list[Step] = [replace(step, danger="destroys") for step in remove_leftovers(leftovers, group, pool)]
     if view.lv is not None and view.lv.is_thin_pool:
         steps += _remove_pool(view, view.lv.uuid)
     reason = f"the volume group carries nothing but {pool.path}"

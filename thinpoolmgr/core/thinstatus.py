@@ -40,3 +40,9 @@ def parse_pool_status(line: str) -> ThinPoolStatus | None:
         when_full=words[6].partition("_")[0],
         needs_check=words[7] == "needs_check",
     )
+
+
+def low_water_blocks(table: str) -> int | None:
+    """Return the low-water mark in a pool's table (`META DATA CHUNK LOW_WATER ...`), in data blocks; None: no table."""
+    words = table.split()
+    return int(words[3]) if len(words) > 3 and words[3].isdigit() else None

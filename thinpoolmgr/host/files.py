@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MANIFEST = "manifest.json"
+SET_ASIDE_PREFIX = "thinpoolmgr-stale-"
 _TEXT_LIMIT_BYTES = 1024**2
 _MOUNTINFO_LIMIT_BYTES = 64 * 1024**2
 _READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY

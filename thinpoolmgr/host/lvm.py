@@ -8,25 +8,27 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct
 
-from thinpoolmgr.core.model import LogicalVolume, PhysicalVolume, VolumeGroup
+from thinpoolmgr.core.model import LogicalVolume, LvmProfile, PhysicalVolume, VolumeGroup
+from thinpoolmgr.core.profiles import PROFILE_FOLDER, PROFILE_PREFIX
 from thinpoolmgr.host.runner import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from thinpoolmgr.core.steps import Argv
+    from thinpoolmgr.core.commands import Argv
     from thinpoolmgr.host.runner import CompletedRun
 
 _COLUMNS = {
     "vg": "vg_name,vg_uuid,vg_attr,vg_tags,vg_extent_size,vg_extent_count,vg_free_count,vg_seqno,vg_systemid",
     "pv": "pv_name,pv_uuid,pv_size,dev_size,pv_free,pv_missing,pv_duplicate,pv_tags",
     "lv": "lv_name,lv_uuid,lv_attr,lv_tags,lv_size,lv_dm_path,data_lv,metadata_lv,pool_lv,lv_health_status,"
-    "lv_when_full,lv_metadata_size",
+    "lv_when_full,lv_metadata_size,lv_profile",
     "seg": "lv_uuid,segtype,chunk_size,discards,zero,devices,transaction_id",
     "pvseg": "pvseg_start",
 }
@@ -92,6 +94,18 @@ def _marked(pvs: tuple[PhysicalVolume, ...], twice: set[str]) -> tuple[PhysicalV
 
 def _is_trouble(line: str) -> bool:
     return bool(_TROUBLE.search(line)) and not _MISSING_PV.search(line)
+
+
+def read_profiles(folder: str = PROFILE_FOLDER) -> tuple[LvmProfile, ...]:
+    """Return the profile files of our making, by name; what cannot be read has a text that no profile has."""
+    found = []
+    for path in sorted(Path(folder).glob(f"{PROFILE_PREFIX}*.profile")):
+        try:
+            text = path.read_text("utf-8")
+        except (OSError, ValueError) as error:
+            text = f"unreadable: {error}"
+        found.append(LvmProfile(path.name.removesuffix(".profile"), text))
+    return tuple(found)
 
 
 def parse_report(stdout: str) -> tuple[tuple[VolumeGroup, ...], tuple[PhysicalVolume, ...]]:
@@ -167,6 +181,7 @@ def _lv(row: Row, segment: Row) -> LogicalVolume:
         metadata_bytes=_number(row["lv_metadata_size"]),
         health=row["lv_health_status"],
         devices=_words(segment.get("devices", "")),
+        profile=row["lv_profile"],
     )
 
 

@@ -65,6 +65,7 @@ def observe(desired: DesiredState, runner: CommandRunner, *, all_disks: bool = F
         engines=_observe_engines(desired, runner),
         dev_names=_taken_names(ours - {group.name for group in groups}),
         boot_id=_BOOT_ID.read_text("ascii").strip(),
+        lvm_profiles=lvm.read_profiles(),
     )
 
 

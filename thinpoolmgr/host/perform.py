@@ -6,20 +6,23 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
+from thinpoolmgr.core.commands import commands
 from thinpoolmgr.core.desired import DesiredState
 from thinpoolmgr.core.steps import (
     CreateVolumeGroup,
+    DeleteSetAside,
     DiskRef,
+    EditLvmProfile,
+    ExtendVolumeGroup,
     MoveStateAside,
     RemoveDmDevice,
     RemovePhysicalVolumes,
     Step,
     WipeSignatures,
     WriteEngineConfig,
-    commands,
 )
 from thinpoolmgr.errors import RefusedError
-from thinpoolmgr.host import block, files
+from thinpoolmgr.host import block, files, removal
 from thinpoolmgr.host.observe import observe
 from thinpoolmgr.host.retry import until_not_busy
 from thinpoolmgr.host.runner import CommandRunner, failed
@@ -57,8 +60,14 @@ class RealHost:
         match step:
             case WriteEngineConfig():
                 files.write_atomically(step.path, step.new_text, expect_text=step.old_text)
+            case EditLvmProfile(new_text=None):
+                removal.remove_file(step.path, expect_text=step.old_text)
+            case EditLvmProfile(new_text=str(text)):
+                files.write_atomically(step.path, text, expect_text=step.old_text)
             case MoveStateAside():
                 files.move_aside(step.paths, step.into)
+            case DeleteSetAside():
+                removal.delete_set_aside(step.path)
             case RemoveDmDevice():
                 self._remove_dm_device(step)
             case _:
@@ -78,7 +87,7 @@ def _disks_of(step: Step) -> tuple[DiskRef, ...]:
     match step:
         case WipeSignatures():
             return (step.disk,)
-        case CreateVolumeGroup() | RemovePhysicalVolumes():
+        case CreateVolumeGroup() | ExtendVolumeGroup() | RemovePhysicalVolumes():
             return step.disks
         case _:
             return ()

@@ -16,7 +16,7 @@ from msgspec import Struct
 from thinpoolmgr.errors import CommandFailedError, UnavailableError
 
 if TYPE_CHECKING:
-    from thinpoolmgr.core.steps import Argv
+    from thinpoolmgr.core.commands import Argv
 
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 READ_SECONDS = 120.0

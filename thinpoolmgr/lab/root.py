@@ -35,6 +35,8 @@ PACKAGES: Final = (
     "lvm2",
     "procps",
     "python3",
+    # kills a command inside one chosen system call
+    "strace",
     "systemd",
     "systemd-sysv",
     "thin-provisioning-tools",

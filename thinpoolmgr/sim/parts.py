@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ EXTENT_BYTES = 4 * MIB
 LABEL = Signature("LVM2_member", "raid", 536)
 _METADATA_BLOCK_BYTES = 4096
 _RESERVE_BLOCKS = 4096
+_THRESHOLD = re.compile(r"thin_pool_autoextend_threshold=(\d+)", re.ASCII)
 
 
 def uuid_of(seed: str) -> str:
@@ -121,6 +123,12 @@ def volume(group: VolumeGroup, name: str, size_bytes: int, *tags: str, seed: str
     )
 
 
+def spare_name(group: VolumeGroup) -> str:
+    """Return the name that LVM makes up for a new metadata spare."""
+    taken = {lv.name.partition("_")[0] for lv in group.lvs}
+    return next(f"lvol{n}_pmspare" for n in range(1000) if f"lvol{n}" not in taken)
+
+
 def next_devno(snapshot: Snapshot) -> str:
     """Return the number that the kernel gives to the next device-mapper device."""
     used = {int(d.devno.partition(":")[2]) for d in snapshot.dm_devices}
@@ -204,7 +212,7 @@ def activate_pool(snapshot: Snapshot, group: VolumeGroup, lv: LogicalVolume) -> 
         depends_on=numbers,
         size_bytes=lv.size_bytes,
         pool_status=empty_pool_status(lv),
-        table=pool_table(lv, numbers),
+        table=pool_table(lv, numbers, low_water(lv, snapshot)),
     )
     return add_device(snapshot, pool)
 
@@ -212,12 +220,10 @@ def activate_pool(snapshot: Snapshot, group: VolumeGroup, lv: LogicalVolume) -> 
 def empty_pool_status(lv: LogicalVolume) -> ThinPoolStatus:
     """Return the kernel's word on a pool in which nothing is."""
     total = lv.metadata_bytes // _METADATA_BLOCK_BYTES
-    # dm-thin keeps min(16 MiB, 10 %) of the metadata as a reserve, and counts it as used
-    used = min(_RESERVE_BLOCKS, total // 10)
     words = {"passdown": "discard_passdown", "nopassdown": "no_discard_passdown", "ignore": "ignore_discard"}
     return ThinPoolStatus(
         mode="rw",
-        used_metadata_blocks=used,
+        used_metadata_blocks=reserve_blocks(total),
         total_metadata_blocks=total,
         total_data_blocks=lv.size_bytes // lv.chunk_bytes,
         discards=words.get(lv.discards, ""),
@@ -225,14 +231,28 @@ def empty_pool_status(lv: LogicalVolume) -> ThinPoolStatus:
     )
 
 
-def pool_table(lv: LogicalVolume, numbers: tuple[str, ...]) -> str:
+def reserve_blocks(total: int) -> int:
+    """Return how many of `total` metadata blocks dm-thin keeps as a reserve and counts as used: 10 %, up to 16 MiB."""
+    return min(_RESERVE_BLOCKS, total // 10)
+
+
+def pool_table(lv: LogicalVolume, numbers: tuple[str, ...], low_water_blocks: int = 0) -> str:
     """Return the pool's table as the kernel shows it, features in its order (dm-thin.c, emit_flags)."""
     features = [
         *([] if lv.zero else ["skip_block_zeroing"]),
         *{"ignore": ["ignore_discard"], "nopassdown": ["no_discard_passdown"]}.get(lv.discards, []),
         *(["error_if_no_space"] if lv.when_full == "error" else []),
     ]
-    return " ".join((*numbers, str(lv.chunk_bytes // SECTOR_BYTES), "0", str(len(features)), *features))
+    return " ".join(
+        (*numbers, str(lv.chunk_bytes // SECTOR_BYTES), str(low_water_blocks), str(len(features)), *features)
+    )
+
+
+def low_water(lv: LogicalVolume, snapshot: Snapshot) -> int:
+    """Return the low-water mark that the pool's profile makes, in data blocks; 0 without a profile."""
+    profile = snapshot.find_profile(lv.profile) if lv.profile else None
+    match = _THRESHOLD.search(profile.text) if profile else None
+    return lv.size_bytes // lv.chunk_bytes * (100 - int(match[1])) // 100 if match else 0
 
 
 def deactivate_group(snapshot: Snapshot, group: VolumeGroup) -> Snapshot:

@@ -7,36 +7,48 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from thinpoolmgr.core.model import LogicalVolume, PhysicalVolume, VolumeGroup
-from thinpoolmgr.core.names import OUR_TAG, bare_uuid, live_pool_device, pool_dm_name
+from thinpoolmgr.core.names import OUR_TAG, bare_uuid, pool_dm_name
 from thinpoolmgr.core.sizing import extents_on
 from thinpoolmgr.core.steps import (
     ActivatePool,
     CreateThinPool,
     CreateVolumeGroup,
     DeactivatePool,
+    DeleteSetAside,
+    EditLvmProfile,
+    ExtendData,
+    ExtendMetadata,
+    ExtendVolumeGroup,
     MoveStateAside,
+    RefreshPool,
     RemoveDmDevice,
     RemoveLeftover,
     RemovePhysicalVolumes,
     RemoveThinPool,
     RemoveVolumeGroup,
+    ResumeDevice,
+    SetDiscards,
+    SetProfile,
     SetWhenFull,
+    SetZeroing,
     StartEngine,
     Step,
     StopEngine,
+    TagPool,
     WipeSignatures,
     WriteEngineConfig,
 )
 from thinpoolmgr.errors import CommandFailedError
+from thinpoolmgr.sim import changes
 from thinpoolmgr.sim.parts import (
     EXTENT_BYTES,
     LABEL,
     activate_pool,
     drop_devices,
     find_group,
-    pool_table,
     set_volumes,
     settle,
+    spare_name,
     uuid_of,
     volume,
 )
@@ -57,7 +69,7 @@ def apply_step(snapshot: Snapshot, step: Step, generation: int = 0) -> Snapshot:
     return settle(_apply(snapshot, step, f" #{generation}" if generation else ""))
 
 
-def _apply(snapshot: Snapshot, step: Step, seed: str) -> Snapshot:
+def _apply(snapshot: Snapshot, step: Step, seed: str) -> Snapshot:  # noqa: PLR0912 - one branch a step
     match step:
         case WipeSignatures():
             return _blank(snapshot, (step.disk,), "wipefs")
@@ -65,8 +77,22 @@ def _apply(snapshot: Snapshot, step: Step, seed: str) -> Snapshot:
             return make_group(snapshot, step.group, tuple(disk.path for disk in step.disks), (OUR_TAG,), seed)
         case CreateThinPool():
             return _create_pool(snapshot, step, seed)
+        case ExtendVolumeGroup():
+            return changes.extend_group(snapshot, step, seed)
+        case TagPool():
+            return changes.tag(snapshot, step)
+        case ExtendData() | ExtendMetadata():
+            return changes.extend(snapshot, step)
         case SetWhenFull():
             return _set_when_full(snapshot, step)
+        case SetDiscards() | SetZeroing() | SetProfile():
+            return changes.change_setting(snapshot, step)
+        case EditLvmProfile():
+            return changes.edit_profile(snapshot, step)
+        case RefreshPool():
+            return changes.refresh(snapshot, step)
+        case ResumeDevice():
+            return changes.resume(snapshot, step)
         case ActivatePool():
             group, lv = _find_volume(snapshot, step.group, step.lv)
             return activate_pool(snapshot, group, lv)
@@ -85,7 +111,7 @@ def _apply(snapshot: Snapshot, step: Step, seed: str) -> Snapshot:
                 raise CommandFailedError("pvremove failed", "PV is used by a volume group.")
             orphans = tuple(pv for pv in snapshot.orphan_pvs if pv.path not in paths)
             return replace(_blank(snapshot, step.disks, "pvremove"), orphan_pvs=orphans)
-        case StopEngine() | StartEngine() | MoveStateAside() | WriteEngineConfig():
+        case StopEngine() | StartEngine() | MoveStateAside() | DeleteSetAside() | WriteEngineConfig():
             return _apply_to_engine(snapshot, step)
 
 
@@ -152,7 +178,7 @@ def _is_free(disk: Disk) -> bool:
 def _create_pool(snapshot: Snapshot, step: CreateThinPool, seed: str) -> Snapshot:
     made = define_pool(snapshot, step, seed)
     group, lv = _find_volume(made, step.group, step.lv)
-    return activate_pool(made, group, lv)
+    return changes.reload(activate_pool(made, group, lv), group, lv)
 
 
 def define_pool(
@@ -198,27 +224,16 @@ def define_pool(
         transaction_id=0,
         metadata_bytes=metadata,
         devices=(f"{step.lv}_tdata(0)",),
+        profile=step.profile,
     )
     return set_volumes(snapshot, group, (*group.lvs, lv, *parts[-2:], *parts[:-2]))
 
 
-def spare_name(group: VolumeGroup) -> str:
-    """Return the name that LVM makes up for a new metadata spare."""
-    taken = {lv.name.partition("_")[0] for lv in group.lvs}
-    return next(f"lvol{n}_pmspare" for n in range(1000) if f"lvol{n}" not in taken)
-
-
 def _set_when_full(snapshot: Snapshot, step: SetWhenFull) -> Snapshot:
-    group, lv = _find_volume(snapshot, step.group, step.lv)
-    _refuse_partial(group, "lvchange")
+    group, lv = changes.find_volume(snapshot, step.group, step.lv)
     new = lv if step.refresh else replace(lv, when_full=step.when_full)
-    device = live_pool_device(group, lv.uuid, snapshot.dm_devices)
-    if device is not None and device.pool_status is not None:
-        status = replace(device.pool_status, when_full=new.when_full)
-        changed = replace(device, pool_status=status, table=pool_table(new, device.depends_on))
-        devices = tuple(changed if d is device else d for d in snapshot.dm_devices)
-        snapshot = replace(snapshot, dm_devices=devices)
-    return set_volumes(snapshot, group, tuple(new if x is lv else x for x in group.lvs))
+    shot = set_volumes(snapshot, group, tuple(new if x is lv else x for x in group.lvs))
+    return changes.reload(shot, find_group(shot, step.group), new)
 
 
 def deactivate(snapshot: Snapshot, group: VolumeGroup, lv: LogicalVolume) -> Snapshot:
@@ -280,7 +295,7 @@ def stopped(engine: Engine) -> Engine:
 
 
 def _apply_to_engine(
-    snapshot: Snapshot, step: StopEngine | StartEngine | MoveStateAside | WriteEngineConfig
+    snapshot: Snapshot, step: StopEngine | StartEngine | MoveStateAside | DeleteSetAside | WriteEngineConfig
 ) -> Snapshot:
     found = snapshot.find_engine(step.engine)
     if found is None:
@@ -296,7 +311,9 @@ def _apply_to_engine(
             service = replace(found.service, active=True)
             new = replace(found, running=True, pids=(4712,), driver=driver, service=service)
         case MoveStateAside():
-            new = replace(found, state=None)
+            new = replace(found, state=None, set_aside=tuple(dict.fromkeys((*found.set_aside, step.into))))
+        case DeleteSetAside():
+            new = replace(found, set_aside=tuple(path for path in found.set_aside if path != step.path))
         case WriteEngineConfig():
             new = replace(found, config_text=step.new_text)
     engines = tuple(new if engine is found else engine for engine in snapshot.engines)

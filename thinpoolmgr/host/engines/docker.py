@@ -17,6 +17,7 @@ from thinpoolmgr.errors import CommandFailedError, UnavailableError
 from thinpoolmgr.host.engines import docker_api
 from thinpoolmgr.host.engines.docker_state import StateUnreadableError, read_state
 from thinpoolmgr.host.files import read_text, why_not_writable
+from thinpoolmgr.host.removal import find_set_aside
 from thinpoolmgr.host.runner import SEARCH_PATH
 from thinpoolmgr.host.systemd import is_active, is_loaded, parse_show, show_command
 
@@ -117,6 +118,7 @@ def observe_docker(desired: DesiredEngine, run: Run, paths: DockerPaths | None =
         state=state,
         state_problem=state_problem,
         containers=answers.containers,
+        set_aside=find_set_aside(data_root),
     )
 
 

@@ -1,0 +1,586 @@
+"""From what was asked for to the plan, and what asking again means: extend, rebuild, and runs that were cut short."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import support
+from msgspec.structs import replace
+
+from thinpoolmgr.approval import Approval
+from thinpoolmgr.core.commands import commands
+from thinpoolmgr.core.model import LvmProfile
+from thinpoolmgr.core.plan import MadePool, Memory, Plan, Request
+from thinpoolmgr.core.requests import UnknownPoolError, desired_for, plan_for, settle
+from thinpoolmgr.core.steps import ExtendData, ExtendMetadata, StopEngine, step_name
+from thinpoolmgr.cycle import RunError, carry_out
+from thinpoolmgr.errors import RefusedError
+from thinpoolmgr.host.store import Store
+from thinpoolmgr.sim.faults import Killed, PowerCutError
+from thinpoolmgr.sim.host import SimulatedHost
+from thinpoolmgr.sim.steps import apply_step
+from thinpoolmgr.units import GIB, MIB
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from thinpoolmgr.core.desired import DesiredState
+    from thinpoolmgr.core.model import Disk, LogicalVolume, Snapshot
+    from thinpoolmgr.cycle import RunResult
+
+NOTHING = Memory()
+ALL = Approval(yes=True, allowed=frozenset({"outage", "destroys"}))
+GROW = Request("extend", "docker", add_data="+1GiB")
+REBUILD = Request("rebuild", "docker")
+APPLY = Request("apply")
+SDC, SDD = support.disk("/dev/sdc"), support.disk("/dev/sdd")
+SMALL = support.with_pool(support.snapshot(), data_extents=1000)
+PLAIN = support.desired(support.pool(data_size="1GiB"))
+
+
+def plan(request: Request, shot: Snapshot, state: DesiredState = PLAIN, memory: Memory = NOTHING) -> Plan:
+    return plan_for(request, desired_for(request, state), shot, memory, apply_step)
+
+
+def names(found: Plan) -> list[str]:
+    return [step_name(step) for step in found.steps]
+
+
+def codes(found: Plan) -> list[str]:
+    return [refusal.code for refusal in found.refusals]
+
+
+def pool_of(shot: Snapshot) -> LogicalVolume:
+    return next(lv for lv in shot.groups[0].lvs if lv.is_thin_pool)
+
+
+def with_spares(*paths: str, **config: Any) -> DesiredState:
+    return support.desired(support.pool(data_size="1GiB", spare_devices=paths, **config))
+
+
+# what is looked at
+
+
+def test_disks_to_add_are_looked_at_as_spare_devices_of_that_pool_only() -> None:
+    state = support.desired(support.pool(), support.pool("other", "/dev/sdz"))
+    request = Request("extend", "docker", add_devices=("/dev/sdb", "/dev/sdc"))
+    found = desired_for(request, state)
+    assert found.pools[0].config.spare_devices == ("/dev/sdc",)
+    assert found.pools[1] == state.pools[1]
+    assert desired_for(GROW, state) is state
+
+
+@pytest.mark.parametrize("command", ["destroy", "deactivate", "rebuild"])
+def test_what_tears_down_looks_for_an_engine_that_is_not_configured(command: Any) -> None:
+    assert [engine.implied for engine in desired_for(Request(command, "docker"), PLAIN).engines] == [True]
+    assert desired_for(APPLY, PLAIN) is PLAIN
+
+
+@pytest.mark.parametrize("command", ["destroy", "rebuild", "activate", "deactivate", "extend", "adopt"])
+def test_a_pool_that_is_not_configured_is_an_error_of_its_own(command: Any) -> None:
+    with pytest.raises(UnknownPoolError):
+        desired_for(Request(command, "nonsense"), PLAIN)
+    with pytest.raises(UnknownPoolError):
+        plan_for(Request(command, "nonsense"), PLAIN, SMALL, NOTHING)
+
+
+def test_what_nobody_plans_is_said() -> None:
+    with pytest.raises(ValueError, match="nothing plans repair"):
+        plan(Request("repair", "docker"), SMALL)
+
+
+# settling
+
+
+def test_what_is_added_becomes_the_size_to_reach() -> None:
+    found = settle(Request("extend", "docker", add_data="+1GiB", add_metadata="+4MiB"), PLAIN, SMALL, NOTHING)
+    assert (found.is_settled, found.data_bytes, found.metadata_bytes) == (True, 1000 * support.EXTENT + GIB, 16 * MIB)
+    assert found.as_asked() == Request("extend", "docker", add_data="+1GiB", add_metadata="+4MiB")
+    only = settle(GROW, PLAIN, SMALL, NOTHING)
+    assert only.metadata_bytes == 0
+
+
+def test_a_rebuild_remembers_the_group_that_it_takes_down() -> None:
+    assert settle(REBUILD, PLAIN, SMALL, NOTHING).group_uuid == SMALL.groups[0].uuid
+    assert settle(REBUILD, PLAIN, support.snapshot(), NOTHING) == replace(REBUILD, is_settled=True)
+    assert settle(GROW, PLAIN, SMALL, NOTHING).group_uuid == ""
+
+
+def test_a_request_that_is_settled_stays_so() -> None:
+    once = settle(GROW, PLAIN, SMALL, NOTHING)
+    larger = support.carried_out(SMALL, plan(GROW, SMALL))
+    assert settle(once, PLAIN, larger, NOTHING) == once
+
+
+def test_the_same_request_goes_on_with_what_was_begun_and_another_does_not() -> None:
+    once = settle(GROW, PLAIN, SMALL, NOTHING)
+    larger = support.carried_out(SMALL, plan(GROW, SMALL))
+    for memory in (Memory(request=once), Memory(begun=(once, Request("apply", is_settled=True)))):
+        assert settle(GROW, PLAIN, larger, memory) == once
+        assert plan(GROW, larger, memory=memory).is_empty
+        other = replace(GROW, add_data="+2GiB")
+        assert settle(other, PLAIN, larger, memory).data_bytes == 1000 * support.EXTENT + 3 * GIB
+    unsettled = Memory(request=GROW)
+    assert settle(GROW, PLAIN, larger, unsettled).data_bytes == 1000 * support.EXTENT + 2 * GIB
+
+
+def test_the_plan_carries_the_settled_request() -> None:
+    for request in (APPLY, GROW, REBUILD, Request("clean"), Request("activate", "docker")):
+        made = plan(request, SMALL).request
+        assert made is not None
+        assert made.is_settled
+        assert made.as_asked() == request
+
+
+# extend
+
+
+def test_data_grows_by_what_was_asked() -> None:
+    found = plan(GROW, SMALL)
+    (step,) = found.steps
+    assert commands(step) == (("lvextend", "--extents", "1256", "docker/thinpool"),)
+    assert step.reason == "data 3.9 GiB -> 4.9 GiB: asked for by hand"
+    assert (found.refusals, found.notes, found.warnings) == ((), (), ())
+
+
+def test_metadata_grows_before_data_and_the_spare_with_it() -> None:
+    request = replace(GROW, add_metadata="+5MiB")
+    found = plan(request, SMALL)
+    assert [argv for step in found.steps for argv in commands(step)] == [
+        ("lvextend", "--poolmetadatasize", "20m", "docker/thinpool"),
+        ("lvextend", "--extents", "1256", "docker/thinpool"),
+    ]
+    after = support.carried_out(SMALL, found)
+    assert after.groups[0].spare is not None
+    assert after.groups[0].spare.size_bytes == 20 * MIB
+
+
+def test_the_chunk_size_that_the_pool_has_counts_not_the_configured_one() -> None:
+    (step,) = plan(GROW, SMALL, support.desired(support.pool(data_size="1GiB", chunk_size="1MiB"))).steps
+    assert isinstance(step, ExtendData)
+    assert step.chunk_bytes == support.CHUNK
+
+
+def test_a_named_disk_is_taken_into_the_group_with_a_note_to_write_it_down() -> None:
+    shot = support.with_free_disk(SMALL, SDC)
+    request = Request("extend", "docker", add_devices=("/dev/sdc",))
+    found = plan(request, shot)
+    assert names(found) == ["extend-volume-group"]
+    assert found.notes == ("Add /dev/sdc to pools.docker.devices of the configuration, so that it says what there is.",)
+    after = support.carried_out(shot, found)
+    again = plan(request, after)
+    assert again.is_empty
+    assert again.notes == ()
+    assert plan(APPLY, after).is_empty
+
+
+def test_spare_devices_are_taken_in_their_order_and_only_as_far_as_needed() -> None:
+    shot = support.with_free_disk(SMALL, SDC, SDD)
+    state = with_spares("/dev/sdd", "/dev/sdc")
+    assert names(plan(GROW, shot, state)) == ["extend-data"]
+    more = plan(replace(GROW, add_data="+10GiB"), shot, state)
+    assert [commands(step)[0] for step in more.steps if step_name(step) == "extend-volume-group"] == [
+        ("vgextend", "docker", "/dev/sdd")
+    ]
+    most = plan(replace(GROW, add_data="+20GiB"), shot, state)
+    assert commands(most.steps[0])[0] == ("vgextend", "docker", "/dev/sdd", "/dev/sdc")
+    after = support.carried_out(shot, most)
+    assert pool_of(after).size_bytes == 1000 * support.EXTENT + 20 * GIB
+
+
+@pytest.mark.parametrize("add", [{"add_data": "+100GiB"}, {"add_metadata": "+10GiB"}])
+def test_more_than_there_is_room_for_is_refused_by_how_much(add: dict[str, str]) -> None:
+    found = plan(Request("extend", "docker", **add), support.with_free_disk(SMALL, SDC), with_spares("/dev/sdc"))
+    assert (codes(found), names(found)) == (["DOES_NOT_FIT"], [])
+    assert "too little" in found.refusals[0].details
+    assert "--add-device" in found.refusals[0].resolution
+
+
+def test_metadata_that_dm_thin_cannot_use_is_refused_before_lvm_cuts_it() -> None:
+    big = support.with_pool(support.snapshot(support.disk(size_bytes=200 * GIB)), data_extents=1000)
+    found = plan(Request("extend", "docker", add_metadata="+16GiB"), big)
+    assert (codes(found), names(found)) == (["DOES_NOT_FIT"], [])
+    assert "more than dm-thin can use" in found.refusals[0].details
+
+
+@pytest.mark.parametrize(
+    ("disk", "code"),
+    [
+        (support.disk("/dev/sdc", mounts=("/srv",)), "DISK_MOUNTED"),
+        (support.disk("/dev/sdc", swap=True), "DISK_IS_SWAP"),
+        (support.disk("/dev/sdc", sector_bytes=4096), "SECTOR_SIZES_DIFFER"),
+    ],
+)
+def test_a_disk_in_use_is_not_taken_by_name_nor_as_a_spare(disk: Disk, code: str) -> None:
+    shot = support.with_free_disk(SMALL, disk)
+    by_name = plan(Request("extend", "docker", add_data="+1GiB", add_devices=("/dev/sdc",)), shot)
+    assert codes(by_name) == [code]
+    as_spare = plan(replace(GROW, add_data="+10GiB"), shot, with_spares("/dev/sdc"))
+    assert codes(as_spare) == [code]
+    assert names(plan(GROW, shot, with_spares("/dev/sdc"))) == ["extend-data"]
+
+
+def test_a_named_disk_that_is_not_there_is_refused_by_name() -> None:
+    found = plan(Request("extend", "docker", add_devices=("/dev/sdx",)), SMALL)
+    assert (codes(found), found.refusals[0].target) == (["DISK_UNREADABLE"], "/dev/sdx")
+    assert found.steps == ()
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_disk_that_another_pool_is_to_have_is_not_taken(order: tuple[int, int]) -> None:
+    link = "/dev/disk/by-id/c"
+    shot = support.with_free_disk(SMALL, support.disk("/dev/sdc", links=(link,)))
+    configured = (*shot.configured_devices, replace(shot.configured_devices[1], configured_path=link))
+    pools = (support.pool(data_size="1GiB"), support.pool("other", "/dev/sdc"))
+    state = support.desired(*(pools[place] for place in order))
+    request = Request("extend", "docker", add_devices=(link,))
+    found = plan(request, replace(shot, configured_devices=configured), state)
+    assert (codes(found), names(found)) == (["SAME_DISK_TWICE"], [])
+    assert found.refusals[0].exit_code == 78
+
+
+def test_a_spare_device_that_is_missing_does_not_matter_until_it_is_needed() -> None:
+    state = with_spares("/dev/sdx")
+    assert names(plan(GROW, SMALL, state)) == ["extend-data"]
+    assert codes(plan(replace(GROW, add_data="+100GiB"), SMALL, state)) == ["DOES_NOT_FIT"]
+
+
+def test_a_pool_that_is_not_there_cannot_grow() -> None:
+    for shot in (support.snapshot(), support.with_group(support.snapshot())):
+        found = plan(GROW, shot)
+        assert (codes(found), names(found)) == (["POOL_ABSENT"], [])
+        assert found.refusals[0].resolution
+
+
+@pytest.mark.parametrize(
+    ("shot", "code"),
+    [
+        (support.untagged(SMALL), "POOL_FOREIGN"),
+        (support.healthy(mode="Fail"), "POOL_FAILED"),
+        (support.healthy(needs_check=True), "POOL_NEEDS_CHECK"),
+        (support.healthy(mode="ro"), "POOL_READ_ONLY"),
+        (support.lvm_lost(SMALL), "POOL_LOST"),
+    ],
+)
+def test_a_pool_that_is_foreign_or_ill_does_not_grow(shot: Snapshot, code: str) -> None:
+    found = plan(GROW, shot)
+    assert (codes(found), names(found)) == ([code], [])
+
+
+def test_a_pool_that_ran_out_of_metadata_gets_more_of_it() -> None:
+    shot = support.healthy(mode="ro", used_metadata_blocks=3072)
+    request = Request("extend", "docker", add_metadata="+8MiB")
+    found = plan(request, shot)
+    assert names(found) == ["extend-metadata"]
+    after = support.carried_out(shot, found)
+    memory = Memory(request=found.request)
+    assert plan(request, after, memory=memory).is_empty
+
+
+def test_a_full_pool_grows_and_an_inactive_one_is_activated_first() -> None:
+    full = support.with_status(SMALL, mode="out_of_data_space", used_data_blocks=8000)
+    after = support.carried_out(full, plan(GROW, full))
+    assert after.dm_devices[-1].pool_status is not None
+    assert after.dm_devices[-1].pool_status.mode == "rw"
+    assert names(plan(GROW, support.deactivated(SMALL))) == ["activate-pool", "extend-data"]
+
+
+def test_a_pool_of_ours_that_lost_its_tags_is_tagged_and_grows() -> None:
+    memory = Memory(
+        our_groups=(SMALL.groups[0].uuid,), made=(MadePool(pool_of(SMALL).uuid, 1000 * support.EXTENT, 12 * MIB),)
+    )
+    shot = support.untagged(SMALL)
+    found = plan(GROW, shot, memory=memory)
+    assert names(found) == ["tag-pool", "extend-data"]
+    support.carried_out(shot, found)
+
+
+def test_a_missing_spare_comes_back_with_an_extension() -> None:
+    shot = support.with_spare(SMALL, 0)
+    assert names(plan(GROW, shot)) == ["extend-metadata", "extend-data"]
+
+
+# runs
+
+
+class Stage:
+    """A host in memory and a journal, on which requests run one after the other."""
+
+    def __init__(self, tmp_path: Path, shot: Snapshot, state: DesiredState = PLAIN) -> None:
+        self.host = SimulatedHost(shot)
+        self.store = Store(tmp_path / "state", tmp_path / "run" / "lock")
+        self.state = state
+
+    def run(self, request: Request) -> RunResult:
+        desired = desired_for(request, self.state)
+
+        def planner(shot: Snapshot, memory: Memory) -> Plan:
+            return plan_for(request, desired, shot, memory, apply_step)
+
+        return carry_out(request.command, planner, self.host, self.store, support.Listener(), ALL)
+
+    def cut(self, request: Request, fault: Killed, after: int = 0) -> None:
+        self.host.lay(fault, after)
+        with pytest.raises(PowerCutError):
+            self.run(request)
+        self.host.faults.clear()
+
+    @property
+    def data_bytes(self) -> int:
+        return pool_of(self.host.snapshot).size_bytes
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Callable[..., Stage]:
+    return lambda *args: Stage(tmp_path, *args)
+
+
+def test_a_finished_extension_followed_by_the_same_command_grows_again(stage: Callable[..., Stage]) -> None:
+    there = stage(SMALL)
+    for times in (1, 2, 3):
+        assert there.run(GROW).outcome == "done"
+        assert there.data_bytes == 1000 * support.EXTENT + times * GIB
+
+
+KILLS = [
+    Killed("before"),
+    *(Killed("inside", left) for left in ("first", "second", "third", "none")),
+    Killed("after"),
+]
+
+
+@pytest.mark.parametrize("kill", KILLS, ids=str)
+@pytest.mark.parametrize("at", [0, 1])
+def test_an_interrupted_extension_continues_to_the_same_size(
+    stage: Callable[..., Stage], kill: Killed, at: int
+) -> None:
+    there = stage(SMALL)
+    request = replace(GROW, add_metadata="+8MiB")
+    there.cut(request, kill, at)
+    result = there.run(request)
+    pool = pool_of(there.host.snapshot)
+    assert pool.size_bytes == 1000 * support.EXTENT + GIB
+    # A kill inside may cost the spare, which comes back with one extent more of metadata.
+    assert pool.metadata_bytes in (20 * MIB, 24 * MIB)
+    assert result.outcome in ("done", "nothing")
+    assert there.run(APPLY).outcome == "nothing"
+    again = there.run(GROW)
+    assert (again.outcome, there.data_bytes) == ("done", 1000 * support.EXTENT + 2 * GIB)
+
+
+def test_an_interrupted_extension_is_found_behind_a_later_run_that_failed(stage: Callable[..., Stage]) -> None:
+    there = stage(SMALL)
+    there.cut(GROW, Killed("after"))
+    there.state = support.desired(support.pool(data_size="1GiB", when_full="error"))
+    there.cut(APPLY, Killed("before"))
+    assert there.run(GROW).outcome == "nothing"
+    assert there.data_bytes == 1000 * support.EXTENT + GIB
+
+
+def test_a_command_with_nothing_to_do_does_not_make_an_extension_forgotten(stage: Callable[..., Stage]) -> None:
+    there = stage(SMALL)
+    there.cut(GROW, Killed("after"))
+    assert there.run(Request("activate", "docker")).outcome == "nothing"
+    assert there.run(Request("clean")).outcome == "nothing"
+    assert there.run(GROW).outcome == "nothing"
+    assert there.data_bytes == 1000 * support.EXTENT + GIB
+    assert there.run(GROW).outcome == "done"
+
+
+def test_a_command_with_nothing_to_do_leaves_the_labels_of_an_interrupted_destroy_known(
+    stage: Callable[..., Stage],
+) -> None:
+    there = stage(SMALL)
+    destroy = Request("destroy", "docker")
+    there.cut(destroy, Killed("before"), 3)
+    assert there.host.snapshot.orphan_pvs
+    assert there.run(Request("deactivate", "docker")).outcome == "nothing"
+    assert there.run(destroy).outcome == "done"
+    assert there.host.snapshot.orphan_pvs == ()
+
+
+def test_what_grew_by_hand_is_not_asked_to_shrink(stage: Callable[..., Stage]) -> None:
+    there = stage(support.snapshot())
+    there.run(APPLY)
+    there.run(GROW)
+    assert there.run(APPLY).outcome == "nothing"
+    there.state = support.desired(support.pool(data_size="512MiB"))
+    with pytest.raises(RefusedError, match="was made with data_size 1GiB, and 512MiB"):
+        there.run(APPLY)
+
+
+def test_what_the_configuration_enlarged_is_not_made_smaller(stage: Callable[..., Stage]) -> None:
+    there = stage(support.snapshot())
+    there.run(APPLY)
+    there.state = support.desired(support.pool(data_size="2GiB"))
+    there.run(APPLY)
+    there.state = PLAIN
+    with pytest.raises(RefusedError, match="was made with data_size 2GiB, and 1GiB"):
+        there.run(APPLY)
+
+
+# rebuild
+
+
+DOCKER = replace(support.docker(running=True, configured=True), state=support.STALE)
+WITH_ENGINE = support.desired(support.pool(data_size="1GiB", chunk_size="1MiB"), engines=(support.engine(),))
+USED = support.with_engine(support.with_thin_device(SMALL, open_count=1), DOCKER)
+
+
+def test_a_rebuild_is_one_plan_down_and_up_with_one_outage() -> None:
+    found = plan(REBUILD, USED, WITH_ENGINE)
+    assert codes(found) == []
+    assert names(found) == [
+        "stop-engine",
+        "remove-dm-device",
+        "deactivate-pool",
+        "remove-thin-pool",
+        "remove-volume-group",
+        "remove-physical-volumes",
+        "move-state-aside",
+        "create-volume-group",
+        "create-thin-pool",
+        "start-engine",
+    ]
+    assert [step.id for step in found.steps] == [f"{place:02}" for place in range(1, 11)]
+    assert {step.danger for step in found.steps} == {"outage", "destroys", "safe"}
+
+
+def test_a_rebuild_that_is_refused_in_either_half_does_nothing() -> None:
+    other = support.with_lv(SMALL, support.linear("home", 40 * MIB))
+    assert (codes(plan(REBUILD, other)), names(plan(REBUILD, other))) == (["GROUP_HAS_OTHER_LVS"], [])
+    too_large = plan(REBUILD, SMALL, support.desired(support.pool(data_size="1TiB")))
+    assert (codes(too_large), names(too_large)) == (["DOES_NOT_FIT"], [])
+    foreign = plan(REBUILD, support.untagged(SMALL))
+    assert (codes(foreign), names(foreign)) == (["POOL_FOREIGN"], [])
+
+
+def test_a_rebuild_of_a_pool_that_is_not_there_makes_it() -> None:
+    assert names(plan(REBUILD, support.snapshot())) == ["create-volume-group", "create-thin-pool"]
+
+
+def test_a_rebuild_of_one_pool_leaves_the_others_alone() -> None:
+    shot = support.with_free_disk(SMALL, SDC)
+    state = support.desired(support.pool(data_size="1GiB"), support.pool("other", "/dev/sdc"))
+    assert {step.pool for step in plan(REBUILD, shot, state).steps} == {"docker"}
+
+
+def test_a_rebuild_configures_no_engine_unasked() -> None:
+    assert codes(plan(REBUILD, SMALL)) == []
+    not_there = support.with_engine(SMALL, support.docker(installed=False, version=""))
+    elsewhere = support.with_engine(SMALL, support.docker(running=True, driver="overlay2"))
+    for shot in (not_there, elsewhere):
+        found = plan(REBUILD, shot)
+        assert codes(found) == []
+        assert names(found)[-2:] == ["create-volume-group", "create-thin-pool"]
+        assert not any(isinstance(step, StopEngine) for step in found.steps)
+
+
+def test_a_rebuild_starts_an_unconfigured_engine_that_it_had_to_stop() -> None:
+    found = plan(REBUILD, USED)
+    assert (names(found)[0], names(found)[-1]) == ("stop-engine", "start-engine")
+    assert "write-engine-config" not in names(found)
+
+
+@pytest.mark.parametrize("monitor", ["dmeventd", "thinpoolmgr"])
+def test_a_rebuild_with_a_profile_converges(stage: Callable[..., Stage], monitor: str) -> None:
+    before = support.desired(support.pool(data_size="1GiB", extend={"monitor": "dmeventd"}))
+    there = stage(support.snapshot(), before)
+    there.run(APPLY)
+    there.state = support.desired(support.pool(data_size="1GiB", extend={"monitor": monitor}))
+    assert there.run(REBUILD).outcome == "done"
+    assert bool(there.host.snapshot.lvm_profiles) is (monitor == "dmeventd")
+    assert there.run(APPLY).outcome == "nothing"
+
+
+def test_a_rebuild_followed_by_the_same_command_rebuilds_again(stage: Callable[..., Stage]) -> None:
+    there = stage(SMALL)
+    uuids = {pool_of(there.host.snapshot).uuid}
+    for times in (2, 3):
+        there.run(REBUILD)
+        uuids.add(pool_of(there.host.snapshot).uuid)
+        assert len(uuids) == times
+
+
+STEPS = range(10)
+
+
+@pytest.mark.parametrize("at", STEPS)
+@pytest.mark.parametrize("when", ["before", "first", "components", "labels", "after"])
+def test_a_rebuild_interrupted_anywhere_converges_and_keeps_the_new_pool(
+    stage: Callable[..., Stage], at: int, when: str
+) -> None:
+    there = stage(USED, WITH_ENGINE)
+    old = pool_of(USED).uuid
+    kill = Killed(when) if when in ("before", "after") else Killed("inside", when)  # type: ignore[arg-type]
+    there.cut(REBUILD, kill, at)
+    made = (
+        [pool_of(there.host.snapshot)]
+        if any(lv.is_thin_pool for g in there.host.snapshot.groups for lv in g.lvs)
+        else []
+    )
+    new = [lv.uuid for lv in made if lv.uuid != old]
+    assert there.run(REBUILD).outcome in ("done", "nothing")
+    after = there.host.snapshot
+    assert pool_of(after).uuid != old
+    assert pool_of(after).chunk_bytes == MIB
+    if new:
+        assert [pool_of(after).uuid] == new
+    engine = after.find_engine("docker")
+    assert engine is not None
+    assert (engine.running, engine.state, len(engine.set_aside)) == (True, None, 1)
+    assert there.run(APPLY).outcome == "nothing"
+    took = [step_name(step) for step in there.host.took_effect]
+    assert took.count("remove-thin-pool") == 1
+
+
+def test_a_rebuild_interrupted_in_its_second_half_is_found_behind_a_later_run_that_failed(
+    stage: Callable[..., Stage],
+) -> None:
+    there = stage(SMALL)
+    there.cut(REBUILD, Killed("after"), 5)
+    new = pool_of(there.host.snapshot).uuid
+    assert new != pool_of(SMALL).uuid
+    there.state = support.desired(support.pool(data_size="1GiB", when_full="error"))
+    there.cut(APPLY, Killed("before"))
+    there.run(REBUILD)
+    assert pool_of(there.host.snapshot).uuid == new
+
+
+def test_a_group_of_strangers_in_the_place_of_a_rebuild_is_left_alone(stage: Callable[..., Stage]) -> None:
+    there = stage(SMALL)
+    there.cut(REBUILD, Killed("after"), 2)
+    assert there.host.snapshot.groups == ()
+    blank = replace(there.host.snapshot, orphan_pvs=(), disks=tuple(replace(d, signatures=()) for d in SMALL.disks))
+    there.host.snapshot = support.with_group(support.settle(blank), tags=())
+    with pytest.raises(RefusedError, match="foreign"):
+        there.run(REBUILD)
+
+
+def test_a_stale_profile_does_not_keep_a_new_pool_from_being_as_described(stage: Callable[..., Stage]) -> None:
+    profile = LvmProfile("thinpoolmgr-docker-thinpool", "old")
+    there = stage(replace(support.snapshot(), lvm_profiles=(profile,)))
+    assert there.run(APPLY).outcome == "done"
+    assert there.host.snapshot.lvm_profiles == ()
+
+
+def test_steps_beside_refusals_can_still_be_shown() -> None:
+    found = plan(APPLY, support.with_free_disk(SMALL, SDC), support.desired(support.pool(chunk_size="1MiB")))
+    assert codes(found) == ["SETTING_DIFFERS"]
+    assert [commands(step) for step in found.steps]
+    assert isinstance(found.steps[0], ExtendData | ExtendMetadata)
+
+
+def test_an_error_in_a_run_is_told_with_its_steps(stage: Callable[..., Stage]) -> None:
+    from thinpoolmgr.sim.faults import Fails
+
+    there = stage(SMALL)
+    there.host.lay(Fails("before"))
+    with pytest.raises(RunError) as caught:
+        there.run(GROW)
+    assert [step.result for step in caught.value.steps] == ["failed"]
+    there.host.faults.clear()
+    assert there.run(GROW).outcome == "done"
+    assert there.data_bytes == 1000 * support.EXTENT + GIB

@@ -1,0 +1,150 @@
+"""Commands that change an existing pool, or finish what was begun: extend, adopt, rebuild, clean, resume."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from thinpoolmgr.approval import Approval
+from thinpoolmgr.cli.completion import complete_pool
+from thinpoolmgr.cli.options import global_options, options_of
+from thinpoolmgr.cli.pools import approval_options, require_root, run_request
+from thinpoolmgr.cli.render import Renderer
+from thinpoolmgr.config import load_config
+from thinpoolmgr.core.documents import apply_document
+from thinpoolmgr.core.journal import unfinished_runs
+from thinpoolmgr.core.plan import Request
+from thinpoolmgr.errors import NeedsPersonError, UsageError
+from thinpoolmgr.host.store import Store
+from thinpoolmgr.units import parse_size
+
+if TYPE_CHECKING:
+    from thinpoolmgr.core.journal import Run
+    from thinpoolmgr.core.steps import Danger
+
+
+def _parse_growth(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str:
+    """Return `value`, which must be a size with a plus: sizes here are always what is added."""
+    if value is None:
+        return ""
+    if not value.startswith("+"):
+        raise click.BadParameter(f"{value!r} has no plus; write how much is added, such as +10GiB")
+    try:
+        parse_size(value[1:])
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+    return value
+
+
+@click.command()
+@click.argument("pool", shell_complete=complete_pool)
+@click.option("--data", "data", metavar="+SIZE", callback=_parse_growth, help="How much data is added.")
+@click.option("--metadata", "metadata", metavar="+SIZE", callback=_parse_growth, help="How much metadata is added.")
+@click.option("--add-device", "devices", multiple=True, metavar="DEVICE", help="A disk to take into the group first.")
+@approval_options
+@global_options
+@click.pass_context
+def extend(  # noqa: PLR0913 - as the command line
+    context: click.Context,
+    pool: str,
+    *,
+    data: str,
+    metadata: str,
+    devices: tuple[str, ...],
+    yes: bool,
+    allow: frozenset[Danger],
+) -> None:
+    """Make a pool larger while it runs.
+
+    Metadata grows before data. Where the group is full, the pool's spare_devices are taken.
+    """
+    if not (data or metadata or devices):
+        raise UsageError("extend needs to know what", "", "Give --data +SIZE, --metadata +SIZE or --add-device DEVICE.")
+    bad = next((device for device in devices if not device.startswith("/") or not device.isprintable()), None)
+    if bad is not None:
+        raise UsageError(f"{bad!r} is no path of a device", "", "Write its absolute path: /dev/disk/by-id/...")
+    request = Request("extend", pool, add_data=data, add_metadata=metadata, add_devices=tuple(dict.fromkeys(devices)))
+    run_request(context, request, Approval(yes, allow))
+
+
+@click.command()
+@click.argument("pool", shell_complete=complete_pool)
+@approval_options
+@global_options
+@click.pass_context
+def adopt(context: click.Context, pool: str, *, yes: bool, allow: frozenset[Danger]) -> None:
+    """Take over a group and a pool that were made by hand.
+
+    Only tags are written; how the pool differs from its configuration is shown.
+    """
+    run_request(context, Request("adopt", pool), Approval(yes, allow))
+
+
+@click.command()
+@click.argument("pool", shell_complete=complete_pool)
+@approval_options
+@global_options
+@click.pass_context
+def rebuild(context: click.Context, pool: str, *, yes: bool, allow: frozenset[Danger]) -> None:
+    """Destroy a pool and make it anew, as one plan.
+
+    All images and containers in it are lost. For what cannot be changed otherwise, such as the chunk size.
+    """
+    run_request(context, Request("rebuild", pool), Approval(yes, allow))
+
+
+@click.command()
+@click.argument("engine", required=False, default="")
+@click.option("--purge", is_flag=True, help="Delete for good what was moved aside.")
+@approval_options
+@global_options
+@click.pass_context
+def clean(context: click.Context, engine: str, *, purge: bool, yes: bool, allow: frozenset[Danger]) -> None:
+    """Move aside engine state whose pool is gone.
+
+    It stays beside where it was until --purge deletes it.
+    """
+    desired = load_config(options_of(context).config).desired
+    names = [found.name for found in desired.engines]
+    if engine and engine not in names:
+        listed = ", ".join(names) or "none"
+        raise UsageError(f"there is no engine {engine!r} in the configuration", f"Its engines: {listed}", "")
+    run_request(context, Request("clean", engine=engine, purge=purge), Approval(yes, allow))
+
+
+@click.command()
+@approval_options
+@global_options
+@click.pass_context
+def resume(context: click.Context, *, yes: bool, allow: frozenset[Danger]) -> None:
+    """Finish the run that was interrupted.
+
+    The same as giving its command again.
+    """
+    options = options_of(context)
+    runs: list[Run] = []
+    if not options.simulate:
+        require_root()
+        runs = unfinished_runs([run for _, run in Store().read_runs()])
+    if not runs:
+        renderer = Renderer(options)
+        if options.json:
+            renderer.json(apply_document("", "nothing", ()))
+        else:
+            renderer.out("Nothing to resume: the last run ended well.")
+        return
+    run_request(context, _request_of(runs[-1]), Approval(yes, allow))
+
+
+def _request_of(run: Run) -> Request:
+    """Return what `run` was asked for.
+
+    Raises:
+        NeedsPersonError: its journal does not say.
+
+    """
+    if run.began.request is None:
+        summary = f"the journal does not say what {run.began.run} was asked for"
+        raise NeedsPersonError(summary, f"Its command: {run.began.command}", "Give that command again yourself.")
+    return run.began.request.as_asked()

@@ -1,0 +1,73 @@
+"""What `clean` does: stale state of an engine is moved aside, and with `--purge` deleted for good."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from thinpoolmgr.core.engine_plan import (
+    around_engine,
+    check_files,
+    check_obstacle,
+    check_process,
+    judge_state,
+    move_stale,
+)
+from thinpoolmgr.core.fingerprint import fingerprint_of_host
+from thinpoolmgr.core.lifecycle import PoolView, view_pool
+from thinpoolmgr.core.plan import Memory, Plan, Request, numbered
+from thinpoolmgr.core.steps import DeleteSetAside, MoveStateAside, Step
+
+if TYPE_CHECKING:
+    from thinpoolmgr.core.desired import DesiredEngine, DesiredState
+    from thinpoolmgr.core.model import Snapshot
+
+
+def plan_clean(request: Request, desired: DesiredState, snapshot: Snapshot, memory: Memory) -> Plan:
+    """Return the plan that moves aside what belongs to a pool that is gone, and with `purge` deletes what is aside."""
+    plans = [
+        _clean(engine, view_pool(pool, snapshot), request, snapshot, memory)
+        for engine in desired.engines
+        if request.engine in ("", engine.name) and (pool := desired.find_pool(engine.config.pool))
+    ]
+    return Plan(
+        numbered([step for plan in plans for step in plan.steps]),
+        tuple(refusal for plan in plans for refusal in plan.refusals),
+        tuple(note for plan in plans for note in plan.notes),
+        tuple(warning for plan in plans for warning in plan.warnings),
+        fingerprint_of_host(desired, snapshot, memory),
+    )
+
+
+def _clean(engine: DesiredEngine, view: PoolView, request: Request, snapshot: Snapshot, memory: Memory) -> Plan:
+    found = snapshot.find_engine(engine.name)
+    if found is None:
+        return Plan()
+    refusal = check_process(found) or check_files(found)
+    if refusal is not None:
+        return Plan(refusals=(refusal,))
+    verdict = judge_state(found, view, snapshot)
+    warnings: tuple[str, ...] = ()
+    changes: list[Step] = []
+    if verdict is not None and verdict.kind == "stale":
+        refusal = check_obstacle(found.state)
+        if refusal is not None:
+            return Plan(refusals=(refusal,))
+        changes = move_stale(found, verdict, view.pool.name, memory)
+    elif verdict is not None and verdict.kind not in ("none", "matching"):
+        warnings = (f"{found.name}: its state is left alone: {verdict.evidence}.",)
+    if request.purge:
+        moved = [step.into for step in changes if isinstance(step, MoveStateAside)]
+        changes += [
+            DeleteSetAside(
+                reason="it was moved aside because its pool is gone, and you ask to delete it for good",
+                danger="destroys",
+                pool=view.pool.name,
+                engine=found.name,
+                path=path,
+            )
+            for path in dict.fromkeys((*found.set_aside, *moved))
+        ]
+    plan = around_engine(changes, found, memory, view.pool.name)
+    return replace(plan, warnings=warnings)

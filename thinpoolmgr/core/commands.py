@@ -1,0 +1,137 @@
+"""The exact commands that each step stands for, as argument vectors; steps that only edit files have none.
+
+Sources: lvcreate(8), lvextend(8), lvchange(8), vgchange(8), dmsetup(8); tried with LVM 2.03.16.
+"""
+
+from __future__ import annotations
+
+import re
+
+from thinpoolmgr.core.names import OUR_TAG
+from thinpoolmgr.core.steps import (
+    ActivatePool,
+    CreateThinPool,
+    CreateVolumeGroup,
+    DeactivatePool,
+    DeleteSetAside,
+    EditLvmProfile,
+    ExtendData,
+    ExtendMetadata,
+    ExtendVolumeGroup,
+    MoveStateAside,
+    RefreshPool,
+    RemoveDmDevice,
+    RemoveLeftover,
+    RemovePhysicalVolumes,
+    RemoveThinPool,
+    RemoveVolumeGroup,
+    ResumeDevice,
+    SetDiscards,
+    SetProfile,
+    SetWhenFull,
+    SetZeroing,
+    StartEngine,
+    Step,
+    StopEngine,
+    TagPool,
+    WipeSignatures,
+    WriteEngineConfig,
+)
+from thinpoolmgr.units import lvm_size
+
+Argv = tuple[str, ...]
+_DMSETUP_PLAIN_NAME = re.compile(r"[A-Za-z0-9#+.:=@_-]+", re.ASCII)
+
+
+def commands(step: Step) -> tuple[Argv, ...]:  # noqa: PLR0912 - one branch a step
+    """Return the argument vectors that carry out `step`, in order; empty for steps that edit files."""
+    match step:
+        case WipeSignatures():
+            return (("wipefs", "--all", step.disk.path),)
+        case CreateVolumeGroup():
+            return (("vgcreate", "--addtag", OUR_TAG, step.group, *(disk.path for disk in step.disks)),)
+        case ExtendVolumeGroup():
+            return (("vgextend", step.group, *(disk.path for disk in step.disks)),)
+        case TagPool():
+            return _tag(step)
+        case CreateThinPool():
+            return (_create_thin_pool(step),)
+        case ExtendMetadata():
+            return (("lvextend", "--poolmetadatasize", lvm_size(step.metadata_bytes), f"{step.group}/{step.lv}"),)
+        case ExtendData():
+            return (("lvextend", "--extents", str(step.data_extents), f"{step.group}/{step.lv}"),)
+        case SetDiscards():
+            return (("lvchange", "--discards", step.discards, f"{step.group}/{step.lv}"),)
+        case SetZeroing():
+            return (("lvchange", "--zero", "y" if step.zero_new_blocks else "n", f"{step.group}/{step.lv}"),)
+        case SetProfile():
+            return _set_profile(step)
+        case RefreshPool():
+            return (("lvchange", "--refresh", f"{step.group}/{step.lv}"),)
+        case ResumeDevice():
+            return (("dmsetup", "resume", *_raw_name(step.name), "--", step.name),)
+        case SetWhenFull() if step.refresh:
+            return (("lvchange", "--refresh", f"{step.group}/{step.lv}"),)
+        case SetWhenFull():
+            return (
+                ("lvchange", "--errorwhenfull", "y" if step.when_full == "error" else "n", f"{step.group}/{step.lv}"),
+            )
+        case ActivatePool():
+            return (("lvchange", "--activate", "y", f"{step.group}/{step.lv}"),)
+        case DeactivatePool():
+            return (("lvchange", "--activate", "n", f"{step.group}/{step.lv}"),)
+        case RemoveDmDevice():
+            return (_remove_dm_device(step.name),)
+        case RemoveLeftover() | RemoveThinPool():
+            return (("lvremove", "--yes", f"{step.group}/{step.lv}"),)
+        case RemoveVolumeGroup():
+            return (("vgremove", step.group),)
+        case RemovePhysicalVolumes():
+            return (("pvremove", *(disk.path for disk in step.disks)),)
+        case StopEngine():
+            return (("systemctl", "stop", *step.units),)
+        case StartEngine():
+            # A unit that failed too often in a row refuses to start until that is forgotten (systemd.unit(5)).
+            return (("systemctl", "reset-failed", *step.units), ("systemctl", "start", *step.units))
+        case MoveStateAside() | DeleteSetAside() | WriteEngineConfig() | EditLvmProfile():
+            return ()
+
+
+def _create_thin_pool(step: CreateThinPool) -> Argv:
+    return (
+        *("lvcreate", "--type", "thin-pool", "--name", step.lv),
+        *("--extents", str(step.data_extents)),
+        *("--poolmetadatasize", lvm_size(step.metadata_bytes)),
+        *("--chunksize", lvm_size(step.chunk_bytes)),
+        *("--zero", "y" if step.zero_new_blocks else "n"),
+        *("--discards", step.discards),
+        *("--monitor", "y" if step.monitored_by_dmeventd else "n"),
+        *(("--metadataprofile", step.profile) if step.profile else ()),
+        *("--addtag", OUR_TAG),
+        step.group,
+    )
+
+
+def _tag(step: TagPool) -> tuple[Argv, ...]:
+    group = (("vgchange", "--addtag", OUR_TAG, step.group),) if step.tag_group else ()
+    return (*group, *((("lvchange", "--addtag", OUR_TAG, f"{step.group}/{step.lv}"),) if step.tag_lv else ()))
+
+
+def _set_profile(step: SetProfile) -> tuple[Argv, ...]:
+    """Attach or detach, and load the table again: only then the kernel has the low-water mark (LVM 2.03.16)."""
+    path = f"{step.group}/{step.lv}"
+    attach = ("--metadataprofile", step.profile) if step.profile else ("--detachprofile",)
+    return (
+        ("lvchange", *attach, path),
+        ("lvchange", "--monitor", "y" if step.profile else "n", path),
+        ("lvchange", "--refresh", path),
+    )
+
+
+def _remove_dm_device(name: str) -> Argv:
+    return ("dmsetup", "remove", *_raw_name(name), "--retry", "--", name)
+
+
+def _raw_name(name: str) -> Argv:
+    # dmsetup mangles names with other characters; the name read from the kernel is the raw one.
+    return () if _DMSETUP_PLAIN_NAME.fullmatch(name) else ("--manglename", "none")

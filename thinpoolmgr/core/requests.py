@@ -1,0 +1,193 @@
+"""From what was asked for to the plan: one place for all commands that change something, and for running them again.
+
+A request is settled once, on the host as it was when its run began: `+10GiB` becomes the size to reach, `rebuild`
+remembers which group it takes down. A run that was interrupted left its settled request in the journal; asking for
+the same again goes on with that, so nothing goes twice as far.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from thinpoolmgr.core.adopt import plan_adopt
+from thinpoolmgr.core.changes import plan_extension
+from thinpoolmgr.core.clean import plan_clean
+from thinpoolmgr.core.desired import DesiredPool, DesiredState, with_implied_engine
+from thinpoolmgr.core.fingerprint import fingerprint_of_host
+from thinpoolmgr.core.guards import check_paths
+from thinpoolmgr.core.lifecycle import PoolState, view_pool
+from thinpoolmgr.core.plan import Memory, Plan, Refusal, Request, numbered
+from thinpoolmgr.core.planner import bring_up, plan_activate, plan_apply, with_lost_tags
+from thinpoolmgr.core.steps import StopEngine
+from thinpoolmgr.core.teardown import plan_deactivate, plan_destroy
+from thinpoolmgr.units import parse_size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from thinpoolmgr.core.model import Snapshot
+    from thinpoolmgr.core.steps import Step
+
+    Predict = Callable[[Snapshot, Step], Snapshot]
+
+_TEARS_DOWN = ("destroy", "deactivate", "rebuild")
+
+
+class UnknownPoolError(ValueError):
+    """The request is for a pool that the configuration does not have."""
+
+
+def desired_for(request: Request, desired: DesiredState) -> DesiredState:
+    """Return `desired` with what must be looked at for `request`: an engine that is not configured, disks to add.
+
+    Raises:
+        UnknownPoolError: the configuration has no such pool.
+
+    """
+    if not request.pool:
+        return desired
+    pool = _pool(request, desired)
+    if request.command in _TEARS_DOWN:
+        return with_implied_engine(desired, pool)
+    named = (*pool.config.devices, *pool.config.spare_devices)
+    more = tuple(device for device in request.add_devices if device not in named)
+    if not more:
+        return desired
+    config = replace(pool.config, spare_devices=(*pool.config.spare_devices, *more))
+    pools = tuple(replace(pool, config=config) if other is pool else other for other in desired.pools)
+    return replace(desired, pools=pools)
+
+
+def _pool(request: Request, desired: DesiredState) -> DesiredPool:
+    pool = desired.find_pool(request.pool)
+    if pool is None:
+        raise UnknownPoolError(request.pool)
+    return pool
+
+
+def plan_for(
+    request: Request, desired: DesiredState, snapshot: Snapshot, memory: Memory, predict: Predict | None = None
+) -> Plan:
+    """Return the plan for `request`; the plan's own request is the settled one.
+
+    Args:
+        request: as asked for.
+        desired: as `desired_for` gives it.
+        snapshot: the host.
+        memory: the journal; its request is the one under way, or the interrupted one.
+        predict: gives the host as it is after a step; only `rebuild` needs it.
+
+    Raises:
+        UnknownPoolError: the configuration has no such pool.
+
+    """
+    settled = settle(request, desired, snapshot, memory)
+    return replace(_plan(settled, desired, snapshot, memory, predict), request=settled)
+
+
+def settle(request: Request, desired: DesiredState, snapshot: Snapshot, memory: Memory) -> Request:
+    """Return `request` with what it comes to on this host, or as it was settled when it was first begun."""
+    begun = (*memory.begun, *([memory.request] if memory.request else []))
+    same = [other for other in begun if other.is_settled and other.as_asked() == request.as_asked()]
+    if same:
+        return same[-1]
+    if request.is_settled or not request.pool:
+        return replace(request, is_settled=True)
+    view = view_pool(_pool(request, desired), snapshot)
+    data = metadata = 0
+    if view.lv is not None:
+        data = view.lv.size_bytes + parse_size(request.add_data.lstrip("+")) if request.add_data else 0
+        metadata = view.lv.metadata_bytes + parse_size(request.add_metadata.lstrip("+")) if request.add_metadata else 0
+    group = view.group.uuid if view.group and request.command == "rebuild" else ""
+    return replace(request, is_settled=True, data_bytes=data, metadata_bytes=metadata, group_uuid=group)
+
+
+def _plan(request: Request, desired: DesiredState, snapshot: Snapshot, memory: Memory, predict: Predict | None) -> Plan:
+    if request.command == "apply":
+        return plan_apply(desired, snapshot, memory)
+    if request.command == "clean":
+        return plan_clean(request, desired, snapshot, memory)
+    pool = _pool(request, desired)
+    match request.command:
+        case "destroy":
+            return plan_destroy(pool, desired, snapshot, memory, keep_devices=request.keep_devices)
+        case "deactivate":
+            return plan_deactivate(pool, desired, snapshot, memory)
+        case "activate":
+            return plan_activate(pool, desired, snapshot, memory)
+        case "adopt":
+            return plan_adopt(pool, desired, snapshot, memory)
+        case "extend":
+            return _plan_extend(pool, request, desired, snapshot, memory)
+        case "rebuild":
+            return _plan_rebuild(pool, request, desired, snapshot, memory, predict)
+    msg = f"nothing plans {request.command}"
+    raise ValueError(msg)
+
+
+def _plan_extend(
+    pool: DesiredPool, request: Request, desired: DesiredState, snapshot: Snapshot, memory: Memory
+) -> Plan:
+    fingerprint = fingerprint_of_host(desired, snapshot, memory)
+    ours = {*request.add_devices, *pool.config.devices}
+    # A disk named twice is refused whichever of its names comes second, and may be another pool's.
+    refusals = [r for r in check_paths(desired, snapshot) if r.target in ours or r.code == "SAME_DISK_TWICE"]
+    view, tags = with_lost_tags(view_pool(pool, snapshot), snapshot, memory)
+    if view.state is PoolState.ABSENT:
+        way = "thinpoolmgr apply makes it."
+        refusals.append(Refusal("POOL_ABSENT", pool.path, f"{pool.path} does not exist", view.because, way))
+        return Plan(refusals=tuple(refusals), fingerprint=fingerprint)
+    # Larger metadata is what brings this one back: the kernel leaves its read-only mode by itself.
+    can_grow = view.state is PoolState.OUT_OF_METADATA
+    steps, found = ([], []) if can_grow else bring_up(view, memory)
+    if refusals or found:
+        return Plan(refusals=(*refusals, *found), fingerprint=fingerprint)
+    changes = plan_extension(view, request, snapshot, memory)
+    known = {*pool.config.devices}
+    notes = [
+        f"Add {device} to pools.{pool.name}.devices of the configuration, so that it says what there is."
+        for device in request.add_devices
+        if device not in known
+    ]
+    steps = [*tags, *steps, *changes.steps]
+    return Plan(
+        numbered(steps), tuple(changes.refusals), tuple(notes if steps else ()), tuple(changes.warnings), fingerprint
+    )
+
+
+def _plan_rebuild(  # noqa: PLR0913, PLR0917 - as plan_for
+    pool: DesiredPool,
+    request: Request,
+    desired: DesiredState,
+    snapshot: Snapshot,
+    memory: Memory,
+    predict: Predict | None,
+) -> Plan:
+    """Down and up again as one plan: the second half is planned on the host as the first half will leave it."""
+    view = view_pool(pool, snapshot)
+    is_old = view.group is not None and view.group.uuid == request.group_uuid
+    is_down = not is_old and view.state is not PoolState.LOST
+    if is_down:
+        return plan_apply(desired, snapshot, memory, only=pool.name)
+    down = plan_destroy(pool, desired, snapshot, memory)
+    if down.refusals or predict is None:
+        return down
+    after = snapshot
+    for step in down.steps:
+        after = predict(after, step)
+    stopped = tuple(step.engine for step in down.steps if isinstance(step, StopEngine))
+    up = plan_apply(
+        desired,
+        after,
+        replace(memory, interrupted=(), pending=(), stopped_engines=(*memory.stopped_engines, *stopped)),
+        only=pool.name,
+    )
+    return Plan(
+        numbered([*down.steps, *up.steps]) if not up.refusals else (),
+        up.refusals,
+        tuple(dict.fromkeys((*down.notes, *up.notes))),
+        (*down.warnings, *up.warnings),
+        down.fingerprint,
+    )
