@@ -1,4 +1,4 @@
-"""Deleting what is ours and nothing else: no link is followed, no mount is emptied, and a kill midway is gone on with."""
+"""Deleting what is ours and nothing else: no link is followed, no mount is emptied, a kill midway is no loss."""
 
 from __future__ import annotations
 

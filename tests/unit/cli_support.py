@@ -1,0 +1,91 @@
+"""The command line on a host in memory, and what it prints held against tests/golden."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import support
+
+from thinpoolmgr.cli import pools, reports
+from thinpoolmgr.cli.main import main
+from thinpoolmgr.core.model import Signature
+from thinpoolmgr.host.store import Store
+
+if TYPE_CHECKING:
+    from thinpoolmgr.core.desired import DesiredState
+    from thinpoolmgr.core.model import Snapshot
+
+CHECKOUT = Path(__file__).parents[2]
+GOLDEN = CHECKOUT / "tests/golden"
+PLAIN = 'version = 1\n[pools.docker]\ndevices = ["/dev/sdb"]\n'
+ENGINE = PLAIN + '[engines.docker]\npool = "docker"\n'
+EXT4 = Signature("ext4", "filesystem", 1080)
+
+
+class Cli:
+    """Runs the command line on a host in memory."""
+
+    def __init__(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.config = tmp_path / "c.toml"
+        self.config.write_text(PLAIN)
+        self.store = Store(tmp_path / "state", tmp_path / "run" / "lock")
+        self.host = support.FakeHost(support.snapshot())
+        self._capsys = capsys
+
+    def set(self, shot: Snapshot, text: str = PLAIN) -> None:
+        self.host = support.FakeHost(shot)
+        self.config.write_text(text)
+
+    def raw(self, *args: str) -> tuple[int, str, str]:
+        self._capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            main(args)
+        out, err = self._capsys.readouterr()
+        assert "Traceback" not in err
+        assert isinstance(caught.value.code, int)
+        return caught.value.code, out, err
+
+    def __call__(self, *args: str) -> tuple[int, str, str]:
+        return self.raw("--config", str(self.config), *args)
+
+    def json(self, *args: str) -> tuple[int, Any]:
+        code, out, _ = self(*args, "--json")
+        return code, json.loads(out)
+
+
+def make_cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Return a command line whose host, journal and clock are all in memory or in `tmp_path`."""
+    made = Cli(tmp_path, capsys)
+
+    def host(_desired: DesiredState) -> support.FakeHost:
+        return made.host
+
+    monkeypatch.setattr(pools, "real_host", host)
+    monkeypatch.setattr(reports, "real_host", host)
+    monkeypatch.setattr(pools, "Store", lambda *places: Store(*places) if places else made.store)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr("thinpoolmgr.cycle.time.monotonic", lambda: 0.0)
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    return made
+
+
+def golden(name: str, text: str) -> None:
+    """Hold `text` against its file; RENEW_GOLDEN=1 writes the file anew."""
+    path = GOLDEN / f"{name}.txt"
+    if os.environ.get("RENEW_GOLDEN"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    assert path.read_text() == text
+
+
+def picture(cli: Cli, *args: str) -> str:
+    """Return a command line, all that it prints, and its exit code."""
+    code, out, err = cli.raw("--config", "c.toml", *args)
+    return f"$ thinpoolmgr {' '.join(args)}\n{out}--- stderr\n{err}--- exit {code}\n"
