@@ -111,6 +111,10 @@ BROKEN: dict[str, bytes] = {
     "a surrogate": b'{"schema": 1, "version": "\\ud800"}',
     "deep": b"[" * 100000,
     "deep in a step": b'{"schema":1,"version":"1","made_at":"","fingerprint":"","steps":' + b"[" * 100000,
+    "deep in what is skipped": b'{"schema":1,"version":"1","made_at":"","fingerprint":"","steps":[{"do":"stop-engine","x":'
+    + b"[" * 100000
+    + b"]" * 100000
+    + b"}]}",
     "an unknown field": changed(lambda d: d.update(extra=1)),
     "a field is missing": changed(lambda d: d.pop("fingerprint")),
     "schema is text": changed(lambda d: d.update(schema="1")),
@@ -146,8 +150,10 @@ def test_a_file_that_is_none_or_too_large_is_a_usage_error(cli: Cli, tmp_path: P
     (tmp_path / "loop").symlink_to("loop")
     with (tmp_path / "huge").open("wb") as huge:
         huge.truncate(17 * 1024**2)
+    refused = ("pipe", "huge", ".", "/dev/zero", "/dev/null")
     for name in ("pipe", "loop", "huge", "none", ".", "/dev/zero", "/dev/null", "no\udcff", "\x1b[31m", "x" * 300):
         code, out, err = cli("apply", name, "--yes")
+        assert ("It is no regular file, or has more than" in " ".join(err.split())) is (name in refused), name
         assert (code, out, cli.host.performed) == (64, "", []), name
         assert "\x1b" not in err
 

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from thinpoolmgr.approval import Approval
 from thinpoolmgr.core.commands import commands
+from thinpoolmgr.core.journal import unfinished_runs
 from thinpoolmgr.core.model import LvmProfile
 from thinpoolmgr.core.plan import MadePool, Memory, Plan, Request
 from thinpoolmgr.core.requests import UnknownPoolError, desired_for, plan_for, settle
@@ -388,6 +389,13 @@ def test_a_command_with_nothing_to_do_does_not_make_an_extension_forgotten(stage
     assert there.run(GROW).outcome == "nothing"
     assert there.data_bytes == 1000 * support.EXTENT + GIB
     assert there.run(GROW).outcome == "done"
+
+
+def test_an_apply_with_nothing_to_do_ends_what_was_interrupted(stage: Callable[..., Stage]) -> None:
+    there = stage(SMALL)
+    there.cut(GROW, Killed("before"))
+    assert there.run(APPLY).outcome == "nothing"
+    assert unfinished_runs([run for _, run in there.store.read_runs()]) == []
 
 
 def test_a_command_with_nothing_to_do_leaves_the_labels_of_an_interrupted_destroy_known(
