@@ -111,7 +111,8 @@ BROKEN: dict[str, bytes] = {
     "a surrogate": b'{"schema": 1, "version": "\\ud800"}',
     "deep": b"[" * 100000,
     "deep in a step": b'{"schema":1,"version":"1","made_at":"","fingerprint":"","steps":' + b"[" * 100000,
-    "deep in what is skipped": b'{"schema":1,"version":"1","made_at":"","fingerprint":"","steps":[{"do":"stop-engine","x":'
+    "deep in what is skipped": b'{"schema":1,"version":"1","made_at":"","fingerprint":"",'
+    + b'"steps":[{"do":"stop-engine","x":'
     + b"[" * 100000
     + b"]" * 100000
     + b"}]}",
