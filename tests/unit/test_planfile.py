@@ -112,10 +112,7 @@ BROKEN: dict[str, bytes] = {
     "deep": b"[" * 100000,
     "deep in a step": b'{"schema":1,"version":"1","made_at":"","fingerprint":"","steps":' + b"[" * 100000,
     "deep in what is skipped": b'{"schema":1,"version":"1","made_at":"","fingerprint":"",'
-    + b'"steps":[{"do":"stop-engine","x":'
-    + b"[" * 100000
-    + b"]" * 100000
-    + b"}]}",
+    b'"steps":[{"do":"stop-engine","x":' + b"[" * 100000 + b"]" * 100000 + b"}]}",
     "an unknown field": changed(lambda d: d.update(extra=1)),
     "a field is missing": changed(lambda d: d.pop("fingerprint")),
     "schema is text": changed(lambda d: d.update(schema="1")),
