@@ -13,7 +13,7 @@ from thinpoolmgr.core.commands import commands
 from thinpoolmgr.core.lifecycle import PoolState, view_pool
 from thinpoolmgr.core.model import LogicalVolume
 from thinpoolmgr.core.plan import MadePool, Memory
-from thinpoolmgr.core.planner import plan_apply
+from thinpoolmgr.core.planner import plan_activate, plan_apply
 from thinpoolmgr.core.steps import TagPool, step_name
 from thinpoolmgr.sim import events
 from thinpoolmgr.units import MIB
@@ -228,4 +228,6 @@ def test_lost_tags_are_put_back_before_anything_else_is_done() -> None:
 
 
 def test_an_exported_group_of_ours_is_not_tagged() -> None:
-    assert codes(apply(group_with(BY_HAND, attr="wzx-n-"), KNOWN)) == ["POOL_FOREIGN"]
+    shot = group_with(BY_HAND, attr="wzx-n-")
+    for found in (apply(shot, KNOWN), plan_activate(support.pool(), support.desired(), shot, KNOWN)):
+        assert (codes(found), found.steps) == (["POOL_FOREIGN"], ())

@@ -271,3 +271,80 @@ def test_state_that_cannot_be_read_is_not_moved() -> None:
     assert why_not_done(step, support.with_engine(BLANK, support.docker(state_problem="Permission denied")))
     elsewhere = replace(support.STALE, path="/other")
     assert why_not_done(step, support.with_engine(BLANK, support.docker(state=elsewhere))) == ""
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [ExtendVolumeGroup, ExtendMetadata, ExtendData, SetDiscards, SetZeroing, SetProfile, RefreshPool],
+)
+def test_changes_in_a_group_that_became_foreign_are_stuck(kind: type) -> None:
+    step, shot = BEFORE[kind]
+    foreign = replace(shot, groups=tuple(replace(g, tags=()) for g in shot.groups))
+    assert condition_of(step, foreign) is Condition.STUCK
+
+
+def test_a_tag_is_for_one_group_and_not_for_another_of_its_name() -> None:
+    step, shot = BEFORE[TagPool]
+    other = replace(shot, groups=tuple(replace(g, uuid="another") for g in shot.groups))
+    assert condition_of(step, other) is Condition.STUCK
+    assert condition_of(step, BLANK) is Condition.STUCK
+    assert "docker/thinpool does not carry" in why_not_done(step, support.untagged(HEALTHY, group=False))
+    assert "the volume group docker does not carry" in why_not_done(step, support.untagged(HEALTHY, lv=False))
+
+
+def test_an_enlargement_is_done_when_the_kernel_has_it_not_when_lvm_says_so() -> None:
+    for step in (GROW_DATA, GROW_METADATA):
+        only_lvm = events.half_done(HEALTHY, step, "third")
+        assert "the kernel's pool has" in why_not_done(step, only_lvm)
+        done = support.apply_step(HEALTHY, step)
+        assert why_not_done(step, done) == ""
+        assert "the kernel has no pool" in why_not_done(step, support.deactivated(done))
+        assert "LVM does not list" in why_not_done(step, BLANK)
+
+
+def test_more_than_was_asked_for_is_done_and_one_chunk_less_is_not() -> None:
+    done = support.apply_step(HEALTHY, GROW_DATA)
+    chunks = 2500 * support.EXTENT // support.CHUNK
+    assert why_not_done(GROW_DATA, support.with_status(done, total_data_blocks=chunks + 1)) == ""
+    assert why_not_done(GROW_DATA, support.with_status(done, total_data_blocks=chunks - 1))
+
+
+def test_metadata_is_enlarged_only_with_its_spare() -> None:
+    done = support.apply_step(HEALTHY, GROW_METADATA)
+    assert "the metadata spare of docker has 0 bytes" in why_not_done(GROW_METADATA, support.with_spare(done, 0))
+    assert "has 12582912 bytes" in why_not_done(GROW_METADATA, support.with_spare(done, 3))
+
+
+def test_a_setting_is_lvms_word_and_a_pool_that_is_gone_has_none() -> None:
+    for kind in (SetDiscards, SetZeroing, SetProfile):
+        step, _ = BEFORE[kind]
+        assert why_not_done(step, BLANK) == "LVM does not list docker/thinpool"
+    assert why_not_done(BEFORE[SetZeroing][0], HEALTHY) == "LVM says zero False"
+    assert why_not_done(BEFORE[SetDiscards][0], HEALTHY) == "LVM says discards passdown"
+
+
+def test_a_pool_that_gave_up_or_does_not_run_is_not_behind() -> None:
+    step, shot = BEFORE[RefreshPool]
+    assert "is suspended" in why_not_done(step, shot)
+    assert why_not_done(step, support.deactivated(HEALTHY)) == ""
+    assert why_not_done(step, support.with_status(shot, mode="Fail")) == ""
+    assert "LVM does not list" in why_not_done(step, BLANK)
+
+
+def test_another_device_of_the_same_name_is_not_the_one_to_resume() -> None:
+    step, shot = BEFORE[ResumeDevice]
+    assert isinstance(step, ResumeDevice)
+    assert why_not_done(step, shot) == "docker-thinpool is suspended"
+    assert why_not_done(replace(step, uuid="LVM-x"), shot) == ""
+
+
+@pytest.mark.parametrize(("old", "new"), [(None, "a"), ("a", "b"), ("a", None)])
+def test_a_profile_file_is_as_it_should_be_or_is_not(old: str | None, new: str | None) -> None:
+    step = EditLvmProfile(reason="r", profile="p", path="/p", old_text=old, new_text=new)
+
+    def shot(text: str | None) -> Snapshot:
+        return replace(BLANK, lvm_profiles=() if text is None else (LvmProfile("p", text),))
+
+    assert why_not_done(step, shot(old)) == "/p is not as it should be"
+    assert why_not_done(step, shot(new)) == ""
+    assert step_mark(step) == ("+" if old is None else "~")

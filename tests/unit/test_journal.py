@@ -23,8 +23,9 @@ from thinpoolmgr.core.journal import (
     unfinished_runs,
     whole_bytes,
 )
-from thinpoolmgr.core.plan import numbered
-from thinpoolmgr.core.steps import CreateVolumeGroup, StartEngine, StopEngine
+from thinpoolmgr.core.plan import MadePool, Request, numbered
+from thinpoolmgr.core.steps import CreateVolumeGroup, ExtendData, ExtendMetadata, StartEngine, Step, StopEngine
+from thinpoolmgr.units import MIB
 
 GROUP = CreateVolumeGroup(reason="r", group="docker", disks=())
 STOP = StopEngine(reason="r", engine="docker", units=("docker.service",))
@@ -226,3 +227,66 @@ def test_a_later_run_starts_what_an_earlier_one_stopped() -> None:
     assert start_only is not None
     assert remember([run(*STOPPED), start_only], "boot-1").stopped_engines == ()
     assert remember([start_only, run(*STOPPED)], "boot-1").stopped_engines == ("docker",)
+
+
+# made pools, and what was asked for
+
+CREATE = support.create_step(support.pool(), 1000, 12 * MIB)
+GROW = ExtendData(
+    reason="r", group="docker", lv="thinpool", data_extents=1500, extent_bytes=support.EXTENT, chunk_bytes=support.CHUNK
+)
+GROW_METADATA = ExtendMetadata(reason="r", group="docker", lv="thinpool", metadata_bytes=20 * MIB)
+MADE = MadePool("lv-1", 1000 * support.EXTENT, 12 * MIB)
+EXTEND = Request("extend", "docker", add_data="+1GiB", is_settled=True, data_bytes=7)
+
+
+def made_by(step: Step, request: Request | None = None, uuid: str = "lv-1", *, ended: bool = True) -> Run:
+    began = replace(BEGAN, steps=numbered([step]), request=request)
+    records: list[Record] = [began, Doing("01", "t"), Done("01", 1, lv_uuid=uuid)]
+    folded = fold_run([*records, Ended("done", "t")] if ended else records)
+    assert folded is not None
+    return folded
+
+
+@pytest.mark.parametrize(
+    ("runs", "made"),
+    [
+        ([made_by(CREATE)], (MADE,)),
+        ([made_by(CREATE), made_by(GROW)], (replace(MADE, data_bytes=1500 * support.EXTENT),)),
+        ([made_by(CREATE), made_by(GROW, Request("apply"))], (replace(MADE, data_bytes=1500 * support.EXTENT),)),
+        ([made_by(CREATE), made_by(GROW, EXTEND)], (MADE,)),
+        ([made_by(CREATE), made_by(GROW_METADATA)], (MADE,)),
+        ([made_by(GROW)], ()),
+        ([made_by(CREATE), made_by(CREATE, uuid="lv-2")], (MADE, replace(MADE, lv_uuid="lv-2"))),
+        ([made_by(CREATE, uuid="")], ()),
+        ([made_by(CREATE, ended=False)], (MADE,)),
+        ([made_by(STOP)], ()),
+    ],
+)
+def test_pools_that_we_made_are_remembered_with_the_size_that_was_configured(
+    runs: list[Run], made: tuple[MadePool, ...]
+) -> None:
+    assert remember(runs, "boot-1").made == made
+
+
+def test_what_unfinished_runs_were_asked_for_is_remembered_until_one_ends_well() -> None:
+    apply = Request("apply", is_settled=True)
+    runs = [made_by(GROW, EXTEND, ended=False), made_by(CREATE, apply, ended=False)]
+    memory = remember(runs, "boot-1")
+    assert (memory.request, memory.begun) == (apply, (EXTEND, apply))
+    assert remember([*runs, made_by(GROW)], "boot-1").begun == ()
+    assert remember([run()], "boot-1").request is None
+
+
+def test_a_request_comes_back_from_the_journal_as_it_was_settled() -> None:
+    request = replace(EXTEND, add_devices=("/dev/sdc",), metadata_bytes=2**63, group_uuid="u", purge=True)
+    (record,) = decode_records(encode_record(replace(BEGAN, request=request)))
+    assert isinstance(record, Began)
+    assert record.request == request
+
+
+def test_a_journal_of_before_there_were_requests_can_be_read() -> None:
+    old = msgspec.to_builtins(BEGAN)
+    del old["request"]
+    (record,) = decode_records(line_of(msgspec.json.encode(old)))
+    assert record == BEGAN

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 import support
@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from thinpoolmgr.approval import Approval
 from thinpoolmgr.core.commands import commands
+from thinpoolmgr.core.journal import unfinished_runs
 from thinpoolmgr.core.model import LvmProfile
 from thinpoolmgr.core.plan import MadePool, Memory, Plan, Request
 from thinpoolmgr.core.requests import UnknownPoolError, desired_for, plan_for, settle
@@ -17,8 +18,9 @@ from thinpoolmgr.core.steps import ExtendData, ExtendMetadata, StopEngine, step_
 from thinpoolmgr.cycle import RunError, carry_out
 from thinpoolmgr.errors import RefusedError
 from thinpoolmgr.host.store import Store
-from thinpoolmgr.sim.faults import Killed, PowerCutError
+from thinpoolmgr.sim.faults import Fails, Killed, Left, PowerCutError
 from thinpoolmgr.sim.host import SimulatedHost
+from thinpoolmgr.sim.parts import settle as settle_disks
 from thinpoolmgr.sim.steps import apply_step
 from thinpoolmgr.units import GIB, MIB
 
@@ -191,7 +193,7 @@ def test_spare_devices_are_taken_in_their_order_and_only_as_far_as_needed() -> N
 
 
 @pytest.mark.parametrize("add", [{"add_data": "+100GiB"}, {"add_metadata": "+10GiB"}])
-def test_more_than_there_is_room_for_is_refused_by_how_much(add: dict[str, str]) -> None:
+def test_more_than_there_is_room_for_is_refused_by_how_much(add: dict[str, Any]) -> None:
     found = plan(Request("extend", "docker", **add), support.with_free_disk(SMALL, SDC), with_spares("/dev/sdc"))
     assert (codes(found), names(found)) == (["DOES_NOT_FIT"], [])
     assert "too little" in found.refusals[0].details
@@ -346,7 +348,7 @@ def test_a_finished_extension_followed_by_the_same_command_grows_again(stage: Ca
 
 KILLS = [
     Killed("before"),
-    *(Killed("inside", left) for left in ("first", "second", "third", "none")),
+    *(Killed("inside", left) for left in get_args(Left)),
     Killed("after"),
 ]
 
@@ -387,6 +389,13 @@ def test_a_command_with_nothing_to_do_does_not_make_an_extension_forgotten(stage
     assert there.run(GROW).outcome == "nothing"
     assert there.data_bytes == 1000 * support.EXTENT + GIB
     assert there.run(GROW).outcome == "done"
+
+
+def test_an_apply_with_nothing_to_do_ends_what_was_interrupted(stage: Callable[..., Stage]) -> None:
+    there = stage(SMALL)
+    there.cut(GROW, Killed("before"))
+    assert there.run(APPLY).outcome == "nothing"
+    assert unfinished_runs([run for _, run in there.store.read_runs()]) == []
 
 
 def test_a_command_with_nothing_to_do_leaves_the_labels_of_an_interrupted_destroy_known(
@@ -554,7 +563,7 @@ def test_a_group_of_strangers_in_the_place_of_a_rebuild_is_left_alone(stage: Cal
     there.cut(REBUILD, Killed("after"), 2)
     assert there.host.snapshot.groups == ()
     blank = replace(there.host.snapshot, orphan_pvs=(), disks=tuple(replace(d, signatures=()) for d in SMALL.disks))
-    there.host.snapshot = support.with_group(support.settle(blank), tags=())
+    there.host.snapshot = support.with_group(settle_disks(blank), tags=())
     with pytest.raises(RefusedError, match="foreign"):
         there.run(REBUILD)
 
@@ -574,8 +583,6 @@ def test_steps_beside_refusals_can_still_be_shown() -> None:
 
 
 def test_an_error_in_a_run_is_told_with_its_steps(stage: Callable[..., Stage]) -> None:
-    from thinpoolmgr.sim.faults import Fails
-
     there = stage(SMALL)
     there.host.lay(Fails("before"))
     with pytest.raises(RunError) as caught:
