@@ -34,7 +34,8 @@ def test_disk_has_the_size_and_the_sectors_asked_for(loop_disks: Callable[..., L
 
 def test_content_outlives_a_detach(loop_disks: Callable[..., LoopDisk]) -> None:
     disk = loop_disks(size_bytes=MEBIBYTE)
-    with disk.path.open("r+b") as file:
+    # unbuffered: udev may have the disk open, and then closing it writes nothing back
+    with disk.path.open("r+b", buffering=0) as file:
         file.write(b"kept")
         os.fsync(file.fileno())
     disk.detach()

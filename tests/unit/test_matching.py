@@ -23,8 +23,8 @@ from thinpoolmgr.core.matching import (
 )
 from thinpoolmgr.core.model import ConfiguredDevice, DmDevice, PhysicalVolume, Signature, Snapshot
 from thinpoolmgr.core.plan import Memory
-from thinpoolmgr.core.planner import disks_that_matter, plan_activate, plan_apply
-from thinpoolmgr.core.steps import CreateVolumeGroup, step_name
+from thinpoolmgr.core.planner import plan_activate, plan_apply
+from thinpoolmgr.core.steps import CreateVolumeGroup, ExtendVolumeGroup, step_name
 from thinpoolmgr.core.teardown import plan_deactivate, plan_destroy
 from thinpoolmgr.sim.steps import apply_step
 from thinpoolmgr.units import GIB, TIB
@@ -346,11 +346,12 @@ def test_a_group_with_more_disks_than_asked_for_is_refused() -> None:
     assert [finding.code for finding in find_all(PAIR, shot)] == ["MATCH_COUNT"]
 
 
-def test_a_disk_that_should_be_in_the_group_and_is_not_is_drift() -> None:
+def test_a_chosen_disk_that_is_not_in_the_group_joins_it() -> None:
     one = support.with_pool(support.with_group(host(*wd_disks("b"))), PAIR.pools[0])
-    (refusal,) = plan_apply(PAIR, with_disks(one, *wd_disks("c")), NOTHING).refusals
-    assert (refusal.code, refusal.target) == ("DEVICE_NOT_IN_GROUP", "/dev/sdc")
-    assert refusal.details.startswith("match of pools.docker chooses it")
+    extension = plan_apply(PAIR, with_disks(one, *wd_disks("c")), NOTHING).steps[0]
+    assert isinstance(extension, ExtendVolumeGroup)
+    assert [ref.path for ref in extension.disks] == ["/dev/sdc"]
+    assert "; chosen by match[0]: " in extension.reason
 
 
 def test_a_missing_disk_of_the_group_is_said_with_the_count() -> None:
@@ -425,8 +426,6 @@ def test_what_other_disks_are_used_for_does_not_make_a_plan_stale() -> None:
     changed = host(replace(wd_disks("b")[0], diskseq=9), *wd_disks("c"), disk("/dev/sdd"))
     prints = [plan_apply(PAIR, shot, NOTHING).fingerprint for shot in (before, after, changed)]
     assert (prints[0] == prints[1], prints[0] == prints[2]) == (True, False)
-    assert [d.path for d in disks_that_matter(PAIR, applied())] == ["/dev/sdb", "/dev/sdc"]
-    assert len(disks_that_matter(support.desired(), before)) == 3
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import os
 
 import click
 
+from thinpoolmgr.approval import raise_refusals
 from thinpoolmgr.cli.options import Options, global_options, options_of
 from thinpoolmgr.cli.pools import real_host, require_root, simulated_host
 from thinpoolmgr.cli.render import Renderer
@@ -24,7 +25,6 @@ from thinpoolmgr.core.inventory import (
 )
 from thinpoolmgr.core.model import Snapshot
 from thinpoolmgr.core.template import config_text
-from thinpoolmgr.cycle import raise_refusals
 from thinpoolmgr.errors import RefusedError, UnavailableError
 from thinpoolmgr.host.files import write_atomically
 from thinpoolmgr.host.store import Store

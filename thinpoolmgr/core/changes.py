@@ -167,8 +167,10 @@ def _add_disks(
     if refusals:
         return [], refusals
     named = ", ".join(f"{disk.path} ({format_size(disk.size_bytes)})" for disk in disks)
+    selectors = "; ".join(dict.fromkeys(pool.chosen_by))
+    chosen = f"; chosen by {selectors}" if selectors else ""
     step = ExtendVolumeGroup(
-        reason=f"the volume group {group.name} does not have {named}",
+        reason=f"the volume group {group.name} does not have {named}{chosen}",
         pool=pool.name,
         group=group.name,
         disks=tuple(disk_ref(disk) for disk in disks),
@@ -232,7 +234,8 @@ def _settings(view: PoolView, lv: LogicalVolume, refusals: list[Refusal]) -> lis
         elif view.state is not PoolState.INACTIVE:
             steps.append(set_discards(view, reason))
     if lv.zero is not None and lv.zero != config.zero_new_blocks:
-        reason = f"{path} has zero_new_blocks {toml_value(lv.zero)}; the configuration asks for {toml_value(config.zero_new_blocks)}"
+        present, wanted = toml_value(lv.zero), toml_value(config.zero_new_blocks)
+        reason = f"{path} has zero_new_blocks {present}; the configuration asks for {wanted}"
         steps.append(
             SetZeroing(
                 reason=reason, pool=pool.name, group=pool.group, lv=pool.lv, zero_new_blocks=config.zero_new_blocks
