@@ -8,7 +8,8 @@ import pytest
 from on_kernel import KernelStage
 from on_sim import SimStage
 from play import differences, play
-from table import SCENARIOS, Run
+from table import SCENARIOS
+from words import Run
 
 from thinpoolmgr.host.store import Store
 
@@ -24,9 +25,7 @@ def test_kernel_and_simulation_agree(name: str, loop_disks: Callable[..., LoopDi
     scenario = SCENARIOS[name]
     folder = tmp_path / "mnt"
     folder.mkdir()
-    simulated = play(
-        scenario, SimStage(scenario.disks, docker=scenario.docker), Store(tmp_path / "sim", tmp_path / "sim-lock")
-    )
+    simulated = play(scenario, SimStage(scenario.disks), Store(tmp_path / "sim", tmp_path / "sim-lock"))
     stage = KernelStage(tuple(loop_disks() for _ in range(scenario.disks)), folder)
     try:
         real = play(scenario, stage, Store(tmp_path / "real", tmp_path / "real-lock"))

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 from on_sim import SimStage
 from play import play
-from table import SCENARIOS, Run
+from table import SCENARIOS
+from words import Run
 
 from thinpoolmgr.host.store import Store
 
@@ -18,9 +19,7 @@ if TYPE_CHECKING:
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_each_run_of_a_scenario_comes_to_what_the_table_says(name: str, tmp_path: Path) -> None:
     scenario = SCENARIOS[name]
-    moments = play(
-        scenario, SimStage(scenario.disks, docker=scenario.docker), Store(tmp_path / "state", tmp_path / "lock")
-    )
+    moments = play(scenario, SimStage(scenario.disks), Store(tmp_path / "state", tmp_path / "lock"))
     for line, moment in zip(scenario.lines, moments, strict=True):
         if isinstance(line, Run):
             assert moment.outcome == line.outcome, line

@@ -54,7 +54,12 @@ def plan_apply(desired: DesiredState, snapshot: Snapshot, memory: Memory, only: 
         refusals += _without_repeats(pool_plan.refusals, refusals)
         engine = desired.engine_of(pool.name)
         if engine is not None:
-            engine_plan = plan_engine(engine, view, snapshot, memory)
+            # One that is only looked for, so that its pool is not pulled away, is started again and not put on it.
+            engine_plan = (
+                plan_engine_start(engine, snapshot, memory, pool.name)
+                if engine.implied
+                else plan_engine(engine, view, snapshot, memory)
+            )
             steps += engine_plan.steps
             refusals += engine_plan.refusals
             notes += engine_plan.notes

@@ -153,6 +153,17 @@ def change_setting(snapshot: Snapshot, step: SetDiscards | SetZeroing | SetProfi
         CommandFailedError: LVM refuses it, or there is no such profile.
 
     """
+    shot = define_setting(snapshot, step)
+    return reload(shot, *find_volume(shot, step.group, step.lv))
+
+
+def define_setting(snapshot: Snapshot, step: SetDiscards | SetZeroing | SetProfile) -> Snapshot:
+    """Return `snapshot` with one setting of the pool changed in LVM's metadata and not in the kernel.
+
+    Raises:
+        CommandFailedError: LVM refuses it, or there is no such profile.
+
+    """
     group, lv = find_volume(snapshot, step.group, step.lv)
     match step:
         case SetDiscards():
@@ -166,8 +177,7 @@ def change_setting(snapshot: Snapshot, step: SetDiscards | SetZeroing | SetProfi
             if step.profile and snapshot.find_profile(step.profile) is None:
                 raise CommandFailedError("lvchange failed", f"Failed to apply metadata profile {step.profile}.")
             new = replace(lv, profile=step.profile)
-    shot = set_volumes(snapshot, group, tuple(new if x is lv else x for x in group.lvs))
-    return reload(shot, *find_volume(shot, step.group, step.lv))
+    return set_volumes(snapshot, group, tuple(new if x is lv else x for x in group.lvs))
 
 
 def edit_profile(snapshot: Snapshot, step: EditLvmProfile) -> Snapshot:

@@ -16,10 +16,12 @@ from thinpoolmgr.core.steps import (
     ExtendMetadata,
     ExtendVolumeGroup,
     RemovePhysicalVolumes,
+    SetProfile,
     Step,
+    TagPool,
 )
 from thinpoolmgr.errors import CommandFailedError
-from thinpoolmgr.sim.changes import define_extension, find_volume, suspend
+from thinpoolmgr.sim.changes import define_extension, define_setting, find_volume, suspend
 from thinpoolmgr.sim.parts import (
     LABEL,
     activate_components,
@@ -159,10 +161,19 @@ def deactivate_by_hand(snapshot: Snapshot, group_name: str) -> Snapshot:
     return settle(deactivate_group(drop_devices(snapshot, thin), group))
 
 
-def untag(snapshot: Snapshot, group_name: str) -> Snapshot:
-    """Return `snapshot` after `vgchange --deltag` of all tags of the group."""
+def untag(snapshot: Snapshot, group_name: str, lv_name: str = "") -> Snapshot:
+    """Return `snapshot` after somebody took all tags from the group or, with `lv_name`, from that volume of it."""
     group = find_group(snapshot, group_name)
-    return replace_group(snapshot, replace(group, tags=(), seqno=group.seqno + 1))
+    if not lv_name:
+        return replace_group(snapshot, replace(group, tags=(), seqno=group.seqno + 1))
+    lvs = tuple(replace(lv, tags=()) if lv.name == lv_name else lv for lv in group.lvs)
+    return replace_group(snapshot, replace(group, lvs=lvs, seqno=group.seqno + 1))
+
+
+def remove_spare(snapshot: Snapshot, group_name: str) -> Snapshot:
+    """Return `snapshot` after `lvremove` of the group's metadata spare by somebody."""
+    group = find_group(snapshot, group_name)
+    return set_volumes(snapshot, group, tuple(lv for lv in group.lvs if lv is not group.spare))
 
 
 def lose_labels(snapshot: Snapshot, group_name: str) -> Snapshot:
@@ -207,6 +218,10 @@ def half_done(snapshot: Snapshot, step: Step, left: str, generation: int = 0) ->
             shot = _only_labels(snapshot, replace(made, pvs=tuple(pv for pv in made.pvs if pv.path in paths)))
         case ExtendData() | ExtendMetadata() if left in ("first", "second", "third"):
             shot = _half_extended(snapshot, step, left)
+        case TagPool() if left == "first" and step.tag_group and step.tag_lv:
+            shot = apply_step(snapshot, replace(step, tag_lv=False), generation)
+        case SetProfile() if left in ("first", "second"):
+            shot = define_setting(snapshot, step)
         case RemovePhysicalVolumes() if left == "labels":
             shot = apply_step(snapshot, replace(step, disks=step.disks[:1]), generation)
         case _:
