@@ -250,11 +250,40 @@ CUT_SHORT = {
     "killed inside the extension of data, after LVM knew": cut_short(
         MORE, DATA, "half extended data, new", "refresh-pool"
     ),
-    "killed inside the extension of metadata, at the spare": cut_short(
-        MORE_METADATA, METADATA, "half extended metadata, spare", "remove-leftover", METADATA
+    "killed inside the extension of metadata, before LVM knew": cut_short(
+        MORE_METADATA, METADATA, "half extended metadata, old", "resume-device", METADATA
+    ),
+    "killed inside the extension of metadata, at the new spare": small(
+        Act("remove spare"),
+        killed(f"before {METADATA}", MORE_METADATA),
+        Act("half extended metadata, spare"),
+        done("remove-leftover", "refresh-pool", METADATA, command=MORE_METADATA),
+        NOTHING,
+        DESTROYED,
+    ),
+    "data half extended, and not wanted any more": small(
+        killed(f"before {DATA}", MORE),
+        Act("half extended data, old"),
+        done("resume-device"),
+        NOTHING,
+        done("deactivate-pool", command="deactivate"),
+        done("activate-pool"),
+        NOTHING,
+    ),
+    "metadata half extended, and not wanted any more": small(
+        killed(f"before {METADATA}", MORE_METADATA),
+        Act("half extended metadata, old"),
+        done("resume-device", METADATA),
+        NOTHING,
+        done("deactivate-pool", command="deactivate"),
+        done("activate-pool"),
+        NOTHING,
+    ),
+    "destroyed while half extended": small(
+        killed(f"before {DATA}", MORE), Act("half extended data, new"), DESTROYED, APPLIED
     ),
     "killed inside the extension of metadata, after LVM knew": cut_short(
-        MORE_METADATA, METADATA, "half extended metadata, new", "refresh-pool"
+        MORE_METADATA, METADATA, "half extended metadata, new", *("resume-device",) * 3
     ),
     "killed between group and profile": Scenario(
         (killed(f"after {GROUP}"), done(PROFILE, POOL), NOTHING), config={**SMALL, **DMEVENTD}

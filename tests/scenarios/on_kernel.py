@@ -146,9 +146,10 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "half attached": ("lvchange -q --metadataprofile {profile} {vg}/{lv}",),
 }
 # the command, and at which suspending or resuming of a device it is killed
-CUT_SHORT: dict[str, tuple[str, int]] = {
+CUT_SHORT = {
     "half extended data, old": ("lvextend -q -L +100M {vg}/{lv}", 3),
     "half extended data, new": ("lvextend -q -L +100M {vg}/{lv}", 5),
-    "half extended metadata, spare": ("lvextend -q --poolmetadatasize +8M {vg}/{lv}", 3),
+    "half extended metadata, old": ("lvextend -q --poolmetadatasize +8M {vg}/{lv}", 3),
     "half extended metadata, new": ("lvextend -q --poolmetadatasize +8M {vg}/{lv}", 5),
+    "half extended metadata, spare": ("lvextend -q --poolmetadatasize +8M {vg}/{lv}", 2),
 }

@@ -174,12 +174,7 @@ def changed(shot: Snapshot, what: str, path: str, pool: DesiredPool) -> Snapshot
         case "second commit":
             group = find_group(shot, pool.group)
             return set_volumes(shot, group, (*group.lvs, volume(group, pool.lv, 12 * MIB, "thinpoolmgr")))
-        case (
-            "half extended data, old"
-            | "half extended data, new"
-            | "half extended metadata, spare"
-            | "half extended metadata, new"
-        ):
+        case str(words) if words.startswith("half extended"):
             return half_extended(shot, what, pool)
         case "remove spare":
             return events.remove_spare(shot, pool.group)

@@ -13,6 +13,7 @@ from thinpoolmgr.core.conditions import why_not_refreshed
 from thinpoolmgr.core.desired import DesiredPool, parse_share
 from thinpoolmgr.core.guards import check_disk, check_sector_sizes, disk_ref, plan_wipes
 from thinpoolmgr.core.lifecycle import PoolState, PoolView
+from thinpoolmgr.core.names import pool_dm_name
 from thinpoolmgr.core.plan import Refusal
 from thinpoolmgr.core.profiles import plan_profile
 from thinpoolmgr.core.sizing import (
@@ -56,7 +57,8 @@ def mend(view: PoolView) -> list[Step]:
 
     Measured, LVM 2.03.16, `kill -9` inside `lvextend`: when LVM's metadata has the new size and the kernel has not,
     or all is suspended, `lvchange --refresh` settles it. When LVM still has the old size the refresh fails; dropping
-    the table that waits, and resuming, gives the pool back as it was.
+    the table that waits, and resuming, gives the pool back with its old data. Its metadata device has its new size
+    by then, and a pool that is resumed takes all of it: LVM must come to know of it, or the next activation fails.
     """
     lv, device, pool = view.lv, view.device, view.pool
     if lv is None or device is None:
@@ -65,7 +67,7 @@ def mend(view: PoolView) -> list[Step]:
     suspended = [d for d in reversed(view.inner) if d.suspended]
     if behind and (not suspended or device.size_bytes < lv.size_bytes):
         return [RefreshPool(reason=behind, pool=pool.name, group=pool.group, lv=pool.lv)]
-    return [
+    resumes = [
         ResumeDevice(
             reason=f"a command that was cut short left it suspended: all that uses {pool.path} hangs",
             pool=pool.name,
@@ -74,6 +76,22 @@ def mend(view: PoolView) -> list[Step]:
         )
         for part in suspended
     ]
+    return [*resumes, *_catch_up(view, lv)] if suspended else []
+
+
+def _catch_up(view: PoolView, lv: LogicalVolume) -> list[Step]:
+    pool, name = view.pool, pool_dm_name(view.pool.group, lv.metadata_lv)
+    size = next((part.size_bytes for part in view.inner if part.name == name), 0)
+    if size <= lv.metadata_bytes:
+        return []
+    reason = f"the kernel's metadata device has {format_size(size)} already, and LVM does not know of it"
+    return [ExtendMetadata(reason=reason, pool=pool.name, group=pool.group, lv=pool.lv, metadata_bytes=size)]
+
+
+def without_repeats(first: list[Step], then: list[Step]) -> list[Step]:
+    """Return the steps of `first` without an enlargement of the metadata that `then` contains or exceeds."""
+    sizes = [step.metadata_bytes for step in then if isinstance(step, ExtendMetadata)]
+    return [s for s in first if not (isinstance(s, ExtendMetadata) and max(sizes, default=0) >= s.metadata_bytes)]
 
 
 def plan_changes(view: PoolView, snapshot: Snapshot, memory: Memory) -> Changes:

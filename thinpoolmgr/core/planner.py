@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from thinpoolmgr.core.changes import discards_while_inactive, mend, plan_changes, when_full
+from thinpoolmgr.core.changes import discards_while_inactive, mend, plan_changes, when_full, without_repeats
 from thinpoolmgr.core.desired import DesiredPool, DesiredState, unstable_name_warning, unstable_names
 from thinpoolmgr.core.engine_plan import plan_engine, plan_engine_start
 from thinpoolmgr.core.fingerprint import fingerprint_of_host
@@ -104,7 +104,8 @@ def _plan_pool(view: PoolView, snapshot: Snapshot, memory: Memory) -> Plan:
     if refusals:
         return Plan(refusals=tuple(refusals))
     changes = plan_changes(view, snapshot, memory)
-    return Plan((*tags, *steps, *changes.steps), tuple(changes.refusals), warnings=tuple(changes.warnings))
+    steps = [*without_repeats(steps, changes.steps), *changes.steps]
+    return Plan((*tags, *steps), tuple(changes.refusals), warnings=tuple(changes.warnings))
 
 
 def with_lost_tags(view: PoolView, snapshot: Snapshot, memory: Memory) -> tuple[PoolView, list[Step]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -23,11 +22,13 @@ from thinpoolmgr.core.steps import (
     SetZeroing,
     TagPool,
 )
+from thinpoolmgr.core.thinstatus import METADATA_BLOCK_BYTES
 from thinpoolmgr.errors import CommandFailedError
 from thinpoolmgr.sim.parts import (
     LABEL,
     empty_pool_status,
     find_group,
+    low_water,
     pool_table,
     replace_group,
     reserve_blocks,
@@ -39,8 +40,6 @@ from thinpoolmgr.sim.parts import (
 
 if TYPE_CHECKING:
     from thinpoolmgr.core.model import Disk, DmDevice, ThinPoolStatus
-
-_THRESHOLD = re.compile(r"thin_pool_autoextend_threshold=(\d+)", re.ASCII)
 
 
 def find_volume(snapshot: Snapshot, group_name: str, name: str) -> tuple[VolumeGroup, LogicalVolume]:
@@ -206,14 +205,26 @@ def _lags(lv: LogicalVolume, device: DmDevice) -> bool:
 
 
 def resume(snapshot: Snapshot, step: ResumeDevice) -> Snapshot:
-    """Return `snapshot` with the device resumed, on the table that it had."""
-    devices = tuple(replace(d, suspended=False) if d.name == step.name else d for d in snapshot.dm_devices)
-    return replace(snapshot, dm_devices=devices)
+    """Return `snapshot` with the device resumed, on the table that it had; a pool takes all of its metadata device."""
+    found = snapshot.find_dm(step.name)
+    if found is None:
+        return snapshot
+    new = replace(found, suspended=False)
+    below = next((d for d in snapshot.dm_devices if found.depends_on[:1] == (d.devno,)), None)
+    if found.pool_status is not None and below is not None:
+        new = replace(new, pool_status=_with_metadata(found.pool_status, below.size_bytes // METADATA_BLOCK_BYTES))
+    return replace(snapshot, dm_devices=tuple(new if d is found else d for d in snapshot.dm_devices))
 
 
 def suspend(snapshot: Snapshot, names: tuple[str, ...]) -> Snapshot:
     """Return `snapshot` with these devices suspended."""
     devices = tuple(replace(d, suspended=True) if d.name in names else d for d in snapshot.dm_devices)
+    return replace(snapshot, dm_devices=devices)
+
+
+def with_size(snapshot: Snapshot, name: str, size_bytes: int) -> Snapshot:
+    """Return `snapshot` with a device that has another table."""
+    devices = tuple(replace(d, size_bytes=size_bytes) if d.name == name else d for d in snapshot.dm_devices)
     return replace(snapshot, dm_devices=devices)
 
 
@@ -228,9 +239,8 @@ def reload(snapshot: Snapshot, group: VolumeGroup, lv: LogicalVolume) -> Snapsho
         when_full=fresh.when_full,
         discards=fresh.discards,
         total_data_blocks=max(old.total_data_blocks, fresh.total_data_blocks),
-        total_metadata_blocks=max(old.total_metadata_blocks, fresh.total_metadata_blocks),
     )
-    status = replace(status, used_metadata_blocks=_with_reserve(old, status.total_metadata_blocks))
+    status = _with_metadata(status, fresh.total_metadata_blocks)
     table = pool_table(lv, device.depends_on, low_water(lv, snapshot))
     sizes = {device.devno: lv.size_bytes}
     for number, name in zip(device.depends_on, (lv.metadata_lv, lv.data_lv), strict=True):
@@ -243,13 +253,8 @@ def reload(snapshot: Snapshot, group: VolumeGroup, lv: LogicalVolume) -> Snapsho
     return replace(snapshot, dm_devices=devices)
 
 
-def _with_reserve(old: ThinPoolStatus, total: int) -> int:
+def _with_metadata(old: ThinPoolStatus, total: int) -> ThinPoolStatus:
     """Used metadata counts a reserve that grows with the total."""
-    return old.used_metadata_blocks - reserve_blocks(old.total_metadata_blocks) + reserve_blocks(total)
-
-
-def low_water(lv: LogicalVolume, snapshot: Snapshot) -> int:
-    """Return the low-water mark that the pool's profile makes, in data blocks; 0 without a profile."""
-    profile = snapshot.find_profile(lv.profile) if lv.profile else None
-    match = _THRESHOLD.search(profile.text) if profile else None
-    return lv.size_bytes // lv.chunk_bytes * (100 - int(match[1])) // 100 if match else 0
+    total = max(total, old.total_metadata_blocks)
+    used = old.used_metadata_blocks - reserve_blocks(old.total_metadata_blocks) + reserve_blocks(total)
+    return replace(old, total_metadata_blocks=total, used_metadata_blocks=used)

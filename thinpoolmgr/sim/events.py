@@ -21,7 +21,7 @@ from thinpoolmgr.core.steps import (
     TagPool,
 )
 from thinpoolmgr.errors import CommandFailedError
-from thinpoolmgr.sim.changes import define_extension, define_setting, find_volume, suspend
+from thinpoolmgr.sim.changes import define_extension, define_setting, find_volume, suspend, with_size
 from thinpoolmgr.sim.parts import (
     LABEL,
     activate_components,
@@ -197,8 +197,8 @@ def half_done(snapshot: Snapshot, step: Step, left: str, generation: int = 0) ->
     `first`, `second` and `third` are the commits of `lvcreate --type thin-pool`: the metadata as a visible linear
     LV; the right name and tag on a linear LV beside the spare; the whole pool, not active. `components` is a pool
     of which only data and metadata run, `labels` a group that is not there yet, or a label that is not there any more.
-    Of `lvextend` the first is LVM's old metadata over a suspended pool, or the new spare as a visible LV; the others
-    are LVM's new metadata over the kernel's old pool, which is suspended.
+    Of `lvextend` the first is LVM's old metadata over a suspended pool, or a spare that is made anew as a visible LV;
+    the others are LVM's new metadata over the kernel's old pool, suspended with its parts or alone.
     """
     seed = f" #{generation}" if generation else ""
     match step:
@@ -232,18 +232,25 @@ def half_done(snapshot: Snapshot, step: Step, left: str, generation: int = 0) ->
 def _half_extended(snapshot: Snapshot, step: ExtendData | ExtendMetadata, left: str) -> Snapshot:
     """Measured, LVM 2.03.16, by kills at each ioctl of `lvextend`."""
     group, lv = find_volume(snapshot, step.group, step.lv)
-    parts = tuple(pool_dm_name(group.name, name) for name in (lv.metadata_lv, lv.data_lv, lv.name))
-    if isinstance(step, ExtendData) and left == "first":
-        return suspend(snapshot, parts[2:])
+    part = lv.data_lv if isinstance(step, ExtendData) else lv.metadata_lv
     shot = define_extension(snapshot, step)
-    if isinstance(step, ExtendData):
-        return suspend(shot, parts)
-    group = find_group(shot, step.group)
-    if group.spare is None or left != "first":
-        return shot
+    larger = next(x.size_bytes for x in find_group(shot, step.group).lvs if x.name == part)
+    if isinstance(step, ExtendMetadata) and group.spare is None and left == "first":
+        return _spare_in_sight(shot, step.group)
+    # The part has its new table before the pool is suspended and LVM's metadata is written.
+    shot = with_size(snapshot if left == "first" else shot, pool_dm_name(group.name, part), larger)
+    names = (lv.name, lv.data_lv, lv.metadata_lv) if left == "second" else (lv.name,)
+    return suspend(shot, tuple(pool_dm_name(group.name, name) for name in names))
+
+
+def _spare_in_sight(snapshot: Snapshot, group_name: str) -> Snapshot:
+    """A spare that is made anew is a volume like others at first."""
+    group = find_group(snapshot, group_name)
+    if group.spare is None:
+        return snapshot
     name = group.spare.name.removesuffix("_pmspare")
     visible = replace(group.spare, name=name, dm_name=pool_dm_name(group.name, name))
-    return replace_group(shot, replace(group, lvs=tuple(visible if x is group.spare else x for x in group.lvs)))
+    return replace_group(snapshot, replace(group, lvs=tuple(visible if x is group.spare else x for x in group.lvs)))
 
 
 def _first_commits(snapshot: Snapshot, step: CreateThinPool, left: str, seed: str) -> Snapshot:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ EXTENT_BYTES = 4 * MIB
 LABEL = Signature("LVM2_member", "raid", 536)
 _METADATA_BLOCK_BYTES = 4096
 _RESERVE_BLOCKS = 4096
+_THRESHOLD = re.compile(r"thin_pool_autoextend_threshold=(\d+)", re.ASCII)
 
 
 def uuid_of(seed: str) -> str:
@@ -210,7 +212,7 @@ def activate_pool(snapshot: Snapshot, group: VolumeGroup, lv: LogicalVolume) -> 
         depends_on=numbers,
         size_bytes=lv.size_bytes,
         pool_status=empty_pool_status(lv),
-        table=pool_table(lv, numbers),
+        table=pool_table(lv, numbers, low_water(lv, snapshot)),
     )
     return add_device(snapshot, pool)
 
@@ -232,6 +234,13 @@ def empty_pool_status(lv: LogicalVolume) -> ThinPoolStatus:
 def reserve_blocks(total: int) -> int:
     """Return how many of `total` metadata blocks dm-thin keeps as a reserve and counts as used: 10 %, up to 16 MiB."""
     return min(_RESERVE_BLOCKS, total // 10)
+
+
+def low_water(lv: LogicalVolume, snapshot: Snapshot) -> int:
+    """Return the low-water mark that the pool's profile makes, in data blocks; 0 without a profile."""
+    profile = snapshot.find_profile(lv.profile) if lv.profile else None
+    match = _THRESHOLD.search(profile.text) if profile else None
+    return lv.size_bytes // lv.chunk_bytes * (100 - int(match[1])) // 100 if match else 0
 
 
 def pool_table(lv: LogicalVolume, numbers: tuple[str, ...], low_water_blocks: int = 0) -> str:

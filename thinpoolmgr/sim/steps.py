@@ -178,7 +178,7 @@ def _is_free(disk: Disk) -> bool:
 def _create_pool(snapshot: Snapshot, step: CreateThinPool, seed: str) -> Snapshot:
     made = define_pool(snapshot, step, seed)
     group, lv = _find_volume(made, step.group, step.lv)
-    return changes.reload(activate_pool(made, group, lv), group, lv)
+    return activate_pool(made, group, lv)
 
 
 def define_pool(
