@@ -21,9 +21,9 @@ from thinpoolmgr import __version__
 from thinpoolmgr.approval import Approval, approve, raise_refusals, require_fresh, require_same_plan
 from thinpoolmgr.core.conditions import Condition, condition_of, why_not_done
 from thinpoolmgr.core.documents import StepResult
-from thinpoolmgr.core.journal import Began, Doing, Done, Ended, Failed, Record, Run, remember, unfinished_runs
+from thinpoolmgr.core.journal import Began, Doing, Done, Ended, Failed, Record, Run, remember, settles, unfinished_runs
 from thinpoolmgr.core.model import Snapshot
-from thinpoolmgr.core.plan import Memory, Plan, PlanFile
+from thinpoolmgr.core.plan import Memory, Plan, PlanFile, Request
 from thinpoolmgr.core.steps import (
     CreateThinPool,
     CreateVolumeGroup,
@@ -153,7 +153,7 @@ def carry_out(  # noqa: PLR0913, PLR0917 - the parts of a run
             require_fresh(bound_to, plan)
         raise_refusals(plan.refusals)
         if not plan.steps:
-            _close_unfinished(runs)
+            _close_unfinished(runs, plan.request)
             return RunResult("", "nothing", notes=plan.notes, warnings=plan.warnings)
         reporter.show_plan(plan)
         memory = replace(memory, request=plan.request)
@@ -234,11 +234,11 @@ def _needs_person(path: Path, step: Step, snapshot: Snapshot) -> NeedsPersonErro
     return NeedsPersonError(summary, details, resolution)
 
 
-def _close_unfinished(runs: list[tuple[Path, Run]]) -> None:
-    """Nothing is left to do, so what was interrupted is finished, too."""
+def _close_unfinished(runs: list[tuple[Path, Run]], request: Request | None) -> None:
+    """Nothing is left to do for `request`, so what was interrupted and belongs to it is finished, too."""
     unfinished = unfinished_runs([run for _, run in runs])
     for path, run in runs:
-        if run in unfinished:
+        if run in unfinished and settles(request, run):
             _append(path, Ended("done", now()))
 
 

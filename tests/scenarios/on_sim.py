@@ -99,6 +99,7 @@ class HostAsSeen:
         devices = tuple(device for device in shot.configured_devices if device.configured_path in named)
         known = {device.disk for device in devices}
         known |= {pv.path for group in shot.groups if group.name in groups for pv in group.pvs}
+        known |= {pv.path for pv in shot.orphan_pvs}
         engines = {engine.name for engine in self._desired.engines}
         return replace(
             shot,

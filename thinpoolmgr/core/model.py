@@ -18,7 +18,7 @@ class Signature(Struct, frozen=True):
 
 
 class Disk(Struct, frozen=True):
-    """A block device that the configuration names or that carries one of our groups."""
+    """A block device that the configuration names, or that carries one of our groups or LVM's label without a group."""
 
     path: str
     """Kernel device node, such as `/dev/sdb`."""

@@ -15,7 +15,7 @@ from thinpoolmgr.core.fingerprint import fingerprint_of_host
 from thinpoolmgr.core.guards import disk_ref, is_our_leftover
 from thinpoolmgr.core.leftovers import find_leftovers, remove_leftovers, unexpected_lvs
 from thinpoolmgr.core.lifecycle import PoolState, PoolView, view_pool
-from thinpoolmgr.core.model import DmDevice, Engine, PhysicalVolume, Snapshot, VolumeGroup
+from thinpoolmgr.core.model import Disk, DmDevice, Engine, PhysicalVolume, Snapshot, VolumeGroup
 from thinpoolmgr.core.names import bare_uuid
 from thinpoolmgr.core.plan import Memory, Plan, Refusal, numbered
 from thinpoolmgr.core.planner import refuse_open_parts, refuse_state, remove_parts
@@ -181,7 +181,7 @@ def _destroy_below(
         RemoveVolumeGroup(reason=reason, danger="destroys", pool=pool.name, group=group.name, group_uuid=group.uuid)
     )
     if not keep_devices:
-        steps.append(_remove_pvs(group, pool, snapshot))
+        steps.append(_remove_pvs(group, pool, snapshot, _left_labels(pool, snapshot, memory)))
     return steps, []
 
 
@@ -211,13 +211,15 @@ def _remove_pool(view: PoolView, lv_uuid: str) -> list[Step]:
     return [DeactivatePool(reason=f"{pool.path} is active", pool=pool.name, group=pool.group, lv=pool.lv), remove]
 
 
-def _remove_pvs(group: VolumeGroup, pool: DesiredPool, snapshot: Snapshot) -> RemovePhysicalVolumes:
+def _remove_pvs(
+    group: VolumeGroup, pool: DesiredPool, snapshot: Snapshot, left: list[tuple[PhysicalVolume, Disk]]
+) -> RemovePhysicalVolumes:
     return RemovePhysicalVolumes(
         reason="so that the disks are blank again and can be used for something else",
         danger="destroys",
         pool=pool.name,
-        disks=tuple(_pv_ref(pv, snapshot) for pv in group.pvs),
-        pv_uuids=tuple(pv.uuid for pv in group.pvs),
+        disks=(*(_pv_ref(pv, snapshot) for pv in group.pvs), *(disk_ref(disk) for _, disk in left)),
+        pv_uuids=(*(pv.uuid for pv in group.pvs), *(pv.uuid for pv, _ in left)),
     )
 
 
@@ -240,14 +242,23 @@ def _remove_labels(
         return [], [
             Refusal("DISK_UNKNOWN", path, f"{path} cannot be read, so it cannot be made blank", details, resolution)
         ]
-    ours = [
-        (pv, d) for pv in snapshot.orphan_pvs for d in disks if pv.path == d.path and is_our_leftover(pv, d, memory)
-    ]
+    ours = _left_labels(pool, snapshot, memory)
     if keep_devices or not ours:
         return [], []
     reason = "an interrupted run left their labels"
     refs, uuids = tuple(disk_ref(disk) for _, disk in ours), tuple(pv.uuid for pv, _ in ours)
     return [RemovePhysicalVolumes(reason=reason, danger="destroys", pool=pool.name, disks=refs, pv_uuids=uuids)], []
+
+
+def _left_labels(pool: DesiredPool, snapshot: Snapshot, memory: Memory) -> list[tuple[PhysicalVolume, Disk]]:
+    """Labels that interrupted runs for `pool` left, also on disks that only an extension has named."""
+
+    def for_it(steps: tuple[Step, ...]) -> tuple[Step, ...]:
+        return tuple(step for step in steps if step.pool == pool.name)
+
+    ours = replace(memory, interrupted=for_it(memory.interrupted), pending=for_it(memory.pending))
+    found = [(pv, snapshot.find_disk(pv.path)) for pv in snapshot.orphan_pvs]
+    return [(pv, disk) for pv, disk in found if disk is not None and is_our_leftover(pv, disk, ours)]
 
 
 def _move_state(

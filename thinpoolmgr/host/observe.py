@@ -45,12 +45,15 @@ def observe(desired: DesiredState, runner: CommandRunner) -> Snapshot:
     configured = _resolve_configured(desired)
     ours = {pool.group for pool in desired.pools}
     groups = tuple(_with_node_paths(group) for group in state.groups)
+    orphans = tuple(_with_node_path(pv) for pv in state.orphan_pvs)
     pv_paths = [pv.path for group in groups if group.name in ours for pv in group.pvs if not pv.missing]
+    # A disk that was only named for an extension may be left with its label when that, or its removal, is cut short.
+    pv_paths += [pv.path for pv in orphans if not pv.missing]
     return Snapshot(
         configured_devices=configured,
         disks=_observe_disks([device.disk for device in configured if device.disk] + pv_paths),
         groups=groups,
-        orphan_pvs=tuple(_with_node_path(pv) for pv in state.orphan_pvs),
+        orphan_pvs=orphans,
         lvm_trouble=state.trouble,
         dm_devices=dm_devices,
         engines=_observe_engines(desired, runner),
