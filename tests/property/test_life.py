@@ -96,6 +96,11 @@ ONLY_ANEW = {"SETTING_DIFFERS", "DOES_NOT_FIT"}
 """What only another configuration settles, or a pool that is made anew."""
 
 
+def short(request: Request) -> str:
+    """Return what was asked for, for the log."""
+    return f"{request.command} {request.add_data} {request.add_metadata} {' '.join(request.add_devices)}".strip()
+
+
 class Life(RuleBasedStateMachine):
     """One host, one journal."""
 
@@ -167,9 +172,10 @@ class Life(RuleBasedStateMachine):
             outcome = "died"
         except RunError as error:
             outcome = error.cause.code
+            self.log.append(f"{error.cause.summary}; {error.cause.details}")
         except ThinpoolmgrError as error:
             outcome = error.code
-        self.log.append(f"{request}: {outcome}")
+        self.log.append(f"{short(request)}: {outcome}")
         assert outcome in {"done", "nothing", "died"} or (CODE.fullmatch(outcome) and outcome != "ERROR"), self.log
         if request.command in {"apply", "rebuild"} and outcome in {"done", "nothing"}:
             # A removal that was cut short, and then not wanted any more, may leave a label on a disk that no

@@ -101,8 +101,8 @@ def plan_changes(view: PoolView, snapshot: Snapshot, memory: Memory) -> Changes:
         return Changes([], [], [])
     refusals = [*_refuse_chunk_size(pool, lv), *_refuse_shrinking(pool, group, lv, memory)]
     settings = [*_settings(view, lv, refusals), *plan_profile(view, snapshot)]
-    added = [disk for path in pool.config.devices if (disk := snapshot.find_disk(path)) and not _is_in(disk, group)]
-    additions, unfit = _add_disks(view, added, snapshot, memory)
+    added = disks_to_add(pool, group, snapshot)
+    additions, unfit = add_disks(view, added, snapshot, memory)
     refusals += unfit
     room = room_of(group, lv, added)
     growth = Growth(room.data, room.metadata)
@@ -113,6 +113,11 @@ def plan_changes(view: PoolView, snapshot: Snapshot, memory: Memory) -> Changes:
     reason = f"pools.{pool.name} asks for data_size {pool.config.data_size}, metadata_size {pool.config.metadata_size}"
     sizes, warnings = grow(pool, group, growth, room, reason)
     return Changes([*settings, *additions, *sizes], refusals, warnings)
+
+
+def disks_to_add(pool: DesiredPool, group: VolumeGroup, snapshot: Snapshot) -> list[Disk]:
+    """Return the disks of the configuration that are not in the group yet."""
+    return [disk for path in pool.config.devices if (disk := snapshot.find_disk(path)) and not _is_in(disk, group)]
 
 
 def _is_in(disk: Disk, group: VolumeGroup) -> bool:
@@ -178,9 +183,10 @@ def group_chunk(group: VolumeGroup, pool: DesiredPool) -> int:
     return lv.chunk_bytes if lv and lv.chunk_bytes else pool.chunk_bytes
 
 
-def _add_disks(
+def add_disks(
     view: PoolView, disks: list[Disk], snapshot: Snapshot, memory: Memory
 ) -> tuple[list[Step], list[Refusal]]:
+    """Return the steps that put `disks` into the pool's group, or why they must not be."""
     pool, group = view.pool, view.group
     if group is None or not disks:
         return [], []
@@ -222,7 +228,7 @@ def plan_extension(view: PoolView, request: Request, snapshot: Snapshot, memory:
         if growth.needs(room) <= room.free or not spares:
             break
         added.append(spares.pop(0))
-    additions, refusals = _add_disks(view, added, snapshot, memory)
+    additions, refusals = add_disks(view, added, snapshot, memory)
     try:
         checked_growth(growth, room)
     except DoesNotFitError as error:

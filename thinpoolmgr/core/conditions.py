@@ -88,7 +88,9 @@ def is_ready(step: Step, snapshot: Snapshot) -> bool:
             group = snapshot.find_group(step.group)
             return group is None or OUR_TAG in group.tags
         case RemovePhysicalVolumes():
-            return not any(pv.uuid in step.pv_uuids for group in snapshot.groups for pv in group.pvs)
+            # in a group of ours again, when its removal was turned round
+            foreign = [group for group in snapshot.groups if OUR_TAG not in group.tags]
+            return not any(pv.uuid in step.pv_uuids for group in foreign for pv in group.pvs)
         case WipeSignatures():
             disk = snapshot.find_disk(step.disk.path)
             return disk is not None and is_same_disk(step.disk, disk)

@@ -21,9 +21,11 @@ from thinpoolmgr.core.plan import Memory, Plan, Refusal, numbered
 from thinpoolmgr.core.planner import refuse_open_parts, refuse_state, remove_parts
 from thinpoolmgr.core.profiles import remove_profile
 from thinpoolmgr.core.steps import (
+    CreateVolumeGroup,
     Danger,
     DeactivatePool,
     DiskRef,
+    ExtendVolumeGroup,
     MoveStateAside,
     RemoveDmDevice,
     RemovePhysicalVolumes,
@@ -243,11 +245,26 @@ def _remove_labels(
             Refusal("DISK_UNKNOWN", path, f"{path} cannot be read, so it cannot be made blank", details, resolution)
         ]
     ours = _left_labels(pool, snapshot, memory)
+    if not keep_devices and (refusal := _refuse_hidden_label(pool, snapshot, memory)):
+        return [], [refusal]
     if keep_devices or not ours:
         return [], []
     reason = "an interrupted run left their labels"
     refs, uuids = tuple(disk_ref(disk) for _, disk in ours), tuple(pv.uuid for pv, _ in ours)
     return [RemovePhysicalVolumes(reason=reason, danger="destroys", pool=pool.name, disks=refs, pv_uuids=uuids)], []
+
+
+def _refuse_hidden_label(pool: DesiredPool, snapshot: Snapshot, memory: Memory) -> Refusal | None:
+    """A disk that is away when labels are removed would come back with its own, and nobody would know whose it is."""
+    begun = [s for s in memory.interrupted if isinstance(s, CreateVolumeGroup | ExtendVolumeGroup)]
+    removals = [s for s in (*memory.interrupted, *memory.pending) if isinstance(s, RemovePhysicalVolumes)]
+    away = [d for d in snapshot.configured_devices if d.configured_path in pool.config.devices and d.problem]
+    if not away or all(step.pool != pool.name for step in (*begun, *removals)):
+        return None
+    path = away[0].configured_path
+    summary = f"{path} is {away[0].problem}, and LVM's label may still be on it"
+    resolution = f"Attach it, and run this again; or take it out of pools.{pool.name}.devices, if it is gone for good."
+    return Refusal("DISK_MISSING", path, summary, "A run was interrupted while its disks had labels.", resolution)
 
 
 def _left_labels(pool: DesiredPool, snapshot: Snapshot, memory: Memory) -> list[tuple[PhysicalVolume, Disk]]:
