@@ -21,7 +21,7 @@ from words import (
     refused,
 )
 
-SCENARIOS: dict[str, Scenario] = {
+NEW_POOLS: dict[str, Scenario] = {
     "a blank disk": Scenario((APPLIED, NOTHING)),
     "two disks": Scenario((APPLIED, NOTHING, DESTROYED, Run("destroy", "nothing")), disks=2),
     "two disks, all that is free": Scenario((APPLIED, NOTHING), disks=2, config={"data_size": "100%FREE"}),
@@ -194,5 +194,5 @@ SCENARIOS: dict[str, Scenario] = {
         ),
         disks=2,
     ),
-    **CHANGED,
 }
+SCENARIOS: dict[str, Scenario] = {**NEW_POOLS, **CHANGED}

@@ -300,11 +300,14 @@ def _with_attribute(
         kind = "ewi"
     letters = [
         f"{kind}-",
-        "a" if device else "-",
+        "-" if device is None else "s" if device.suspended else "a",
         "o" if device and device.open_count else "-",
         "t" if lv.is_thin_pool else "-",
         "z" if lv.zero else "-",
         "p" if gone else "-",
         "-",
     ]
+    # LVM finds no segment of its own in the kernel's table, which is shorter or longer (2.03.16).
+    if lv.name.endswith("_tmeta") and device is not None and device.size_bytes != lv.size_bytes:
+        letters[1:3], letters[5] = ["X", "X"], "X"
     return replace(lv, attr="".join(letters))
