@@ -1,4 +1,4 @@
-"""The same scenarios on the real kernel and in memory agree: pools that are tagged, cut short in between, cleaned up after."""
+"""The same scenarios on the real kernel and in memory agree: pools tagged, cut short in between, cleaned up after."""
 
 from __future__ import annotations
 
