@@ -35,6 +35,7 @@ from thinpoolmgr.sim.faults import (
     Fault,
     Hangs,
     Killed,
+    Left,
     Lies,
     LvmReportsLess,
     PowerCut,
@@ -65,7 +66,8 @@ REQUESTS = (
     Request("clean", purge=True),
 )
 ASKED = st.one_of(st.sampled_from((APPLY, DESTROY, *EXTENSIONS)), st.sampled_from(REQUESTS))
-LEFT = st.sampled_from(("first", "second", "third", "components", "labels"))
+LEFTS: tuple[Left, ...] = ("first", "second", "third", "components", "labels")
+LEFT = st.sampled_from(LEFTS)
 WHEN = st.sampled_from(("before", "inside", "after"))
 FAULTS = st.one_of(
     st.builds(Fails, WHEN, LEFT),
@@ -76,6 +78,9 @@ FAULTS = st.one_of(
     st.builds(DiskVanishes, st.sampled_from(OURS)),
     st.builds(DiskReturns, st.sampled_from(OURS)),
     st.just(LvmReportsLess(GROUP)),
+)
+CUTS = st.builds(
+    lambda kind, left: kind("inside", left), st.sampled_from((Fails, Hangs, Killed)), st.sampled_from(LEFTS[:3])
 )
 CONFIGS = st.fixed_dictionaries(
     {
@@ -205,6 +210,12 @@ class Life(RuleBasedStateMachine):
         self.log.append(f"lay {fault} after {after}")
         self.run(request)
         self.host.faults.clear()
+
+    @precondition(lambda self: self.lv())
+    @rule(request=st.sampled_from((APPLY, *EXTENSIONS)), fault=CUTS, after=st.integers(0, 1))
+    def cut_short(self, request: Request, fault: Fault, after: int) -> None:
+        """What LVM leaves half done of a pool that exists."""
+        self.run_with_fault(request, fault, after)
 
     @rule(path=st.sampled_from(OURS))
     def vanish(self, path: str) -> None:

@@ -280,10 +280,31 @@ CUT_SHORT = {
         NOTHING,
     ),
     "destroyed while half extended": small(
-        killed(f"before {DATA}", MORE), Act("half extended data, new"), DESTROYED, APPLIED
+        killed(f"before {DATA}", MORE),
+        Act("half extended data, new"),
+        done("refresh-pool", "deactivate-pool", *REMOVALS, command="destroy"),
+        APPLIED,
     ),
-    "killed inside the extension of metadata, after LVM knew": cut_short(
-        MORE_METADATA, METADATA, "half extended metadata, new", *("resume-device",) * 3
+    "deactivated while half extended": small(
+        killed(f"before {METADATA}", MORE_METADATA),
+        Act("half extended metadata, old"),
+        done("resume-device", METADATA, "deactivate-pool", command="deactivate"),
+        done("activate-pool"),
+        NOTHING,
+    ),
+    "killed inside a change of discards, before LVM knew": small(
+        Config({"discards": "nopassdown"}),
+        killed("before set-discards"),
+        Act("half set discards, old"),
+        done("resume-device", "set-discards"),
+        NOTHING,
+    ),
+    "killed inside a change of discards, after LVM knew": small(
+        Config({"discards": "nopassdown"}),
+        killed("before set-discards"),
+        Act("half set discards, new"),
+        done(*("resume-device",) * 3, "refresh-pool"),
+        NOTHING,
     ),
     "killed between group and profile": Scenario(
         (killed(f"after {GROUP}"), done(PROFILE, POOL), NOTHING), config={**SMALL, **DMEVENTD}

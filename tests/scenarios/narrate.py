@@ -43,6 +43,8 @@ ACTS = {
     "half extended metadata, old": "`lvextend` is killed once the pool is suspended",
     "half extended metadata, new": "`lvextend` is killed once LVM has the new size, all suspended",
     "half extended metadata, spare": "`lvextend` is killed while its new spare is a visible `lvol0`",
+    "half set discards, old": "`lvchange --discards` is killed once the pool is suspended",
+    "half set discards, new": "`lvchange --discards` is killed once LVM has the new value, all suspended",
     "half attached": "the profile is attached, and not loaded",
     "remove spare": "the metadata spare is removed by hand",
     "discards by hand": "discards are set to nopassdown by hand",

@@ -152,4 +152,6 @@ CUT_SHORT = {
     "half extended metadata, old": ("lvextend -q --poolmetadatasize +8M {vg}/{lv}", 3),
     "half extended metadata, new": ("lvextend -q --poolmetadatasize +8M {vg}/{lv}", 5),
     "half extended metadata, spare": ("lvextend -q --poolmetadatasize +8M {vg}/{lv}", 2),
+    "half set discards, old": ("lvchange -q --discards nopassdown {vg}/{lv}", 2),
+    "half set discards, new": ("lvchange -q --discards nopassdown {vg}/{lv}", 4),
 }

@@ -150,8 +150,8 @@ def changed(shot: Snapshot, what: str, path: str, pool: DesiredPool) -> Snapshot
         case "ext4" | "xfs" | "swap" | "gpt":
             return with_disk(shot, path, signatures=SIGNATURES[what])
         case "label":
-            step = CreateVolumeGroup(reason="", group="x", disks=(DiskRef(path, "", 0),))
-            return events.half_done(shot, step, "labels")
+            label = CreateVolumeGroup(reason="", group="x", disks=(DiskRef(path, "", 0),))
+            return events.half_done(shot, label, "labels")
         case "mount":
             return with_disk(shot, path, mounts=("/mnt",), opened_exclusively=True)
         case "swapon":
@@ -177,6 +177,9 @@ def changed(shot: Snapshot, what: str, path: str, pool: DesiredPool) -> Snapshot
             return set_volumes(shot, group, (*group.lvs, volume(group, pool.lv, 12 * MIB, "thinpoolmgr")))
         case str(words) if words.startswith("half extended"):
             return half_extended(shot, what, pool)
+        case "half set discards, old" | "half set discards, new":
+            step = SetDiscards(reason="", group=pool.group, lv=pool.lv, discards="nopassdown")
+            return events.half_done(shot, step, "second" if what.endswith("new") else "first")
         case "remove spare":
             return events.remove_spare(shot, pool.group)
         case "untag pool":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from thinpoolmgr.core.conditions import why_not_refreshed
+from thinpoolmgr.core.conditions import why_not_refreshed, why_other_features
 from thinpoolmgr.core.desired import DesiredPool, parse_share
 from thinpoolmgr.core.guards import check_disk, check_sector_sizes, disk_ref, plan_wipes
 from thinpoolmgr.core.lifecycle import PoolState, PoolView
@@ -76,7 +76,9 @@ def mend(view: PoolView) -> list[Step]:
         )
         for part in suspended
     ]
-    return [*resumes, *_catch_up(view, lv)] if suspended else []
+    other = why_other_features(lv, device) if suspended else ""
+    refresh = [RefreshPool(reason=other, pool=pool.name, group=pool.group, lv=pool.lv)] if other else []
+    return [*resumes, *_catch_up(view, lv), *refresh] if suspended else []
 
 
 def _catch_up(view: PoolView, lv: LogicalVolume) -> list[Step]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from thinpoolmgr.core.changes import mend
 from thinpoolmgr.core.desired import DesiredPool, DesiredState
 from thinpoolmgr.core.engine_plan import check_obstacle, check_process, move_aside, stop_engine
 from thinpoolmgr.core.engines import ENGINES
@@ -88,7 +89,8 @@ def _release(
         return [], [refusal]
     if refusal := _refuse_thin_volumes(view):
         return [], [refusal]
-    steps: list[Step] = []
+    # Whatever is asked of a suspended device waits for ever, LVM and the engine not least (measured, LVM 2.03.16).
+    steps: list[Step] = mend(view) if any(part.suspended for part in view.inner) else []
     refusals: list[Refusal] = []
     stop = _stop(_engine_on(view, desired, snapshot), view)
     if isinstance(stop, Refusal):

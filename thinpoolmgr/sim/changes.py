@@ -19,6 +19,7 @@ from thinpoolmgr.core.steps import (
     ResumeDevice,
     SetDiscards,
     SetProfile,
+    SetWhenFull,
     SetZeroing,
     TagPool,
 )
@@ -145,7 +146,7 @@ def extend(snapshot: Snapshot, step: ExtendData | ExtendMetadata) -> Snapshot:
     return reload(shot, *find_volume(shot, step.group, step.lv))
 
 
-def change_setting(snapshot: Snapshot, step: SetDiscards | SetZeroing | SetProfile) -> Snapshot:
+def change_setting(snapshot: Snapshot, step: SetDiscards | SetZeroing | SetProfile | SetWhenFull) -> Snapshot:
     """Return `snapshot` with one setting of the pool changed, in the kernel, too.
 
     Raises:
@@ -156,7 +157,7 @@ def change_setting(snapshot: Snapshot, step: SetDiscards | SetZeroing | SetProfi
     return reload(shot, *find_volume(shot, step.group, step.lv))
 
 
-def define_setting(snapshot: Snapshot, step: SetDiscards | SetZeroing | SetProfile) -> Snapshot:
+def define_setting(snapshot: Snapshot, step: SetDiscards | SetZeroing | SetProfile | SetWhenFull) -> Snapshot:
     """Return `snapshot` with one setting of the pool changed in LVM's metadata and not in the kernel.
 
     Raises:
@@ -170,6 +171,8 @@ def define_setting(snapshot: Snapshot, step: SetDiscards | SetZeroing | SetProfi
             if is_active and "ignore" in {lv.discards, step.discards}:
                 raise CommandFailedError("lvchange failed", "Cannot change support for discards while pool is active.")
             new = replace(lv, discards=step.discards)
+        case SetWhenFull():
+            new = lv if step.refresh else replace(lv, when_full=step.when_full)
         case SetZeroing():
             new = replace(lv, zero=step.zero_new_blocks)
         case SetProfile():

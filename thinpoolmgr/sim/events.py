@@ -16,7 +16,10 @@ from thinpoolmgr.core.steps import (
     ExtendMetadata,
     ExtendVolumeGroup,
     RemovePhysicalVolumes,
+    SetDiscards,
     SetProfile,
+    SetWhenFull,
+    SetZeroing,
     Step,
     TagPool,
 )
@@ -198,7 +201,8 @@ def half_done(snapshot: Snapshot, step: Step, left: str, generation: int = 0) ->
     LV; the right name and tag on a linear LV beside the spare; the whole pool, not active. `components` is a pool
     of which only data and metadata run, `labels` a group that is not there yet, or a label that is not there any more.
     Of `lvextend` the first is LVM's old metadata over a suspended pool, or a spare that is made anew as a visible LV;
-    the others are LVM's new metadata over the kernel's old pool, suspended with its parts or alone.
+    the others are LVM's new metadata over the kernel's old pool, suspended with its parts or alone. So are those of
+    `lvchange` of a setting.
     """
     seed = f" #{generation}" if generation else ""
     match step:
@@ -220,6 +224,8 @@ def half_done(snapshot: Snapshot, step: Step, left: str, generation: int = 0) ->
             shot = _half_extended(snapshot, step, left)
         case TagPool() if left == "first" and step.tag_group and step.tag_lv:
             shot = apply_step(snapshot, replace(step, tag_lv=False), generation)
+        case SetDiscards() | SetZeroing() | SetWhenFull() if left in ("first", "second", "third"):
+            shot = _half_set(snapshot, step, left)
         case SetProfile() if left in ("first", "second"):
             shot = define_setting(snapshot, step)
         case RemovePhysicalVolumes() if left == "labels":
@@ -239,6 +245,14 @@ def _half_extended(snapshot: Snapshot, step: ExtendData | ExtendMetadata, left: 
         return _spare_in_sight(shot, step.group)
     # The part has its new table before the pool is suspended and LVM's metadata is written.
     shot = with_size(snapshot if left == "first" else shot, pool_dm_name(group.name, part), larger)
+    names = (lv.name, lv.data_lv, lv.metadata_lv) if left == "second" else (lv.name,)
+    return suspend(shot, tuple(pool_dm_name(group.name, name) for name in names))
+
+
+def _half_set(snapshot: Snapshot, step: SetDiscards | SetZeroing | SetWhenFull, left: str) -> Snapshot:
+    """Measured, LVM 2.03.16, by kills at each ioctl of `lvchange`: first the pool is suspended, then LVM's metadata."""
+    group, lv = find_volume(snapshot, step.group, step.lv)
+    shot = snapshot if left == "first" else define_setting(snapshot, step)
     names = (lv.name, lv.data_lv, lv.metadata_lv) if left == "second" else (lv.name,)
     return suspend(shot, tuple(pool_dm_name(group.name, name) for name in names))
 
