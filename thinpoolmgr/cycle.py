@@ -21,7 +21,7 @@ from thinpoolmgr import __version__
 from thinpoolmgr.approval import Approval, approve, raise_refusals, require_fresh, require_same_plan
 from thinpoolmgr.core.conditions import Condition, condition_of, why_not_done
 from thinpoolmgr.core.documents import StepResult
-from thinpoolmgr.core.journal import Began, Doing, Done, Ended, Failed, Record, Run, remember, unfinished_runs
+from thinpoolmgr.core.journal import Began, Doing, Done, Ended, Failed, Record, Run, remember, settles, unfinished_runs
 from thinpoolmgr.core.model import Snapshot
 from thinpoolmgr.core.plan import Memory, Plan, PlanFile, Request
 from thinpoolmgr.core.steps import (
@@ -241,13 +241,10 @@ def _needs_person(path: Path, step: Step, snapshot: Snapshot) -> NeedsPersonErro
 
 
 def _close_unfinished(runs: list[tuple[Path, Run]], request: Request | None) -> None:
-    """Nothing is left to do, so what was interrupted is finished, too, when it was for the same or is overtaken.
-
-    A command that has nothing to do with it does not close it: what the journal shows may still be needed.
-    """
+    """Nothing is left to do for `request`, so what was interrupted and belongs to it is finished, too."""
     unfinished = unfinished_runs([run for _, run in runs])
     for path, run in runs:
-        if run in unfinished and _ends(request, run.began.request):
+        if run in unfinished and settles(request, run):
             _append(path, Ended("done", now()))
 
 

@@ -33,8 +33,8 @@ export lock
 export -f in_guest show_in_one_piece
 # long files tend to hold long tests: begun first, they do not keep the last one waiting
 {
-    echo tests/lab/test_parity.py
+    printf '%s\n' tests/lab/test_parity{,_changed,_cut_short}.py
     echo tests/unit -m root
     echo tests/lab/systemd
-    find tests/lab -maxdepth 1 -name 'test_*.py' ! -name test_parity.py -printf '%s %p\n' | sort -rn | cut -d' ' -f2
+    find tests/lab -maxdepth 1 -name 'test_*.py' ! -name 'test_parity*' -printf '%s %p\n' | sort -rn | cut -d' ' -f2
 } | xargs -P 2 -I{} bash -euo pipefail -c 'show_in_one_piece {}'

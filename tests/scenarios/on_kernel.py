@@ -8,13 +8,15 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cut_short import cut_short
 from lab_tool import sh
 
 from thinpoolmgr.core.names import pool_dm_name
+from thinpoolmgr.core.profiles import PROFILE_FOLDER, PROFILE_PREFIX, profile_name, profile_path, profile_text
 from thinpoolmgr.host.perform import RealHost
 
 if TYPE_CHECKING:
-    from table import Act
+    from words import Act
 
     from thinpoolmgr.core.desired import DesiredPool, DesiredState
     from thinpoolmgr.cycle import Host
@@ -70,12 +72,16 @@ class KernelStage:
             write(DAEMON_JSON, "{")
         elif act.what == "mount":
             sh("mount", path, self._folder)
+        elif act.what == "edit profile":
+            write(Path(profile_path(profile_name(pool))), profile_text(pool).replace("80", "90"))
         elif act.what == "lose labels":
             sh("wipefs", "--all", "--force", *self._paths)
         else:
-            for command in COMMANDS[act.what]:
-                words = command.format(disk=path, vg=pool.group, lv=pool.lv, dm=pool_dm_name(pool.group, pool.lv))
-                sh(*(word.replace("~", " ") for word in words.split()))
+            for command in COMMANDS.get(act.what, ()):
+                sh(*words_of(command, path, pool))
+            if act.what in CUT_SHORT:
+                command, count = CUT_SHORT[act.what]
+                cut_short(words_of(command, path, pool), count)
         sh("udevadm", "settle")
 
     def _vanish(self, disk: LoopDisk, path: str) -> None:
@@ -98,10 +104,18 @@ class KernelStage:
             sh("swapoff", path, check=False)
         sh("umount", self._folder, check=False)
         DAEMON_JSON.unlink(missing_ok=True)
+        for profile in Path(PROFILE_FOLDER).glob(f"{PROFILE_PREFIX}*"):
+            profile.unlink()
         shutil.rmtree(DATA_ROOT, ignore_errors=True)
 
 
-# a tilde is a space within one word
+def words_of(command: str, disk: str, pool: DesiredPool) -> tuple[str, ...]:
+    """Return the words of `command`; a tilde is a space within one word."""
+    dm = pool_dm_name(pool.group, pool.lv)
+    words = command.format(disk=disk, vg=pool.group, lv=pool.lv, dm=dm, profile=profile_name(pool))
+    return tuple(word.replace("~", " ") for word in words.split())
+
+
 COMMANDS: dict[str, tuple[str, ...]] = {
     "ext4": ("mkfs.ext4 -q {disk}",),
     "xfs": ("mkfs.xfs -q {disk}",),
@@ -125,4 +139,19 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         "dmsetup message {dm} 0 create_thin~1",
         "dmsetup create docker-t --table 0~819200~thin~/dev/mapper/{dm}~1",
     ),
+    "remove spare": ("lvremove -q -y {vg}/lvol0_pmspare",),
+    "untag pool": ("lvchange -q --deltag thinpoolmgr {vg}/{lv}",),
+    "half tagged": ("vgchange -q --addtag thinpoolmgr {vg}",),
+    "discards by hand": ("lvchange -q --discards nopassdown {vg}/{lv}",),
+    "half attached": ("lvchange -q --metadataprofile {profile} {vg}/{lv}",),
+}
+# the command, and at which suspending or resuming of a device it is killed
+CUT_SHORT = {
+    "half extended data, old": ("lvextend -q -L +100M {vg}/{lv}", 3),
+    "half extended data, new": ("lvextend -q -L +100M {vg}/{lv}", 5),
+    "half extended metadata, old": ("lvextend -q --poolmetadatasize +8M {vg}/{lv}", 3),
+    "half extended metadata, new": ("lvextend -q --poolmetadatasize +8M {vg}/{lv}", 5),
+    "half extended metadata, spare": ("lvextend -q --poolmetadatasize +8M {vg}/{lv}", 2),
+    "half set discards, old": ("lvchange -q --discards nopassdown {vg}/{lv}", 2),
+    "half set discards, new": ("lvchange -q --discards nopassdown {vg}/{lv}", 4),
 }

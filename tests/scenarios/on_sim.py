@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
@@ -16,16 +16,29 @@ from thinpoolmgr.core.model import (
     Signature,
     Snapshot,
 )
-from thinpoolmgr.core.names import pool_dm_name
-from thinpoolmgr.core.steps import CreateThinPool, CreateVolumeGroup, DeactivatePool, DiskRef, SetWhenFull
+from thinpoolmgr.core.names import OUR_TAG, pool_dm_name
+from thinpoolmgr.core.profiles import profile_name, profile_path, profile_text
+from thinpoolmgr.core.steps import (
+    CreateThinPool,
+    CreateVolumeGroup,
+    DeactivatePool,
+    DiskRef,
+    EditLvmProfile,
+    ExtendData,
+    ExtendMetadata,
+    SetDiscards,
+    SetProfile,
+    SetWhenFull,
+    Step,
+)
 from thinpoolmgr.sim import events
 from thinpoolmgr.sim.host import SimulatedHost
-from thinpoolmgr.sim.parts import add_device, find_group, set_volumes, settle, volume
+from thinpoolmgr.sim.parts import add_device, find_group, replace_group, set_volumes, settle, volume
 from thinpoolmgr.sim.steps import apply_step, make_group
 from thinpoolmgr.units import GIB, MIB
 
 if TYPE_CHECKING:
-    from table import Act
+    from words import Act
 
     from thinpoolmgr.core.desired import DesiredPool, DesiredState
     from thinpoolmgr.cycle import Host
@@ -65,16 +78,51 @@ def lvcreate(pool: DesiredPool, **changes: object) -> CreateThinPool:
     )
 
 
+class HostAsSeen:
+    """The host in memory, of which a run sees what it would of a real one: see host/observe.py."""
+
+    def __init__(self, sim: SimulatedHost, desired: DesiredState) -> None:
+        """Look at what `desired` names."""
+        self._sim = sim
+        self._desired = desired
+
+    @property
+    def recent_commands(self) -> tuple[str, ...]:
+        """The last steps that were attempted."""
+        return self._sim.recent_commands
+
+    def observe(self) -> Snapshot:
+        """Return what is named, and what carries a group that is named."""
+        shot = self._sim.observe()
+        named = [path for pool in self._desired.pools for path in (*pool.config.devices, *pool.config.spare_devices)]
+        groups = {pool.group for pool in self._desired.pools}
+        devices = tuple(device for device in shot.configured_devices if device.configured_path in named)
+        known = {device.disk for device in devices}
+        known |= {pv.path for group in shot.groups if group.name in groups for pv in group.pvs}
+        known |= {pv.path for pv in shot.orphan_pvs}
+        engines = {engine.name for engine in self._desired.engines}
+        return replace(
+            shot,
+            configured_devices=devices,
+            disks=tuple(disk for disk in shot.disks if disk.path in known),
+            engines=tuple(engine for engine in shot.engines if engine.name in engines),
+        )
+
+    def perform(self, step: Step) -> None:
+        """Carry out `step`."""
+        self._sim.perform(step)
+
+
 class SimStage:
     """A host in memory with so many disks of 1 GiB."""
 
-    def __init__(self, count: int, *, docker: bool = False) -> None:
-        """Make the disks, and Docker where it is wanted."""
+    def __init__(self, count: int) -> None:
+        """Make the disks, and Docker."""
         disks = tuple(Disk(f"/dev/sd{chr(98 + n)}", f"8:{16 + 16 * n}", GIB, serial=f"S{n}") for n in range(count))
         configured = tuple(ConfiguredDevice(disk.path, disk.path) for disk in disks)
         self._paths = tuple(disk.path for disk in disks)
         self.sim = SimulatedHost(
-            Snapshot(configured_devices=configured, disks=disks, engines=(DOCKER,) * docker, boot_id="boot")
+            Snapshot(configured_devices=configured, disks=disks, engines=(DOCKER,), boot_id="boot")
         )
 
     def paths(self) -> tuple[str, ...]:
@@ -82,9 +130,8 @@ class SimStage:
         return self._paths
 
     def host(self, desired: DesiredState) -> Host:
-        """Return the host."""
-        del desired
-        return self.sim
+        """Return the host, on which only what `desired` has to do with is looked at."""
+        return HostAsSeen(self.sim, desired)
 
     def act(self, act: Act, pool: DesiredPool) -> None:
         """Do what somebody does."""
@@ -103,8 +150,8 @@ def changed(shot: Snapshot, what: str, path: str, pool: DesiredPool) -> Snapshot
         case "ext4" | "xfs" | "swap" | "gpt":
             return with_disk(shot, path, signatures=SIGNATURES[what])
         case "label":
-            step = CreateVolumeGroup(reason="", group="x", disks=(DiskRef(path, "", 0),))
-            return events.half_done(shot, step, "labels")
+            label = CreateVolumeGroup(reason="", group="x", disks=(DiskRef(path, "", 0),))
+            return events.half_done(shot, label, "labels")
         case "mount":
             return with_disk(shot, path, mounts=("/mnt",), opened_exclusively=True)
         case "swapon":
@@ -128,6 +175,28 @@ def changed(shot: Snapshot, what: str, path: str, pool: DesiredPool) -> Snapshot
         case "second commit":
             group = find_group(shot, pool.group)
             return set_volumes(shot, group, (*group.lvs, volume(group, pool.lv, 12 * MIB, "thinpoolmgr")))
+        case str(words) if words.startswith("half extended"):
+            return half_extended(shot, what, pool)
+        case "half set discards, old" | "half set discards, new":
+            step = SetDiscards(reason="", group=pool.group, lv=pool.lv, discards="nopassdown")
+            return events.half_done(shot, step, "second" if what.endswith("new") else "first")
+        case "remove spare":
+            return events.remove_spare(shot, pool.group)
+        case "untag pool":
+            return events.untag(shot, pool.group, pool.lv)
+        case "half tagged":
+            group = find_group(shot, pool.group)
+            return replace_group(shot, replace(group, tags=(OUR_TAG,)))
+        case "discards by hand":
+            return apply_step(shot, SetDiscards(reason="", group=pool.group, lv=pool.lv, discards="nopassdown"))
+        case "edit profile":
+            name = profile_name(pool)
+            text = profile_text(pool).replace("80", "90")
+            edit = EditLvmProfile(reason="", profile=name, path=profile_path(name), old_text=None, new_text=text)
+            return apply_step(shot, edit)
+        case "half attached":
+            attach = SetProfile(reason="", group=pool.group, lv=pool.lv, profile=profile_name(pool))
+            return events.half_done(shot, attach, "first")
         case "deactivate":
             return events.deactivate_by_hand(shot, pool.group)
         case "only components":
@@ -146,6 +215,20 @@ def changed(shot: Snapshot, what: str, path: str, pool: DesiredPool) -> Snapshot
         case "thin device":
             return with_thin_device(shot, pool)
     raise ValueError(what)
+
+
+def half_extended(shot: Snapshot, what: str, pool: DesiredPool) -> Snapshot:
+    """Return `shot` after a kill inside `lvextend`: of data by 100 MiB, or of metadata by 8 MiB."""
+    lv = find_group(shot, pool.group).find_lv(pool.lv)
+    assert lv is not None
+    common: dict[str, Any] = {"reason": "", "group": pool.group, "lv": pool.lv}
+    extents = lv.size_bytes // (4 * MIB) + 25
+    step: ExtendData | ExtendMetadata = ExtendData(
+        **common, data_extents=extents, extent_bytes=4 * MIB, chunk_bytes=lv.chunk_bytes
+    )
+    if "metadata" in what:
+        step = ExtendMetadata(**common, metadata_bytes=lv.metadata_bytes + 8 * MIB)
+    return events.half_done(shot, step, "second" if what.endswith("new") else "first")
 
 
 def with_disk(shot: Snapshot, path: str, **facts: object) -> Snapshot:

@@ -6,22 +6,24 @@ import re
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
-from table import Act, Run, Scenario
+from words import Act, Config, Run, Scenario
 
 from thinpoolmgr.approval import Approval
 from thinpoolmgr.core.desired import DesiredEngine, DesiredPool, DesiredState, EngineConfig, PoolConfig
-from thinpoolmgr.core.planner import plan_activate, plan_apply
+from thinpoolmgr.core.journal import unfinished_runs
+from thinpoolmgr.core.plan import Command, Request
+from thinpoolmgr.core.requests import desired_for, plan_for
 from thinpoolmgr.core.steps import step_name
-from thinpoolmgr.core.teardown import plan_deactivate, plan_destroy
 from thinpoolmgr.cycle import RunError, carry_out
 from thinpoolmgr.errors import ThinpoolmgrError
+from thinpoolmgr.sim.steps import apply_step
 
 if TYPE_CHECKING:
     from thinpoolmgr.core.documents import StepResult
     from thinpoolmgr.core.model import Snapshot
     from thinpoolmgr.core.plan import Memory, Plan
     from thinpoolmgr.core.steps import Step
-    from thinpoolmgr.cycle import Host, Planner
+    from thinpoolmgr.cycle import Host
     from thinpoolmgr.host.store import Store
 
 ALL = Approval(yes=True, allowed=frozenset({"outage", "destroys"}))
@@ -100,57 +102,64 @@ class Mortal:
 
 def play(scenario: Scenario, stage: Stage, store: Store) -> list[Moment]:
     """Return what each line of `scenario` comes to on `stage`."""
-    moments = []
+    moments, config = [], dict(scenario.config)
     for line in scenario.lines:
-        desired = desired_of(scenario, stage)
         outcome, steps = "", ()  # type: tuple[str, tuple[str, ...]]
+        if isinstance(line, Config):
+            config |= line.values
+        desired = desired_of(config, stage, docker=scenario.docker)
         if isinstance(line, Act):
             stage.act(line, desired.pools[0])
-        else:
+        elif isinstance(line, Run):
             outcome, steps = run(line, desired, stage, store)
-        desired = desired_of(scenario, stage)
+        desired = desired_of(config, stage, docker=scenario.docker)
         look = reduce(stage.host(desired).observe(), stage.paths())
         moments.append(Moment(str(line), outcome, steps, look))
     return moments
 
 
-def desired_of(scenario: Scenario, stage: Stage) -> DesiredState:
-    """Return the configuration of `scenario` with the disks' present names."""
-    values = {"devices": stage.paths(), **scenario.config}
-    engines = (DesiredEngine("docker", EngineConfig("docker")),) if scenario.docker else ()
-    return DesiredState((DesiredPool("docker", msgspec.convert(values, PoolConfig)),), engines)
+def desired_of(config: Look, stage: Stage, *, docker: bool) -> DesiredState:
+    """Return the configuration with the disks' present names; the disks are given by their numbers, or are all."""
+    paths = stage.paths()
+    numbers = {"devices": range(len(paths)), "spare_devices": (), **config}
+    named = {key: [paths[number] for number in numbers[key]] for key in ("devices", "spare_devices")}
+    engines = (DesiredEngine("docker", EngineConfig("docker")),) if docker else ()
+    return DesiredState((DesiredPool("docker", msgspec.convert({**config, **named}, PoolConfig)),), engines)
 
 
-def planner_of(command: str, desired: DesiredState) -> Planner:
-    """Return what `command` would plan."""
-    pool = desired.pools[0]
-    word, _, flag = command.partition(" ")
+def request_of(words: str, stage: Stage, store: Store) -> Request | None:
+    """Return what `words`, a command with its options, ask for; None when there is nothing to resume."""
+    command, *options = words.split()
+    if command == "resume":
+        begun = [run.began.request for run in unfinished_runs([run for _, run in store.read_runs()])]
+        return begun[-1].as_asked() if begun and begun[-1] else None
+    given = dict(zip(options, [*options[1:], ""], strict=False))
+    disk = given.get("--add-device")
+    return Request(
+        msgspec.convert(command, Command),
+        "" if command in {"apply", "clean"} else "docker",
+        keep_devices="--keep-devices" in given,
+        purge="--purge" in given,
+        add_data=given.get("--data", ""),
+        add_metadata=given.get("--metadata", ""),
+        add_devices=(stage.paths()[int(disk)],) if disk else (),
+    )
+
+
+def run(line: Run, configured: DesiredState, stage: Stage, store: Store) -> tuple[str, tuple[str, ...]]:
+    """Return what a run comes to, and its steps."""
+    request = request_of(line.command, stage, store)
+    if request is None:
+        return "nothing", ()
+    desired = desired_for(request, configured)
+    host = stage.host(desired)
 
     def planner(snapshot: Snapshot, memory: Memory) -> Plan:
-        match word:
-            case "apply":
-                return plan_apply(desired, snapshot, memory)
-            case "destroy":
-                return plan_destroy(pool, desired, snapshot, memory, keep_devices=flag == "--keep-devices")
-            case "activate":
-                return plan_activate(pool, desired, snapshot, memory)
-        return plan_deactivate(pool, desired, snapshot, memory)
+        return plan_for(request, desired, snapshot, memory, apply_step)
 
-    return planner
-
-
-def run(line: Run, desired: DesiredState, stage: Stage, store: Store) -> tuple[str, tuple[str, ...]]:
-    """Return what a run comes to, and its steps."""
-    host = stage.host(desired)
     try:
-        result = carry_out(
-            line.command.split()[0],
-            planner_of(line.command, desired),
-            Mortal(host, line.kill) if line.kill else host,
-            store,
-            Quiet(),
-            ALL,
-        )
+        mortal = Mortal(host, line.kill) if line.kill else host
+        result = carry_out(request.command, planner, mortal, store, Quiet(), ALL)
     except KilledError:
         return "killed", ()
     except RunError as error:
@@ -182,6 +191,7 @@ def reduce(snapshot: Snapshot, paths: tuple[str, ...]) -> Look:
         "devices": _sorted(_device(d, names) for d in look["dm_devices"]),
         "names": look["dev_names"],
         "engines": [_engine(engine) for engine in look["engines"]],
+        "profiles": _sorted(look["lvm_profiles"]),
     }
 
 
@@ -209,7 +219,18 @@ def _configured(device: Look, names: dict[str, str]) -> tuple[str, str]:
 
 
 def _engine(engine: Look) -> Look:
-    kept = ("name", "installed", "version", "running", "driver", "data_root", "config_path", "config_text", "state")
+    kept = (
+        "name",
+        "installed",
+        "version",
+        "running",
+        "driver",
+        "data_root",
+        "config_path",
+        "config_text",
+        "state",
+        "set_aside",
+    )
     version = engine["version"].partition("+")[0]
     return {key: engine[key] for key in kept} | {"broken": bool(engine["config_problem"]), "version": version}
 

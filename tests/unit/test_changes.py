@@ -440,7 +440,7 @@ def test_an_enlargement_cut_short_anywhere_is_finished_by_one_plan(key: str, val
 
 
 def test_a_spare_left_visible_is_removed_and_its_room_used_again() -> None:
-    full = existing(2432 + 6 + 2, 2432, 3, 3, support.CHUNK)
+    full = existing(2432 + 6 + 2, 2432, 3, 0, support.CHUNK)
     wanted = support.pool(metadata_size="16MiB")
     (step,) = plan(full, wanted).steps
     left = events.half_done(full, step, "first")
@@ -449,7 +449,7 @@ def test_a_spare_left_visible_is_removed_and_its_room_used_again() -> None:
     assert names(found) == ["remove-leftover", "refresh-pool"]
     assert "no room" in found.warnings[0]
     assert plan(support.carried_out(left, found), wanted).is_empty
-    roomy = existing(2432 + 6 + 4, 2432, 3, 3, support.CHUNK)
+    roomy = existing(2432 + 6 + 4, 2432, 3, 0, support.CHUNK)
     left = events.half_done(roomy, step, "first")
     after = converged(left, wanted, memory=Memory(interrupted=(step,)))
     assert lv_of(after).metadata_bytes == 5 * support.EXTENT

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from thinpoolmgr.core.conditions import why_not_refreshed
+from thinpoolmgr.core.conditions import why_not_refreshed, why_other_features
 from thinpoolmgr.core.desired import DesiredPool, parse_share, toml_value
 from thinpoolmgr.core.guards import check_disk, check_sector_sizes, disk_ref, plan_wipes
 from thinpoolmgr.core.leftovers import find_leftovers
 from thinpoolmgr.core.lifecycle import PoolState, PoolView
+from thinpoolmgr.core.names import pool_dm_name
 from thinpoolmgr.core.plan import Refusal
 from thinpoolmgr.core.profiles import plan_profile
 from thinpoolmgr.core.sizing import (
@@ -58,7 +59,8 @@ def mend(view: PoolView) -> list[Step]:
 
     Measured, LVM 2.03.16, `kill -9` inside `lvextend`: when LVM's metadata has the new size and the kernel has not,
     or all is suspended, `lvchange --refresh` settles it. When LVM still has the old size the refresh fails; dropping
-    the table that waits, and resuming, gives the pool back as it was.
+    the table that waits, and resuming, gives the pool back with its old data. Its metadata device has its new size
+    by then, and a pool that is resumed takes all of it: LVM must come to know of it, or the next activation fails.
     """
     lv, device, pool = view.lv, view.device, view.pool
     if lv is None or device is None:
@@ -67,7 +69,7 @@ def mend(view: PoolView) -> list[Step]:
     suspended = [d for d in reversed(view.inner) if d.suspended]
     if behind and (not suspended or device.size_bytes < lv.size_bytes):
         return [RefreshPool(reason=behind, pool=pool.name, group=pool.group, lv=pool.lv)]
-    return [
+    resumes = [
         ResumeDevice(
             reason=f"a command that was cut short left it suspended: all that uses {pool.path} hangs",
             pool=pool.name,
@@ -76,6 +78,24 @@ def mend(view: PoolView) -> list[Step]:
         )
         for part in suspended
     ]
+    other = why_other_features(lv, device) if suspended else ""
+    refresh = [RefreshPool(reason=other, pool=pool.name, group=pool.group, lv=pool.lv)] if other else []
+    return [*resumes, *_catch_up(view, lv), *refresh] if suspended else []
+
+
+def _catch_up(view: PoolView, lv: LogicalVolume) -> list[Step]:
+    pool, name = view.pool, pool_dm_name(view.pool.group, lv.metadata_lv)
+    size = next((part.size_bytes for part in view.inner if part.name == name), 0)
+    if size <= lv.metadata_bytes:
+        return []
+    reason = f"the kernel's metadata device has {format_size(size)} already, and LVM does not know of it"
+    return [ExtendMetadata(reason=reason, pool=pool.name, group=pool.group, lv=pool.lv, metadata_bytes=size)]
+
+
+def without_repeats(first: list[Step], then: list[Step]) -> list[Step]:
+    """Return the steps of `first` without an enlargement of the metadata that `then` contains or exceeds."""
+    sizes = [step.metadata_bytes for step in then if isinstance(step, ExtendMetadata)]
+    return [s for s in first if not (isinstance(s, ExtendMetadata) and max(sizes, default=0) >= s.metadata_bytes)]
 
 
 def plan_changes(view: PoolView, snapshot: Snapshot, memory: Memory) -> Changes:
@@ -85,8 +105,8 @@ def plan_changes(view: PoolView, snapshot: Snapshot, memory: Memory) -> Changes:
         return Changes([], [], [])
     refusals = [*_refuse_chunk_size(pool, lv), *_refuse_shrinking(pool, group, lv, memory)]
     settings = [*_settings(view, lv, refusals), *plan_profile(view, snapshot)]
-    added = [disk for path in pool.config.devices if (disk := snapshot.find_disk(path)) and not _is_in(disk, group)]
-    additions, unfit = _add_disks(view, added, snapshot, memory)
+    added = disks_to_add(pool, group, snapshot)
+    additions, unfit = add_disks(view, added, snapshot, memory)
     refusals += unfit
     freed = find_leftovers(group, pool, memory)
     room = room_of(group, lv, added, freed)
@@ -98,6 +118,11 @@ def plan_changes(view: PoolView, snapshot: Snapshot, memory: Memory) -> Changes:
     reason = f"pools.{pool.name} asks for data_size {pool.config.data_size}, metadata_size {pool.config.metadata_size}"
     sizes, warnings = grow(pool, group, growth, room, reason)
     return Changes([*settings, *additions, *sizes], refusals, warnings)
+
+
+def disks_to_add(pool: DesiredPool, group: VolumeGroup, snapshot: Snapshot) -> list[Disk]:
+    """Return the disks of the configuration that are not in the group yet."""
+    return [disk for path in pool.config.devices if (disk := snapshot.find_disk(path)) and not _is_in(disk, group)]
 
 
 def _is_in(disk: Disk, group: VolumeGroup) -> bool:
@@ -155,9 +180,10 @@ def group_chunk(group: VolumeGroup, pool: DesiredPool) -> int:
     return lv.chunk_bytes if lv and lv.chunk_bytes else pool.chunk_bytes
 
 
-def _add_disks(
+def add_disks(
     view: PoolView, disks: list[Disk], snapshot: Snapshot, memory: Memory
 ) -> tuple[list[Step], list[Refusal]]:
+    """Return the steps that put `disks` into the pool's group, or why they must not be."""
     pool, group = view.pool, view.group
     if group is None or not disks:
         return [], []
@@ -202,7 +228,7 @@ def plan_extension(view: PoolView, request: Request, snapshot: Snapshot, memory:
         if growth.needs(room) <= room.free or not spares:
             break
         added.append(spares.pop(0))
-    additions, refusals = _add_disks(view, added, snapshot, memory)
+    additions, refusals = add_disks(view, added, snapshot, memory)
     try:
         checked_growth(growth, room)
     except DoesNotFitError as error:

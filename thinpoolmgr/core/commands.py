@@ -69,7 +69,8 @@ def commands(step: Step) -> tuple[Argv, ...]:  # noqa: PLR0912 - one branch a st
         case RefreshPool():
             return (("lvchange", "--refresh", f"{step.group}/{step.lv}"),)
         case ResumeDevice():
-            return (("dmsetup", "resume", *_raw_name(step.name), "--", step.name),)
+            # A resume alone would load the table that waits: a pool larger than LVM knows of (measured, Linux 6.1).
+            return tuple(("dmsetup", verb, *_raw_name(step.name), "--", step.name) for verb in ("clear", "resume"))
         case SetWhenFull() if step.refresh:
             return (("lvchange", "--refresh", f"{step.group}/{step.lv}"),)
         case SetWhenFull():

@@ -46,6 +46,8 @@ from thinpoolmgr.core.steps import (
 from thinpoolmgr.core.thinstatus import METADATA_BLOCK_BYTES
 from thinpoolmgr.units import SECTOR_BYTES
 
+_FEATURES = {"passdown": "", "nopassdown": "no_discard_passdown", "ignore": "ignore_discard"}
+
 
 class Condition(StrEnum):
     """Where a step that was begun stands."""
@@ -88,7 +90,9 @@ def is_ready(step: Step, snapshot: Snapshot) -> bool:
             group = snapshot.find_group(step.group)
             return group is None or OUR_TAG in group.tags
         case RemovePhysicalVolumes():
-            return not any(pv.uuid in step.pv_uuids for group in snapshot.groups for pv in group.pvs)
+            # in a group of ours again, when its removal was turned round
+            foreign = [group for group in snapshot.groups if OUR_TAG not in group.tags]
+            return not any(pv.uuid in step.pv_uuids for group in foreign for pv in group.pvs)
         case WipeSignatures():
             disk = snapshot.find_disk(step.disk.path)
             return disk is not None and is_same_disk(step.disk, disk)
@@ -235,7 +239,20 @@ def why_not_refreshed(lv: LogicalVolume, device: DmDevice | None) -> str:
     metadata_bytes = device.pool_status.total_metadata_blocks * METADATA_BLOCK_BYTES
     if device.pool_status.total_metadata_blocks and metadata_bytes < lv.metadata_bytes <= MAX_METADATA_BYTES:
         return f"the kernel's pool has {metadata_bytes} bytes of metadata, LVM's {lv.metadata_bytes}"
-    return ""
+    return why_other_features(lv, device)
+
+
+def why_other_features(lv: LogicalVolume, device: DmDevice) -> str:
+    """Return how the kernel's zeroing and discards differ from LVM's: a killed `lvchange` may leave that.
+
+    The table says what was asked for; the status what the disks below can do (dm-thin.c, emit_flags).
+    """
+    if not device.table or lv.zero is None or lv.discards not in _FEATURES:
+        return ""
+    wanted = {_FEATURES[lv.discards], "" if lv.zero else "skip_block_zeroing"} - {""}
+    present = set(device.table.split()[5:]) & {*_FEATURES.values(), "skip_block_zeroing"}
+    names = [" ".join(sorted(words)) or "none" for words in (present, wanted)]
+    return "" if present == wanted else f"the kernel's pool has the features {names[0]}, LVM's {names[1]}"
 
 
 def _create_pool(step: CreateThinPool, snapshot: Snapshot) -> str:

@@ -182,13 +182,29 @@ def remember(runs: list[Run], boot_id: str) -> Memory:
 
 
 def unfinished_runs(runs: list[Run]) -> list[Run]:
-    """Return the runs since the last one that ended well: what any of them left half done may still be there."""
+    """Return the runs of `runs`, oldest first, of which something may still be half done."""
     trailing: list[Run] = []
+    ended_well: list[Request | None] = []
     for run in reversed(runs):
         if not run.is_unfinished:
-            break
-        trailing.insert(0, run)
+            ended_well.append(run.began.request)
+        elif not any(settles(request, run) for request in ended_well):
+            trailing.insert(0, run)
     return trailing
+
+
+def settles(request: Request | None, unfinished: Run) -> bool:
+    """Whether a run for `request` that ended well left nothing half done of an `unfinished` run before it.
+
+    What makes or unmakes a pool looks at all of it; other requests only finish their like.
+    """
+    if request is None or request.command == "apply":
+        return True
+    begun = unfinished.began.request
+    if begun is not None and begun.as_asked() == request.as_asked():
+        return True
+    pools = {step.pool for step in unfinished.began.steps}
+    return request.command in {"destroy", "rebuild"} and pools <= {request.pool}
 
 
 def _made_pools(runs: list[Run]) -> tuple[MadePool, ...]:

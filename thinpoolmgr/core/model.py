@@ -18,7 +18,7 @@ class Signature(Struct, frozen=True):
 
 
 class Disk(Struct, frozen=True):
-    """A block device that the configuration names, that a selector may choose, or that carries one of our groups."""
+    """A block device that the configuration names, that a selector may choose, or that carries a label of LVM's."""
 
     path: str
     """Kernel device node, such as `/dev/sdb`."""

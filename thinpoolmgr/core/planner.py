@@ -8,7 +8,15 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from thinpoolmgr.core.changes import discards_while_inactive, mend, plan_changes, when_full
+from thinpoolmgr.core.changes import (
+    add_disks,
+    discards_while_inactive,
+    disks_to_add,
+    mend,
+    plan_changes,
+    when_full,
+    without_repeats,
+)
 from thinpoolmgr.core.desired import DesiredPool, DesiredState, unstable_name_warning, unstable_names
 from thinpoolmgr.core.engine_plan import plan_engine, plan_engine_start
 from thinpoolmgr.core.fingerprint import fingerprint_of_host
@@ -107,7 +115,8 @@ def _plan_pool(view: PoolView, snapshot: Snapshot, memory: Memory) -> Plan:
     if refusals:
         return Plan(refusals=tuple(refusals))
     changes = plan_changes(view, snapshot, memory)
-    return Plan((*tags, *steps, *changes.steps), tuple(changes.refusals), warnings=tuple(changes.warnings))
+    steps = [*without_repeats(steps, changes.steps), *changes.steps]
+    return Plan((*tags, *steps), tuple(changes.refusals), warnings=tuple(changes.warnings))
 
 
 def with_lost_tags(view: PoolView, snapshot: Snapshot, memory: Memory) -> tuple[PoolView, list[Step]]:
@@ -231,11 +240,10 @@ def _new_pool(pool: DesiredPool, sizes: PoolSizes, snapshot: Snapshot) -> list[S
         monitored_by_dmeventd=wants_profile(pool),
         profile=profile_name(pool) if wants_profile(pool) else "",
     )
+    answer = when_full(pool, "queue")
     if wants_profile(pool):
-        profile = write_profile(pool, snapshot)
-    else:
-        profile = remove_profile(pool, snapshot, "no pool uses it any more")
-    return [*profile, create, *when_full(pool, "queue")]
+        return [*write_profile(pool, snapshot), create, *answer]
+    return [create, *answer, *remove_profile(pool, snapshot, "no pool uses it any more")]
 
 
 def _plan_new_pool(
@@ -246,11 +254,15 @@ def _plan_new_pool(
     leftovers = find_leftovers(group, pool, memory)
     refusals = unexpected_lvs(group, pool, leftovers)
     freed = sum(lv.size_bytes for lv in (*leftovers, *([group.spare] if group.spare else [])))
-    free = group.free_extents + freed // group.extent_bytes
-    sizes = None if refusals else _fit(pool, group.extent_count, free, group.extent_bytes, refusals)
+    added = disks_to_add(pool, group, snapshot)
+    additions, unfit = add_disks(view, added, snapshot, memory)
+    refusals += unfit
+    more = sum(extents_on(disk, group.extent_bytes) for disk in added)
+    free = group.free_extents + freed // group.extent_bytes + more
+    sizes = None if refusals else _fit(pool, group.extent_count + more, free, group.extent_bytes, refusals)
     if refusals or sizes is None:
         return [], refusals
-    return [*remove_leftovers(leftovers, group, pool), *_new_pool(pool, sizes, snapshot)], []
+    return [*remove_leftovers(leftovers, group, pool), *additions, *_new_pool(pool, sizes, snapshot)], []
 
 
 def bring_up(view: PoolView, memory: Memory | None = None) -> tuple[list[Step], list[Refusal]]:

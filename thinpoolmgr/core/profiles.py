@@ -90,6 +90,8 @@ def plan_profile(view: PoolView, snapshot: Snapshot) -> list[Step]:
         reason = "the kernel is to have the thresholds of the new file, whatever it is activated with"
     elif wanted:
         reason = why_not_low_water(threshold_percent(pool), view.device)
+        if file and view.device is None:
+            reason = "it is activated before its profile is as it should be"
     attach: list[Step] = []
     if reason:
         threshold = threshold_percent(pool) if wanted else 0

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from thinpoolmgr.core.adopt import plan_adopt
-from thinpoolmgr.core.changes import plan_extension
+from thinpoolmgr.core.changes import plan_extension, without_repeats
 from thinpoolmgr.core.clean import plan_clean
 from thinpoolmgr.core.desired import DesiredPool, DesiredState, with_implied_engine
 from thinpoolmgr.core.fingerprint import fingerprint_of_host
@@ -151,7 +151,7 @@ def _plan_extend(
         for device in request.add_devices
         if device not in known
     ]
-    steps = [*tags, *steps, *changes.steps]
+    steps = [*tags, *without_repeats(steps, changes.steps), *changes.steps]
     return Plan(
         numbered(steps), tuple(changes.refusals), tuple(notes if steps else ()), tuple(changes.warnings), fingerprint
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from thinpoolmgr.core.changes import mend
 from thinpoolmgr.core.desired import DesiredPool, DesiredState
 from thinpoolmgr.core.engine_plan import check_obstacle, check_process, move_aside, stop_engine
 from thinpoolmgr.core.engines import ENGINES
@@ -22,9 +23,11 @@ from thinpoolmgr.core.plan import Memory, Plan, Refusal, numbered
 from thinpoolmgr.core.planner import refuse_open_parts, refuse_state, remove_parts
 from thinpoolmgr.core.profiles import remove_profile
 from thinpoolmgr.core.steps import (
+    CreateVolumeGroup,
     Danger,
     DeactivatePool,
     DiskRef,
+    ExtendVolumeGroup,
     MoveStateAside,
     RemoveDmDevice,
     RemovePhysicalVolumes,
@@ -87,7 +90,8 @@ def _release(
         return [], [refusal]
     if refusal := _refuse_thin_volumes(view):
         return [], [refusal]
-    steps: list[Step] = []
+    # Whatever is asked of a suspended device waits for ever, LVM and the engine not least (measured, LVM 2.03.16).
+    steps: list[Step] = mend(view) if any(part.suspended for part in view.inner) else []
     refusals: list[Refusal] = []
     stop = _stop(_engine_on(view, desired, snapshot), view)
     if isinstance(stop, Refusal):
@@ -182,7 +186,7 @@ def _destroy_below(
         RemoveVolumeGroup(reason=reason, danger="destroys", pool=pool.name, group=group.name, group_uuid=group.uuid)
     )
     if not keep_devices:
-        steps.append(_remove_pvs(group, pool, snapshot))
+        steps.append(_remove_pvs(group, pool, snapshot, _left_labels(pool, snapshot, memory)))
     return steps, []
 
 
@@ -212,13 +216,15 @@ def _remove_pool(view: PoolView, lv_uuid: str) -> list[Step]:
     return [DeactivatePool(reason=f"{pool.path} is active", pool=pool.name, group=pool.group, lv=pool.lv), remove]
 
 
-def _remove_pvs(group: VolumeGroup, pool: DesiredPool, snapshot: Snapshot) -> RemovePhysicalVolumes:
+def _remove_pvs(
+    group: VolumeGroup, pool: DesiredPool, snapshot: Snapshot, left: list[tuple[PhysicalVolume, Disk]]
+) -> RemovePhysicalVolumes:
     return RemovePhysicalVolumes(
         reason="so that the disks are blank again and can be used for something else",
         danger="destroys",
         pool=pool.name,
-        disks=tuple(_pv_ref(pv, snapshot) for pv in group.pvs),
-        pv_uuids=tuple(pv.uuid for pv in group.pvs),
+        disks=(*(_pv_ref(pv, snapshot) for pv in group.pvs), *(disk_ref(disk) for _, disk in left)),
+        pv_uuids=(*(pv.uuid for pv in group.pvs), *(pv.uuid for pv, _ in left)),
     )
 
 
@@ -241,9 +247,9 @@ def _remove_labels(
         return [], [
             Refusal("DISK_UNKNOWN", path, f"{path} cannot be read, so it cannot be made blank", details, resolution)
         ]
-    ours = [
-        (pv, d) for pv in snapshot.orphan_pvs for d in disks if pv.path == d.path and is_our_leftover(pv, d, memory)
-    ]
+    ours = _left_labels(pool, snapshot, memory)
+    if not keep_devices and (refusal := _refuse_hidden_label(pool, snapshot, memory)):
+        return [], [refusal]
     if keep_devices or not ours:
         return [], []
     reason = "an interrupted run left their labels"
@@ -252,10 +258,34 @@ def _remove_labels(
 
 
 def _disks_of(pool: DesiredPool, snapshot: Snapshot) -> list[Disk]:
-    """The disks that may carry a label of ours: those that are named, or all that the selectors match by now."""
+    """The disks that are named, or all that the selectors match by now."""
     if is_unresolved(pool):
         return [disk for disk in snapshot.disks if is_wanted(disk, pool, snapshot)]
     return [disk for path in pool.config.devices if (disk := snapshot.find_disk(path))]
+
+
+def _refuse_hidden_label(pool: DesiredPool, snapshot: Snapshot, memory: Memory) -> Refusal | None:
+    """A disk that is away when labels are removed would come back with its own, and nobody would know whose it is."""
+    begun = [s for s in memory.interrupted if isinstance(s, CreateVolumeGroup | ExtendVolumeGroup)]
+    removals = [s for s in (*memory.interrupted, *memory.pending) if isinstance(s, RemovePhysicalVolumes)]
+    away = [d for d in snapshot.configured_devices if d.configured_path in pool.config.devices and d.problem]
+    if not away or all(step.pool != pool.name for step in (*begun, *removals)):
+        return None
+    path = away[0].configured_path
+    summary = f"{path} is {away[0].problem}, and LVM's label may still be on it"
+    resolution = f"Attach it, and run this again; or take it out of pools.{pool.name}.devices, if it is gone for good."
+    return Refusal("DISK_MISSING", path, summary, "A run was interrupted while its disks had labels.", resolution)
+
+
+def _left_labels(pool: DesiredPool, snapshot: Snapshot, memory: Memory) -> list[tuple[PhysicalVolume, Disk]]:
+    """Labels that interrupted runs for `pool` left, also on disks that only an extension has named."""
+
+    def for_it(steps: tuple[Step, ...]) -> tuple[Step, ...]:
+        return tuple(step for step in steps if step.pool == pool.name)
+
+    ours = replace(memory, interrupted=for_it(memory.interrupted), pending=for_it(memory.pending))
+    found = [(pv, snapshot.find_disk(pv.path)) for pv in snapshot.orphan_pvs]
+    return [(pv, disk) for pv, disk in found if disk is not None and is_our_leftover(pv, disk, ours)]
 
 
 def _move_state(

@@ -32,8 +32,11 @@ _COLUMNS = {
     "seg": "lv_uuid,segtype,chunk_size,discards,zero,devices,transaction_id",
     "pvseg": "pvseg_start",
 }
-# What LVM says about a missing PV belongs to its group, which it lists as partial; it hides nothing else.
-_MISSING_PV = re.compile(r"missing PV|Couldn't find device|devices? (?:file|not found)", re.IGNORECASE)
+# What LVM says about a missing PV belongs to its group, which it lists as partial; it hides nothing else. Nor does
+# a device of a killed lvextend, of which only the attributes cannot be told (2.03.16).
+_HIDES_NOTHING = re.compile(
+    r"missing PV|Couldn't find device|devices? (?:file|not found)|Cannot find matching \S+ segment for", re.IGNORECASE
+)
 # The report itself leaves `pv_duplicate` empty on the device that LVM prefers; only this warning tells (2.03.16).
 _DUPLICATE = re.compile(r"Not using device \S+ for PV (\w[\w-]*)")
 _TROUBLE = re.compile(r"error|fail|cannot|unable|corrupt|not found|skipping|locked|invalid", re.IGNORECASE)
@@ -93,7 +96,7 @@ def _marked(pvs: tuple[PhysicalVolume, ...], twice: set[str]) -> tuple[PhysicalV
 
 
 def _is_trouble(line: str) -> bool:
-    return bool(_TROUBLE.search(line)) and not _MISSING_PV.search(line)
+    return bool(_TROUBLE.search(line)) and not _HIDES_NOTHING.search(line)
 
 
 def read_profiles(folder: str = PROFILE_FOLDER) -> tuple[LvmProfile, ...]:

@@ -19,9 +19,11 @@ from thinpoolmgr.core.steps import (
     ResumeDevice,
     SetDiscards,
     SetProfile,
+    SetWhenFull,
     SetZeroing,
     TagPool,
 )
+from thinpoolmgr.core.thinstatus import METADATA_BLOCK_BYTES
 from thinpoolmgr.errors import CommandFailedError
 from thinpoolmgr.sim.parts import (
     LABEL,
@@ -144,8 +146,19 @@ def extend(snapshot: Snapshot, step: ExtendData | ExtendMetadata) -> Snapshot:
     return reload(shot, *find_volume(shot, step.group, step.lv))
 
 
-def change_setting(snapshot: Snapshot, step: SetDiscards | SetZeroing | SetProfile) -> Snapshot:
+def change_setting(snapshot: Snapshot, step: SetDiscards | SetZeroing | SetProfile | SetWhenFull) -> Snapshot:
     """Return `snapshot` with one setting of the pool changed, in the kernel, too.
+
+    Raises:
+        CommandFailedError: LVM refuses it, or there is no such profile.
+
+    """
+    shot = define_setting(snapshot, step)
+    return reload(shot, *find_volume(shot, step.group, step.lv))
+
+
+def define_setting(snapshot: Snapshot, step: SetDiscards | SetZeroing | SetProfile | SetWhenFull) -> Snapshot:
+    """Return `snapshot` with one setting of the pool changed in LVM's metadata and not in the kernel.
 
     Raises:
         CommandFailedError: LVM refuses it, or there is no such profile.
@@ -158,14 +171,15 @@ def change_setting(snapshot: Snapshot, step: SetDiscards | SetZeroing | SetProfi
             if is_active and "ignore" in {lv.discards, step.discards}:
                 raise CommandFailedError("lvchange failed", "Cannot change support for discards while pool is active.")
             new = replace(lv, discards=step.discards)
+        case SetWhenFull():
+            new = lv if step.refresh else replace(lv, when_full=step.when_full)
         case SetZeroing():
             new = replace(lv, zero=step.zero_new_blocks)
         case SetProfile():
             if step.profile and snapshot.find_profile(step.profile) is None:
                 raise CommandFailedError("lvchange failed", f"Failed to apply metadata profile {step.profile}.")
             new = replace(lv, profile=step.profile)
-    shot = set_volumes(snapshot, group, tuple(new if x is lv else x for x in group.lvs))
-    return reload(shot, *find_volume(shot, step.group, step.lv))
+    return set_volumes(snapshot, group, tuple(new if x is lv else x for x in group.lvs))
 
 
 def edit_profile(snapshot: Snapshot, step: EditLvmProfile) -> Snapshot:
@@ -194,14 +208,26 @@ def _lags(lv: LogicalVolume, device: DmDevice) -> bool:
 
 
 def resume(snapshot: Snapshot, step: ResumeDevice) -> Snapshot:
-    """Return `snapshot` with the device resumed, on the table that it had."""
-    devices = tuple(replace(d, suspended=False) if d.name == step.name else d for d in snapshot.dm_devices)
-    return replace(snapshot, dm_devices=devices)
+    """Return `snapshot` with the device resumed, on the table that it had; a pool takes all of its metadata device."""
+    found = snapshot.find_dm(step.name)
+    if found is None:
+        return snapshot
+    new = replace(found, suspended=False)
+    below = next((d for d in snapshot.dm_devices if found.depends_on[:1] == (d.devno,)), None)
+    if found.pool_status is not None and below is not None:
+        new = replace(new, pool_status=_with_metadata(found.pool_status, below.size_bytes // METADATA_BLOCK_BYTES))
+    return replace(snapshot, dm_devices=tuple(new if d is found else d for d in snapshot.dm_devices))
 
 
 def suspend(snapshot: Snapshot, names: tuple[str, ...]) -> Snapshot:
     """Return `snapshot` with these devices suspended."""
     devices = tuple(replace(d, suspended=True) if d.name in names else d for d in snapshot.dm_devices)
+    return replace(snapshot, dm_devices=devices)
+
+
+def with_size(snapshot: Snapshot, name: str, size_bytes: int) -> Snapshot:
+    """Return `snapshot` with a device that has another table."""
+    devices = tuple(replace(d, size_bytes=size_bytes) if d.name == name else d for d in snapshot.dm_devices)
     return replace(snapshot, dm_devices=devices)
 
 
@@ -216,9 +242,8 @@ def reload(snapshot: Snapshot, group: VolumeGroup, lv: LogicalVolume) -> Snapsho
         when_full=fresh.when_full,
         discards=fresh.discards,
         total_data_blocks=max(old.total_data_blocks, fresh.total_data_blocks),
-        total_metadata_blocks=max(old.total_metadata_blocks, fresh.total_metadata_blocks),
     )
-    status = replace(status, used_metadata_blocks=_with_reserve(old, status.total_metadata_blocks))
+    status = _with_metadata(status, fresh.total_metadata_blocks)
     if _has_room_again(old, status):
         status = replace(status, mode="rw")
     table = pool_table(lv, device.depends_on, low_water(lv, snapshot))
@@ -240,6 +265,8 @@ def _has_room_again(old: ThinPoolStatus, new: ThinPoolStatus) -> bool:
     return old.mode == "out_of_data_space" and new.total_data_blocks > old.total_data_blocks
 
 
-def _with_reserve(old: ThinPoolStatus, total: int) -> int:
+def _with_metadata(old: ThinPoolStatus, total: int) -> ThinPoolStatus:
     """Used metadata counts a reserve that grows with the total."""
-    return old.used_metadata_blocks - reserve_blocks(old.total_metadata_blocks) + reserve_blocks(total)
+    total = max(total, old.total_metadata_blocks)
+    used = old.used_metadata_blocks - reserve_blocks(old.total_metadata_blocks) + reserve_blocks(total)
+    return replace(old, total_metadata_blocks=total, used_metadata_blocks=used)

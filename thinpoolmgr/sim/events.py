@@ -16,10 +16,15 @@ from thinpoolmgr.core.steps import (
     ExtendMetadata,
     ExtendVolumeGroup,
     RemovePhysicalVolumes,
+    SetDiscards,
+    SetProfile,
+    SetWhenFull,
+    SetZeroing,
     Step,
+    TagPool,
 )
 from thinpoolmgr.errors import CommandFailedError
-from thinpoolmgr.sim.changes import define_extension, find_volume, suspend
+from thinpoolmgr.sim.changes import define_extension, define_setting, find_volume, suspend, with_size
 from thinpoolmgr.sim.parts import (
     LABEL,
     activate_components,
@@ -159,10 +164,19 @@ def deactivate_by_hand(snapshot: Snapshot, group_name: str) -> Snapshot:
     return settle(deactivate_group(drop_devices(snapshot, thin), group))
 
 
-def untag(snapshot: Snapshot, group_name: str) -> Snapshot:
-    """Return `snapshot` after `vgchange --deltag` of all tags of the group."""
+def untag(snapshot: Snapshot, group_name: str, lv_name: str = "") -> Snapshot:
+    """Return `snapshot` after somebody took all tags from the group or, with `lv_name`, from that volume of it."""
     group = find_group(snapshot, group_name)
-    return replace_group(snapshot, replace(group, tags=(), seqno=group.seqno + 1))
+    if not lv_name:
+        return replace_group(snapshot, replace(group, tags=(), seqno=group.seqno + 1))
+    lvs = tuple(replace(lv, tags=()) if lv.name == lv_name else lv for lv in group.lvs)
+    return replace_group(snapshot, replace(group, lvs=lvs, seqno=group.seqno + 1))
+
+
+def remove_spare(snapshot: Snapshot, group_name: str) -> Snapshot:
+    """Return `snapshot` after `lvremove` of the group's metadata spare by somebody."""
+    group = find_group(snapshot, group_name)
+    return set_volumes(snapshot, group, tuple(lv for lv in group.lvs if lv is not group.spare))
 
 
 def lose_labels(snapshot: Snapshot, group_name: str) -> Snapshot:
@@ -186,8 +200,9 @@ def half_done(snapshot: Snapshot, step: Step, left: str, generation: int = 0) ->
     `first`, `second` and `third` are the commits of `lvcreate --type thin-pool`: the metadata as a visible linear
     LV; the right name and tag on a linear LV beside the spare; the whole pool, not active. `components` is a pool
     of which only data and metadata run, `labels` a group that is not there yet, or a label that is not there any more.
-    Of `lvextend` the first is LVM's old metadata over a suspended pool, or the new spare as a visible LV; the others
-    are LVM's new metadata over the kernel's old pool, which is suspended.
+    Of `lvextend` the first is LVM's old metadata over a suspended pool, or a spare that is made anew as a visible LV;
+    the others are LVM's new metadata over the kernel's old pool, suspended with its parts or alone. So are those of
+    `lvchange` of a setting.
     """
     seed = f" #{generation}" if generation else ""
     match step:
@@ -207,6 +222,12 @@ def half_done(snapshot: Snapshot, step: Step, left: str, generation: int = 0) ->
             shot = _only_labels(snapshot, replace(made, pvs=tuple(pv for pv in made.pvs if pv.path in paths)))
         case ExtendData() | ExtendMetadata() if left in ("first", "second", "third"):
             shot = _half_extended(snapshot, step, left)
+        case TagPool() if left == "first" and step.tag_group and step.tag_lv:
+            shot = apply_step(snapshot, replace(step, tag_lv=False), generation)
+        case SetDiscards() | SetZeroing() | SetWhenFull() if left in ("first", "second", "third"):
+            shot = _half_set(snapshot, step, left)
+        case SetProfile() if left in ("first", "second"):
+            shot = define_setting(snapshot, step)
         case RemovePhysicalVolumes() if left == "labels":
             shot = apply_step(snapshot, replace(step, disks=step.disks[:1]), generation)
         case _:
@@ -217,18 +238,33 @@ def half_done(snapshot: Snapshot, step: Step, left: str, generation: int = 0) ->
 def _half_extended(snapshot: Snapshot, step: ExtendData | ExtendMetadata, left: str) -> Snapshot:
     """Measured, LVM 2.03.16, by kills at each ioctl of `lvextend`."""
     group, lv = find_volume(snapshot, step.group, step.lv)
-    parts = tuple(pool_dm_name(group.name, name) for name in (lv.metadata_lv, lv.data_lv, lv.name))
-    if isinstance(step, ExtendData) and left == "first":
-        return suspend(snapshot, parts[2:])
+    part = lv.data_lv if isinstance(step, ExtendData) else lv.metadata_lv
     shot = define_extension(snapshot, step)
-    if isinstance(step, ExtendData):
-        return suspend(shot, parts)
-    group = find_group(shot, step.group)
-    if group.spare is None or left != "first":
-        return shot
+    larger = next(x.size_bytes for x in find_group(shot, step.group).lvs if x.name == part)
+    if isinstance(step, ExtendMetadata) and group.spare is None and left == "first":
+        return _spare_in_sight(shot, step.group)
+    # The part has its new table before the pool is suspended and LVM's metadata is written.
+    shot = with_size(snapshot if left == "first" else shot, pool_dm_name(group.name, part), larger)
+    names = (lv.name, lv.data_lv, lv.metadata_lv) if left == "second" else (lv.name,)
+    return suspend(shot, tuple(pool_dm_name(group.name, name) for name in names))
+
+
+def _half_set(snapshot: Snapshot, step: SetDiscards | SetZeroing | SetWhenFull, left: str) -> Snapshot:
+    """Measured, LVM 2.03.16, by kills at each ioctl of `lvchange`: first the pool is suspended, then LVM's metadata."""
+    group, lv = find_volume(snapshot, step.group, step.lv)
+    shot = snapshot if left == "first" else define_setting(snapshot, step)
+    names = (lv.name, lv.data_lv, lv.metadata_lv) if left == "second" else (lv.name,)
+    return suspend(shot, tuple(pool_dm_name(group.name, name) for name in names))
+
+
+def _spare_in_sight(snapshot: Snapshot, group_name: str) -> Snapshot:
+    """A spare that is made anew is a volume like others at first."""
+    group = find_group(snapshot, group_name)
+    if group.spare is None:
+        return snapshot
     name = group.spare.name.removesuffix("_pmspare")
     visible = replace(group.spare, name=name, dm_name=pool_dm_name(group.name, name))
-    return replace_group(shot, replace(group, lvs=tuple(visible if x is group.spare else x for x in group.lvs)))
+    return replace_group(snapshot, replace(group, lvs=tuple(visible if x is group.spare else x for x in group.lvs)))
 
 
 def _first_commits(snapshot: Snapshot, step: CreateThinPool, left: str, seed: str) -> Snapshot:

@@ -21,6 +21,13 @@ class Fails(Struct, frozen=True, tag="fails", tag_field="fault"):
     left: Left = "first"
 
 
+class Hangs(Struct, frozen=True, tag="hangs", tag_field="fault"):
+    """The command does not end, and is ended when its time is up: before, inside or after its work."""
+
+    when: When = "inside"
+    left: Left = "first"
+
+
 class Lies(Struct, frozen=True, tag="lies", tag_field="fault"):
     """The command reports success and has done nothing."""
 
@@ -58,4 +65,4 @@ class LvmReportsLess(Struct, frozen=True, tag="lvm-reports-less", tag_field="fau
     message: str = "Error reading device: Input/output error"
 
 
-Fault = Fails | Lies | Killed | PowerCut | DiskVanishes | DiskReturns | LvmReportsLess
+Fault = Fails | Hangs | Lies | Killed | PowerCut | DiskVanishes | DiskReturns | LvmReportsLess

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from thinpoolmgr.core.desired import GLOB_KEYS
 from thinpoolmgr.core.model import ConfiguredDevice, Disk, Engine, ServiceState, Snapshot
-from thinpoolmgr.core.steps import Step, step_name
+from thinpoolmgr.core.steps import Step, step_name, target
 from thinpoolmgr.errors import CommandFailedError
 from thinpoolmgr.sim.consistency import check_consistent
 from thinpoolmgr.sim.events import Away, bring_back, half_done, reboot, report_less, vanish
@@ -18,6 +18,7 @@ from thinpoolmgr.sim.faults import (
     DiskVanishes,
     Fails,
     Fault,
+    Hangs,
     Killed,
     Lies,
     LvmReportsLess,
@@ -37,6 +38,8 @@ _DISK_BYTES = 100 * GIB
 _RECENT = 16
 # a set begins with [ and holds at least one character, which may be ]: fnmatch(3)
 _PART_OF_GLOB = re.compile(r"\*|\?|\[!?\]?[^]]*\]")
+_CHANGE_SECONDS = 3600
+"""How long the real host's runner waits for a command that changes something."""
 
 
 class ImpossibleHostError(AssertionError):
@@ -155,13 +158,16 @@ class SimulatedHost:
         self.snapshot = checked(apply_step(self.snapshot, step, len(self.performed)))
         self.took_effect.append(step)
 
-    def _break_off(self, step: Step, fault: Fails | Killed | PowerCut) -> None:
+    def _break_off(self, step: Step, fault: Fails | Hangs | Killed | PowerCut) -> None:
         if fault.when == "after":
             self._carry_out(step)
         elif fault.when == "inside":
             self.snapshot = checked(half_done(self.snapshot, step, fault.left, len(self.performed)))
         if isinstance(fault, Fails):
             raise CommandFailedError(f"{step_name(step)} failed", "Exit code: 5", "This failure is simulated.")
+        if isinstance(fault, Hangs):
+            words = f"Command: {step_name(step)} {target(step)}"
+            raise CommandFailedError(f"{step_name(step)} did not end within {_CHANGE_SECONDS} seconds", words)
         if isinstance(fault, PowerCut):
             self.reboot()
         raise PowerCutError

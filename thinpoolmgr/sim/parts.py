@@ -236,6 +236,13 @@ def reserve_blocks(total: int) -> int:
     return min(_RESERVE_BLOCKS, total // 10)
 
 
+def low_water(lv: LogicalVolume, snapshot: Snapshot) -> int:
+    """Return the low-water mark that the pool's profile makes, in data blocks; 0 without a profile."""
+    profile = snapshot.find_profile(lv.profile) if lv.profile else None
+    match = _THRESHOLD.search(profile.text) if profile else None
+    return lv.size_bytes // lv.chunk_bytes * (100 - int(match[1])) // 100 if match else 0
+
+
 def pool_table(lv: LogicalVolume, numbers: tuple[str, ...], low_water_blocks: int = 0) -> str:
     """Return the pool's table as the kernel shows it, features in its order (dm-thin.c, emit_flags)."""
     features = [
@@ -246,13 +253,6 @@ def pool_table(lv: LogicalVolume, numbers: tuple[str, ...], low_water_blocks: in
     return " ".join(
         (*numbers, str(lv.chunk_bytes // SECTOR_BYTES), str(low_water_blocks), str(len(features)), *features)
     )
-
-
-def low_water(lv: LogicalVolume, snapshot: Snapshot) -> int:
-    """Return the low-water mark that the pool's profile makes, in data blocks; 0 without a profile."""
-    profile = snapshot.find_profile(lv.profile) if lv.profile else None
-    match = _THRESHOLD.search(profile.text) if profile else None
-    return lv.size_bytes // lv.chunk_bytes * (100 - int(match[1])) // 100 if match else 0
 
 
 def deactivate_group(snapshot: Snapshot, group: VolumeGroup) -> Snapshot:
@@ -300,11 +300,14 @@ def _with_attribute(
         kind = "ewi"
     letters = [
         f"{kind}-",
-        "a" if device else "-",
+        "-" if device is None else "s" if device.suspended else "a",
         "o" if device and device.open_count else "-",
         "t" if lv.is_thin_pool else "-",
         "z" if lv.zero else "-",
         "p" if gone else "-",
         "-",
     ]
+    # LVM finds no segment of its own in the kernel's table, which is shorter or longer (2.03.16).
+    if lv.name.endswith("_tmeta") and device is not None and device.size_bytes != lv.size_bytes:
+        letters[1:3], letters[5] = ["X", "X"], "X"
     return replace(lv, attr="".join(letters))

@@ -83,9 +83,7 @@ def _apply(snapshot: Snapshot, step: Step, seed: str) -> Snapshot:  # noqa: PLR0
             return changes.tag(snapshot, step)
         case ExtendData() | ExtendMetadata():
             return changes.extend(snapshot, step)
-        case SetWhenFull():
-            return _set_when_full(snapshot, step)
-        case SetDiscards() | SetZeroing() | SetProfile():
+        case SetWhenFull() | SetDiscards() | SetZeroing() | SetProfile():
             return changes.change_setting(snapshot, step)
         case EditLvmProfile():
             return changes.edit_profile(snapshot, step)
@@ -178,7 +176,7 @@ def _is_free(disk: Disk) -> bool:
 def _create_pool(snapshot: Snapshot, step: CreateThinPool, seed: str) -> Snapshot:
     made = define_pool(snapshot, step, seed)
     group, lv = _find_volume(made, step.group, step.lv)
-    return changes.reload(activate_pool(made, group, lv), group, lv)
+    return activate_pool(made, group, lv)
 
 
 def define_pool(
@@ -229,13 +227,6 @@ def define_pool(
     return set_volumes(snapshot, group, (*group.lvs, lv, *parts[-2:], *parts[:-2]))
 
 
-def _set_when_full(snapshot: Snapshot, step: SetWhenFull) -> Snapshot:
-    group, lv = changes.find_volume(snapshot, step.group, step.lv)
-    new = lv if step.refresh else replace(lv, when_full=step.when_full)
-    shot = set_volumes(snapshot, group, tuple(new if x is lv else x for x in group.lvs))
-    return changes.reload(shot, find_group(shot, step.group), new)
-
-
 def deactivate(snapshot: Snapshot, group: VolumeGroup, lv: LogicalVolume) -> Snapshot:
     """Return `snapshot` without the devices of `lv` and of its parts.
 
@@ -249,6 +240,8 @@ def deactivate(snapshot: Snapshot, group: VolumeGroup, lv: LogicalVolume) -> Sna
     top = next((d for d in devices if d.name == pool_dm_name(group.name, lv.name)), None)
     if top is not None and top.open_count:
         raise CommandFailedError("lvm failed", f"Logical volume {group.name}/{lv.name} in use.")
+    if any(device.suspended for device in devices):
+        raise CommandFailedError("lvm did not end within 3600 seconds", f"{group.name}/{lv.name} is suspended.")
     return drop_devices(snapshot, devices)
 
 
