@@ -25,6 +25,7 @@ _COMMANDS = {
     "deactivate": "thinpoolmgr.cli.pools:deactivate",
     "destroy": "thinpoolmgr.cli.pools:destroy",
     "extend": "thinpoolmgr.cli.changes:extend",
+    "history": "thinpoolmgr.cli.history:history",
     "lab": "thinpoolmgr.cli.lab:lab",
     "plan": "thinpoolmgr.cli.pools:plan",
     "rebuild": "thinpoolmgr.cli.changes:rebuild",

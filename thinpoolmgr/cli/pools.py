@@ -118,6 +118,19 @@ def host_and_store(options: Options, desired: DesiredState) -> Iterator[tuple[Ho
         yield simulated, Store(Path(folder), Path(folder) / "lock")
 
 
+def journal(options: Options) -> Store | None:
+    """Return this host's journal; None with `--simulate`, which has none.
+
+    Raises:
+        NotRootError: we are not root, and only root may read it.
+
+    """
+    if options.simulate:
+        return None
+    require_root()
+    return Store()
+
+
 class TerminalReporter:
     """Tells a person at the terminal, or a log, what the run cycle does."""
 
