@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from thinpoolmgr.cli.options import global_options, options_of
-from thinpoolmgr.cli.pools import journal
+from thinpoolmgr.cli.pools import read_journal
 from thinpoolmgr.cli.render import Renderer
 from thinpoolmgr.cli.views_history import HistoryView
 from thinpoolmgr.core.history import history_document, past_runs
@@ -30,8 +30,8 @@ def history(context: click.Context, run: str) -> None:
     With RUN, or the beginning of its name, its steps; of a failed run also the error and its last commands.
     """
     options = options_of(context)
-    store = journal(options)
-    runs = past_runs(store.read_leniently(), is_locked=store.is_locked()) if store else ()
+    read = read_journal(options)
+    runs = past_runs(read.stored, is_locked=read.is_locked)
     chosen = (_choose(run, runs),) if run else runs
     renderer = Renderer(options)
     if options.json:

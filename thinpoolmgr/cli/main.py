@@ -24,6 +24,8 @@ _COMMANDS = {
     "config": "thinpoolmgr.cli.reports:config",
     "deactivate": "thinpoolmgr.cli.pools:deactivate",
     "destroy": "thinpoolmgr.cli.pools:destroy",
+    "doctor": "thinpoolmgr.cli.diagnosis:doctor",
+    "explain": "thinpoolmgr.cli.diagnosis:explain",
     "extend": "thinpoolmgr.cli.changes:extend",
     "history": "thinpoolmgr.cli.history:history",
     "lab": "thinpoolmgr.cli.lab:lab",

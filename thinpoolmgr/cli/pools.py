@@ -17,6 +17,7 @@ from thinpoolmgr.cli.planfile import read_plan, write_plan
 from thinpoolmgr.cli.render import Renderer
 from thinpoolmgr.config import load_config
 from thinpoolmgr.core.documents import StepResult, apply_document, plan_document
+from thinpoolmgr.core.findings import Journal
 from thinpoolmgr.core.plan import Request
 from thinpoolmgr.core.requests import UnknownPoolError, desired_for, plan_for
 from thinpoolmgr.cycle import RunError, carry_out, look
@@ -129,6 +130,22 @@ def journal(options: Options) -> Store | None:
         return None
     require_root()
     return Store()
+
+
+def read_journal(options: Options) -> Journal:
+    """Return what can be read of this host's journal, whatever is wrong with it.
+
+    Raises:
+        NotRootError: we are not root, and only root may read it.
+
+    """
+    store = journal(options)
+    if store is None:
+        return Journal()
+    # Before and after: a run that begins or ends in between was not interrupted.
+    was_locked = store.is_locked()
+    stored = store.read_leniently()
+    return Journal(stored, was_locked or store.is_locked())
 
 
 class TerminalReporter:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from thinpoolmgr.cli.text import count, cut, plain, wrap
+from thinpoolmgr.core.plan import command_line
 
 if TYPE_CHECKING:
     from thinpoolmgr.cli.render import Renderer
@@ -53,7 +54,8 @@ class HistoryView:
                 self._out(click.style(line, fg="red"))
         ended = f", ended {_moment(run.ended)} (UTC), {_seconds(run.seconds)}" if run.ended else ""
         if run.began:
-            self._out(f"  thinpoolmgr {plain(_as_asked(run))}")
+            asked = command_line(run.request) if run.request else f"thinpoolmgr {run.command}"
+            self._out(f"  {plain(asked)}")
             self._out(f"  began {_moment(run.began)} (UTC){ended}; {count(len(run.steps), 'step')}")
         for step in run.steps:
             self._step(step)
@@ -71,21 +73,12 @@ class HistoryView:
 
     def _step(self, step: PastStep) -> None:
         what = cut(f"{step.do.replace('-', ' ')} {plain(step.target)}", _TARGET_COLUMNS + 14)
-        line = f"  {step.id} {what:<{_TARGET_COLUMNS + 14}}  {_outcome(step.result, 11)}"
-        self._out(f"{line}  {_seconds(step.seconds):>9}".rstrip())
-
-
-def _as_asked(run: PastRun) -> str:
-    request = run.request
-    if request is None:
-        return run.command
-    words = [request.command, request.pool or request.engine]
-    words += [f"--data {request.add_data}"] if request.add_data else []
-    words += [f"--metadata {request.add_metadata}"] if request.add_metadata else []
-    words += [f"--add-device {device}" for device in request.add_devices]
-    words += ["--keep-devices"] if request.keep_devices else []
-    words += ["--purge"] if request.purge else []
-    return " ".join(word for word in words if word)
+        line = f"  {step.id} {what:<{_TARGET_COLUMNS + 14}}  "
+        self._out(
+            line
+            + (_outcome(step.result) if step.seconds is None else _outcome(step.result, 11))
+            + f"  {_seconds(step.seconds):>9}".rstrip()
+        )
 
 
 def _outcome(outcome: str, width: int = 0) -> str:

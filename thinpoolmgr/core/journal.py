@@ -87,6 +87,8 @@ class StoredRun(Struct, frozen=True):
     records: tuple[Record, ...] = ()
     """Up to the first damaged line."""
     damage: str = ""
+    file: str = ""
+    """Its path."""
 
 
 def decode_records(content: bytes) -> list[Record]:

@@ -158,7 +158,7 @@ class Store:
         except FileNotFoundError:
             return ()
         except OSError as error:
-            return (StoredRun(str(self._runs), damage=error.strerror or str(error)),)
+            return (StoredRun(self._runs.name, damage=error.strerror or str(error), file=str(self._runs)),)
         stored = (_read_leniently(path) for path in paths)
         return tuple(run for run in stored if run.records or run.damage)
 
@@ -200,7 +200,7 @@ def _read_leniently(path: Path) -> StoredRun:
     try:
         records, damage = decode_leniently(path.read_bytes())
     except OSError as error:
-        return StoredRun(path.stem, damage=error.strerror or str(error))
+        return StoredRun(path.stem, damage=error.strerror or str(error), file=str(path))
     if not damage and records and not isinstance(records[0], Began):
         damage = "it does not begin with the record of a run that began"
-    return StoredRun(path.stem, tuple(records), damage)
+    return StoredRun(path.stem, tuple(records), damage, str(path))
