@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import click
 
 from thinpoolmgr.cli.stories import severity_of
-from thinpoolmgr.cli.text import columns, count, cut, describe, details_of, plain, wrap
+from thinpoolmgr.cli import text as words
+from thinpoolmgr.cli.text import columns, count, cut, describe, details_of, plain
 from thinpoolmgr.core.findings import SEVERITIES
 from thinpoolmgr.core.steps import step_mark
 
@@ -19,6 +21,15 @@ if TYPE_CHECKING:
 
 _COLORS = {"info": "blue", "warning": "yellow", "error": "red", "": "white"}
 _INDENT = " " * 9
+_HEADING_COLUMNS = 14
+_OPTION_AND_ARGUMENT = re.compile(r"(--[a-z]+) (?=[A-Z+'\d])")
+_GLUE = "\u2581"
+
+
+def wrap(text: str, indent: str) -> list[str]:
+    """Return `text` in lines that fit; an option in it and its argument stay on one line."""
+    lines = words.wrap(_OPTION_AND_ARGUMENT.sub(rf"\1{_GLUE}", text), indent)
+    return [line.replace(_GLUE, " ") for line in lines]
 
 
 class DiagnosisView:
@@ -66,9 +77,9 @@ class DiagnosisView:
 
     def _summary(self, found: tuple[Diagnosis, ...]) -> str:
         numbers = [(severity, sum(d.severity == severity for d in found)) for severity in SEVERITIES]
-        words = {"error": "error", "warning": "warning", "info": "remark"}
+        nouns = {"error": "error", "warning": "warning", "info": "remark"}
         counts = ", ".join(
-            click.style(count(number, words[severity]), fg=_COLORS[severity], bold=True)
+            click.style(count(number, nouns[severity]), fg=_COLORS[severity], bold=True)
             for severity, number in numbers
             if number
         )
@@ -80,19 +91,17 @@ class DiagnosisView:
         severity = severity_of(code)
         shown = f"  {click.style(severity, fg=_COLORS[severity], bold=True)}" if severity else ""
         self._out(f"{click.style(code, bold=True)}{shown}  {story.summary}")
-        for heading, text in (("What it means", story.means), ("How it comes", story.comes), ("Harm", story.harms)):
-            self._paragraph(heading, text)
-        self._out(click.style("What to do", bold=True))
+        self._part("means", story.means)
+        self._part("comes from", story.comes)
+        self._part("harm", story.harms)
         for number, step in enumerate(story.do, start=1):
-            first, *others = wrap(step, "     ")
-            self._out(f"  {number}. {first.lstrip()}")
-            for line in others:
-                self._out(line)
-        self._paragraph("What not to do", story.avoid)
+            self._part("do" if number == 1 else "", step, f"{number}. ")
+        self._part("do not", story.avoid.removeprefix("Do not "))
 
-    def _paragraph(self, heading: str, text: str) -> None:
-        self._out(click.style(heading, bold=True))
-        for line in wrap(text, "  "):
+    def _part(self, heading: str, text: str, mark: str = "") -> None:
+        first, *others = wrap(text, " " * (_HEADING_COLUMNS + len(mark)))
+        self._out(f"{click.style(f'  {heading:<{_HEADING_COLUMNS - 2}}', bold=True)}{mark}{first.lstrip()}")
+        for line in others:
             self._out(line)
 
     def stories(self, stories: dict[str, Story]) -> None:

@@ -165,7 +165,10 @@ class _Clinic:
         kind = FINDINGS[sighting.code]
         if refusals and (not kind.otherwise or refusals[0].code != "DOES_NOT_FIT"):
             return f"{command} is refused now: {refusals[0].summary}. {refusals[0].resolution}"
-        return sighting.say(kind.otherwise or kind.way_out, command=command)
+        request = sighting.requests[-1]
+        sizes = (("--data", request.add_data), ("--metadata", request.add_metadata))
+        asked = " ".join(f"{option} {size}" for option, size in sizes if size)
+        return sighting.say(kind.otherwise or kind.way_out, command=command, asked=asked)
 
     @staticmethod
     def tell(sighting: Sighting, resolution: str = "", fix: tuple[Step, ...] = ()) -> Diagnosis:

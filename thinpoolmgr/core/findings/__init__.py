@@ -48,7 +48,8 @@ def find_all(desired: DesiredState, snapshot: Snapshot, journal: Journal | None 
     """Return what `status` shows: what needs no journal, in the order of the configuration, then the journal's own."""
     sightings = [*sightings_of_host(desired, snapshot, Memory())]
     sightings += journal_sightings(journal, snapshot) if journal else []
-    return tuple(sighting.finding() for sighting in sightings if FINDINGS[sighting.code].in_status)
+    shown = (sighting for sighting in sightings if FINDINGS[sighting.code].in_status and not sighting.for_doctor)
+    return tuple(sighting.finding() for sighting in shown)
 
 
 def sightings_of_host(desired: DesiredState, snapshot: Snapshot, memory: Memory) -> list[Sighting]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from thinpoolmgr.core.engine_plan import check_engine, judge_state, refuse_verdict
 from thinpoolmgr.core.engines import ENGINES
 from thinpoolmgr.core.engines.docker import DRIVER
@@ -56,14 +58,8 @@ def _state(found: Engine, view: PoolView, snapshot: Snapshot) -> list[Sighting]:
 
 
 def _refused(refusal: Refusal) -> Sighting:
-    return sight(
-        refusal.code,
-        refusal.target,
-        refusal.details,
-        what=refusal.summary,
-        because=refusal.summary,
-        resolution=refusal.resolution,
-    )
+    words = {"what": refusal.summary, "because": refusal.summary, "resolution": refusal.resolution}
+    return replace(sight(refusal.code, refusal.target, refusal.details, **words), for_doctor=True)
 
 
 def _running(found: Engine, view: PoolView) -> list[Sighting]:

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 _COOKIE_SECONDS = 3600.0
 """As long as a command that changes something may take."""
+_NO_STABLE_NAME = (
+    "No name below /dev/disk/by-id leads to it: give the disk a serial number (in a virtual machine's settings), "
+    "and name it by that."
+)
 _PACKAGES = {
     "lvm": "lvm2",
     "dmsetup": "dmsetup",
@@ -78,8 +82,8 @@ def disk_sightings(pool: DesiredPool, snapshot: Snapshot) -> list[Sighting]:
         if disk is not None:
             links = [link for link in disk.links if link.startswith("/dev/disk/by-id/")]
             evidence = f"the kernel numbers disks as it finds them; serial {disk.serial or 'unknown'}"
-            stable = links[0] if links else "a name below /dev/disk/by-id"
-            found.append(sight("DISK_NAME_UNSTABLE", path, evidence, pool=pool.name, stable=stable))
+            way = f"Write {links[0]} in pools.{pool.name} instead." if links else _NO_STABLE_NAME
+            found.append(sight("DISK_NAME_UNSTABLE", path, evidence, pool=pool.name, resolution=way))
     return found
 
 

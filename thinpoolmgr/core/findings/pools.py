@@ -83,7 +83,7 @@ def _state(view: PoolView) -> list[Sighting]:
 
 def _evidence(view: PoolView) -> str:
     """Return the kernel's and LVM's own numbers, as far as there are any."""
-    parts = [view.because]
+    parts = []
     status, lv, group = view.status, view.lv, view.group
     if status is not None and status.total_data_blocks and lv is not None:
         parts.append(
@@ -96,7 +96,7 @@ def _evidence(view: PoolView) -> str:
         parts.append(f"{format_size(group.free_extents * group.extent_bytes)} free in the group {group.name}")
     if group is not None and (missing := [pv.uuid for pv in group.pvs if pv.missing]):
         parts.append(f"missing physical volumes: {', '.join(missing)}")
-    return "; ".join(parts)
+    return "; ".join(parts) or view.because
 
 
 def _kernel(view: PoolView) -> list[Sighting]:

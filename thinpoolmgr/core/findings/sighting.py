@@ -25,6 +25,8 @@ class Sighting(Struct, frozen=True):
     evidence: str
     requests: tuple[Request, ...] = ()
     words: tuple[tuple[str, str], ...] = ()
+    for_doctor: bool = False
+    """`status` leaves it out, though it shows others with this code."""
 
     def say(self, template: str, **more: str) -> str:
         """Return `template` with its words filled in."""

@@ -1,7 +1,7 @@
 """The one table of findings: code, how bad, the words, and whether `status` shows it, too.
 
-In the words, `{target}` is what it is about, `{pool}` the pool's name in the configuration, `{path}` its `VG/LV`, and
-`{command}` the command whose plan is the fix. The whole story of a code is told by `explain`.
+In the words, `{target}` is what it is about, `{pool}` the pool's name in the configuration, `{path}` its `VG/LV`,
+`{command}` the command whose plan is the fix, and `{asked}` the sizes in it. `explain` tells the whole story of a code.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _CHECK = (
     "Only when that fails: lvconvert --repair {path}, then thinpoolmgr activate {pool}."
 )
 _NO_ROOM = (
-    "There is no room for a step: thinpoolmgr extend {pool} --add-device DEVICE --data +SIZE takes a disk in and grows "
+    "There is no room for a step: thinpoolmgr extend {pool} --add-device DEVICE {asked} takes a disk in and grows "
     "at once. Or remove what is not needed: docker image prune, docker container prune."
 )
 _STATE = "{path} is {state}: {because}"
@@ -53,7 +53,7 @@ FINDINGS: Mapping[str, Kind] = {
     "POOL_TIGHT": Kind("warning", _STATE, _RUN, _NO_ROOM),
     "POOL_OUT_OF_DATA": Kind("error", _STATE, _RUN, _NO_ROOM),
     "POOL_OUT_OF_METADATA": Kind(
-        "error", _STATE, _RUN, "There is no room: thinpoolmgr extend {pool} --add-device DEVICE --metadata +SIZE"
+        "error", _STATE, _RUN, "There is no room: thinpoolmgr extend {pool} --add-device DEVICE {asked}"
     ),
     "POOL_READ_ONLY": Kind("error", _STATE, "Find the first error: dmesg | grep -i thin. " + _CHECK),
     "POOL_NEEDS_CHECK": Kind("error", _STATE, _CHECK),
@@ -77,7 +77,7 @@ FINDINGS: Mapping[str, Kind] = {
         "error",
         "{path}: the kernel fails writes, though LVM says {by_lvm}: writes were lost",
         "{command}; then check the file systems on it (fsck, xfs_repair) and start their containers anew.",
-        "Make room: thinpoolmgr extend {pool} --add-device DEVICE --data +SIZE; then check the file systems on it.",
+        "Make room: thinpoolmgr extend {pool} --add-device DEVICE {asked}; then check the file systems on it.",
     ),
     # the kernel against LVM
     "DEVICE_SUSPENDED": Kind("error", "{target}, of {path}, is suspended: what uses it hangs", _RUN),
@@ -106,7 +106,7 @@ FINDINGS: Mapping[str, Kind] = {
         "warning",
         "the metadata of {path} cannot map all of its data",
         _RUN,
-        "There is no room: thinpoolmgr extend {pool} --add-device DEVICE --metadata +SIZE",
+        "There is no room: thinpoolmgr extend {pool} --add-device DEVICE {asked}",
         in_status=False,
     ),
     "METADATA_NEAR_CAP": Kind(
@@ -154,7 +154,7 @@ FINDINGS: Mapping[str, Kind] = {
     "DISK_NAME_UNSTABLE": Kind(
         "info",
         "{target} of pools.{pool} may be another disk after the next boot",
-        "Write {stable} in pools.{pool}.devices instead.",
+        "{resolution}",
         in_status=False,
     ),
     # engines
