@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from thinpoolmgr.cli.stories import severity_of
 from thinpoolmgr.cli import text as words
+from thinpoolmgr.cli.stories import severity_of
 from thinpoolmgr.cli.text import columns, count, cut, describe, details_of, plain
 from thinpoolmgr.core.findings import SEVERITIES
 from thinpoolmgr.core.steps import step_mark
@@ -70,7 +70,9 @@ class DiagnosisView:
             self._out(click.style(f"{_INDENT}The same steps as for {told[fix]} above.", dim=True))
             return
         for step in fix:
-            for line in wrap(f"{step_mark(step)} {describe(step)}", _INDENT):
+            first, *others = wrap(describe(step), _INDENT)
+            self._out(f"       {step_mark(step)} {first.lstrip()}")
+            for line in others:
                 self._out(line)
             for line, color in details_of(step):
                 self._out(click.style(line, fg=color))

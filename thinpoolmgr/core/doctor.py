@@ -149,6 +149,9 @@ class _Clinic:
 
     def diagnose(self, sighting: Sighting) -> Diagnosis:
         kind = FINDINGS[sighting.code]
+        limit = dict(sighting.words).get("limit", "")
+        if limit:
+            return self.tell(sighting, limit)
         if self._is_blocked or not sighting.requests:
             first = command_line(sighting.requests[0]) if sighting.requests else ""
             return self.tell(sighting, sighting.say(kind.way_out, command=first))

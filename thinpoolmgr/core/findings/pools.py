@@ -69,16 +69,25 @@ def _state(view: PoolView) -> list[Sighting]:
     if view.state not in _CODES:
         return []
     requests: tuple[Request, ...] = ()
-    hint = ""
+    hint = limit = ""
     if view.state is PoolState.ABSENT:
         requests, hint = (APPLY,), "; apply makes it" if view.group is None or view.lv is not None else ""
     elif view.state is PoolState.INACTIVE:
         requests, hint = (Request("activate", view.pool.name),), "; apply activates it"
     elif view.state in {PoolState.TIGHT, PoolState.OUT_OF_DATA, PoolState.OUT_OF_METADATA}:
         requests = extension_requests(view)
+        limit = "" if requests else _limit(view)
     words = {"state": view.state.value, "because": view.because, "hint": hint, "group": view.pool.group}
-    found = _sight(_CODES[view.state], view, view.pool.path, _evidence(view), *requests, **words)
-    return [found]
+    return [_sight(_CODES[view.state], view, view.pool.path, _evidence(view), *requests, limit=limit, **words)]
+
+
+def _limit(view: PoolView) -> str:
+    """Return what to do with a tight pool that may not be extended at all."""
+    return (
+        f"It may not grow any further: data up to extend.max_size ({view.pool.config.extend.max_size}), metadata up to "
+        f"{format_size(MAX_METADATA_BYTES)}. Raise pools.{view.pool.name}.extend.max_size, or remove what is not "
+        "needed: docker image prune, docker container prune."
+    )
 
 
 def _evidence(view: PoolView) -> str:
@@ -117,7 +126,8 @@ def _kernel(view: PoolView) -> list[Sighting]:
     if fails:
         evidence = f"the kernel says {status.when_full}_if_no_space, LVM {lv.when_full}; the state is {view.state}"
         requests = extension_requests(view)
-        found.append(_sight("POOL_ERRORS_WRITES", view, path, evidence, *requests, by_lvm=lv.when_full))
+        words = {"by_lvm": lv.when_full, "limit": "" if requests else _limit(view)}
+        found.append(_sight("POOL_ERRORS_WRITES", view, path, evidence, *requests, **words))
     return found
 
 
