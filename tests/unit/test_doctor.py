@@ -501,7 +501,7 @@ def test_only_cookies_made_within_a_killed_step_of_ours_are_told() -> None:
     facts = HostFacts(cookies=(ours, early, late))
     found = [d for d in diagnose(DESIRED, host(), Journal((killed,)), facts) if d.code == "UDEV_COOKIE_LEAKED"]
     assert [(d.target, d.fix) for d in found] == [("0xd4d0000", None)]
-    assert "dmsetup udevcomplete 0xd4d0000" in found[0].resolution
+    assert "ipcrm -S 0xd4d0000" in found[0].resolution
     assert find(host(), facts=facts) == {}
     ended = stored(BEGAN, Doing("01", AT), Done("01", 1.0), Ended("done", AT))
     assert find(host(), journal=Journal((ended,)), facts=facts) == {}

@@ -37,7 +37,7 @@ class Cookie(Struct, frozen=True):
     """One of udev's cookies for device-mapper: a semaphore that a command waits on."""
 
     name: str
-    """As `dmsetup udevcomplete` takes it: `0xd4d1234`."""
+    """Key of its semaphore, as `ipcrm -S` takes it: `0xd4d1234`."""
     made_at: float
     """Seconds since 1970."""
 

@@ -99,6 +99,9 @@ def _evidence(view: PoolView) -> str:
             f"the kernel says {status.mode}, {status.used_data_blocks} of {status.total_data_blocks} data blocks and "
             f"{status.used_metadata_blocks} of {status.total_metadata_blocks} metadata blocks used"
         )
+        # An extension of a pool that needs a check returns 0, LVM shows it, and the kernel does not grow (2.03.16).
+        if lv.chunk_bytes and (size := status.total_data_blocks * lv.chunk_bytes) <= lv.size_bytes - lv.chunk_bytes:
+            parts.append(f"LVM lists {format_size(lv.size_bytes)} of data, the kernel has {format_size(size)}")
     elif lv is not None:
         parts.append(f"LVM lists it as {lv.segment_type} with lv_attr {lv.attr}")
     if group is not None and view.state in {PoolState.TIGHT, PoolState.OUT_OF_DATA, PoolState.OUT_OF_METADATA}:

@@ -207,7 +207,7 @@ FINDINGS: Mapping[str, Kind] = {
     "UDEV_COOKIE_LEAKED": Kind(
         "info",
         "udev cookie {target} was left by a step of ours that was killed",
-        "When no LVM command runs any more (pgrep -a lvm; pgrep -a lvcreate), run: dmsetup udevcomplete {target}",
+        "When no LVM command runs any more (pgrep -a lvm; pgrep -a lvcreate), run: ipcrm -S {target}",
         in_status=False,
     ),
     # the configuration as a whole
