@@ -385,6 +385,20 @@ def test_a_damaged_journal_comes_first_and_leaves_no_fix() -> None:
     )
 
 
+def test_while_a_file_is_damaged_nothing_is_believed_of_the_journal() -> None:
+    shot = events.untag(host(), "docker")
+    journal = Journal((made(shot), stored(Done("01", 1.0), damage="x")))
+    assert list(find(shot, journal=journal)) == ["JOURNAL_DAMAGED", "POOL_FOREIGN"]
+
+
+def test_a_plan_that_is_refused_in_part_is_no_fix() -> None:
+    two = support.snapshot(support.disk(), support.disk("/dev/sdc", mounts=("/srv",)))
+    desired = support.desired(support.pool(), support.pool("other", "/dev/sdc"))
+    found = find(two, desired)["POOL_ABSENT"]
+    assert found.fix is None
+    assert found.resolution.startswith("thinpoolmgr apply is refused now: /dev/sdc is mounted on /srv. ")
+
+
 def docker(**facts: Any) -> Any:
     return support.docker(configured=True, **facts)
 
@@ -414,6 +428,11 @@ def test_engines(found: Any, code: str, fix: list[str]) -> None:
     assert diagnoses[code].resolution
     for other in {entry[1] for entry in ENGINES} - {code, "ENGINE_STATE_STALE"}:
         assert other not in diagnoses
+
+
+def test_an_engine_can_be_unknown_and_unsupported() -> None:
+    found = find(support.with_engine(host(), docker(version="25.0", running=None)), WITH_ENGINE)
+    assert {"ENGINE_UNSUPPORTED", "ENGINE_UNKNOWN"} <= set(found)
 
 
 def test_an_engine_that_runs_on_its_pool_is_well() -> None:
@@ -512,6 +531,9 @@ def test_the_worst_comes_first() -> None:
     shot = host(used_data_blocks=16000)
     found = diagnose(DESIRED, shot, Journal((stored(damage="x"),)), HostFacts(("dmsetup",)))
     assert [d.severity for d in found] == ["error", "error", "warning", "info"]
+    named_by_the_kernel = support.desired(support.pool("docker", "/dev/sdb"), engines=(support.engine(),))
+    stopped = support.with_engine(support.healthy(), docker())
+    assert list(find(stopped, named_by_the_kernel)) == ["ENGINE_STOPPED", "DISK_NAME_UNSTABLE"]
 
 
 def test_the_words_of_the_table_ask_for_what_they_get() -> None:

@@ -141,6 +141,7 @@ def test_a_run_is_named_by_what_only_it_begins_with(cli: Cli) -> None:  # noqa: 
     write_three(cli)
     code, out, err = cli("history", "20261124")
     assert (code, out, "3 runs begin with '20261124'" in err) == (64, "", True)
+    assert cli("history", "apply")[0] == 64
     code, out, err = cli("history", BAD.replace("c", "x"))
     assert (code, out, BAD in " ".join(err.split())) == (64, "", True)
 
@@ -167,6 +168,13 @@ def test_a_file_that_cannot_be_read_is_damaged(cli: Cli) -> None:  # noqa: F811
     path.mkdir()
     (run,) = cli.json("history")[1]["runs"]
     assert (run["outcome"], run["damage"]) == ("damaged", "Is a directory")
+
+
+def test_a_file_that_does_not_begin_with_a_beginning_is_damaged(cli: Cli) -> None:  # noqa: F811
+    write(cli, GOOD, content(Done("01", 1.0)))
+    (run,) = cli.json("history")[1]["runs"]
+    assert (run["outcome"], "does not begin" in run["damage"]) == ("damaged", True)
+    assert [finding["code"] for finding in cli.json("status")[1]["findings"]][-1] == "JOURNAL_DAMAGED"
 
 
 def test_a_run_of_a_newer_version_is_damaged_for_us(cli: Cli) -> None:  # noqa: F811

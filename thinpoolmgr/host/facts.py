@@ -32,7 +32,7 @@ def _read_cookies(path: Path) -> tuple[Cookie, ...]:
         return ()
     found = []
     for words in map(str.split, lines):
-        key = int(words[0]) & 0xFFFFFFFF
+        key = int(words[0])
         if key >> 16 == _COOKIE_MAGIC:
             # Set once, when the command that waits makes it; waiting itself changes only the time before this one.
             found.append(Cookie(f"0x{key:x}", float(words[-1])))
