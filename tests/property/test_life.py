@@ -166,7 +166,7 @@ class Life(RuleBasedStateMachine):
 
     def run(self, request: Request) -> str:
         desired = desired_for(request, self.desired)
-        before, first = self.lv(), self.remembered()
+        before, first = self.lv(), self.begun(request)
 
         def planner(snapshot: Snapshot, memory: Memory) -> Plan:
             return plan_for(request, desired, snapshot, memory, apply_step)
@@ -190,16 +190,18 @@ class Life(RuleBasedStateMachine):
             self.require_extended(request, before, first)
         return outcome
 
-    def remembered(self) -> Request | None:
+    def begun(self, request: Request) -> Request | None:
+        """The request as it was when it was begun last, if that was interrupted."""
         runs = [run for _, run in self.store.read_runs()]
-        return remember(runs, self.host.snapshot.boot_id).request
+        same = [begun for begun in remember(runs, self.host.snapshot.boot_id).begun if begun.as_asked() == request]
+        return same[-1] if same else None
 
     def require_extended(self, request: Request, before: LogicalVolume, first: Request | None) -> None:
         """An extension that was interrupted ends where it was to end when it was first begun."""
         now = self.lv()
         assert now is not None, self.log
         data = before.size_bytes + parse_size(request.add_data.lstrip("+")) if request.add_data else 0
-        if first is not None and first.as_asked() == request:
+        if first is not None:
             data = max(before.size_bytes, first.data_bytes)
         if request.add_data:
             assert now.size_bytes == ceil_to(data, 4 * MIB), self.log

@@ -97,3 +97,20 @@ def test_a_first_result_that_is_not_busy_is_returned_at_once() -> None:
 
 def test_when_time_is_up_the_last_result_is_returned() -> None:
     assert until_not_busy(lambda: "busy", lambda result: result == "busy", seconds=0) == "busy"
+
+
+def test_a_command_that_did_not_end_is_kept_too(tmp_path: Path) -> None:
+    sleeper = tmp_path / "sleeper"
+    sleeper.write_text("#!/bin/sh\nexec sleep 60\n")
+    sleeper.chmod(0o755)
+    dying = tmp_path / "dying"
+    dying.write_text("#!/bin/sh\nkill -KILL $$\n")
+    dying.chmod(0o755)
+    runner = CommandRunner()
+    with pytest.raises(CommandFailedError):
+        runner.run((str(sleeper),), seconds=0.2)
+    with pytest.raises(CommandFailedError):
+        runner.run((str(dying), "\udcff\n"))
+    first, second = runner.recent
+    assert first.startswith(f"{sleeper} -> still running, was sent SIGTERM (")
+    assert second.startswith(f"{dying} \\xdcff\n -> ended by SIGKILL (")

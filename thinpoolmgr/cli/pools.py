@@ -18,6 +18,7 @@ from thinpoolmgr.cli.planfile import read_plan, write_plan
 from thinpoolmgr.cli.render import Renderer
 from thinpoolmgr.config import load_config
 from thinpoolmgr.core.documents import StepResult, apply_document, plan_document
+from thinpoolmgr.core.findings import Journal
 from thinpoolmgr.core.plan import Request
 from thinpoolmgr.core.requests import UnknownPoolError, desired_for, plan_for
 from thinpoolmgr.cycle import RunError, carry_out, look
@@ -118,6 +119,35 @@ def host_and_store(options: Options, desired: DesiredState) -> Iterator[tuple[Ho
         return
     with TemporaryDirectory(prefix="thinpoolmgr-simulated-") as folder:
         yield simulated, Store(Path(folder), Path(folder) / "lock")
+
+
+def journal(options: Options) -> Store | None:
+    """Return this host's journal; None with `--simulate`, which has none.
+
+    Raises:
+        NotRootError: we are not root, and only root may read it.
+
+    """
+    if options.simulate:
+        return None
+    require_root()
+    return Store()
+
+
+def read_journal(options: Options) -> Journal:
+    """Return what can be read of this host's journal, whatever is wrong with it.
+
+    Raises:
+        NotRootError: we are not root, and only root may read it.
+
+    """
+    store = journal(options)
+    if store is None:
+        return Journal()
+    # Before and after: a run that begins or ends in between was not interrupted.
+    was_locked = store.is_locked()
+    stored = store.read_leniently()
+    return Journal(stored, was_locked or store.is_locked())
 
 
 class TerminalReporter:

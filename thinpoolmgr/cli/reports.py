@@ -6,7 +6,7 @@ import click
 from msgspec import UNSET
 
 from thinpoolmgr.cli.options import global_options, options_of
-from thinpoolmgr.cli.pools import real_host, require_root, simulated_host
+from thinpoolmgr.cli.pools import read_journal, real_host, require_root, simulated_host
 from thinpoolmgr.cli.render import Renderer
 from thinpoolmgr.cli.text import wrap
 from thinpoolmgr.config import load_config
@@ -27,7 +27,8 @@ def status(context: click.Context, *, check: bool) -> None:
     simulated = simulated_host(options, desired)
     if simulated is None:
         require_root()
-    document = status_document(desired, (simulated or real_host(desired)).observe())
+    snapshot = (simulated or real_host(desired)).observe()
+    document = status_document(desired, snapshot, read_journal(options))
     renderer = Renderer(options)
     if options.json:
         renderer.json(document)

@@ -9,11 +9,11 @@ from msgspec import UNSET, Struct, UnsetType
 from thinpoolmgr.core.commands import Argv, commands
 from thinpoolmgr.core.desired import DesiredState
 from thinpoolmgr.core.engines import ENGINES
-from thinpoolmgr.core.findings import Finding, find_all, is_stale
+from thinpoolmgr.core.findings import Finding, Journal, find_all, is_stale
 from thinpoolmgr.core.lifecycle import PoolState, PoolView, view_pool
 from thinpoolmgr.core.model import Engine, Snapshot
 from thinpoolmgr.core.plan import Plan, Refusal
-from thinpoolmgr.core.steps import Danger, step_name, target
+from thinpoolmgr.core.steps import Danger, Step, step_name, target
 from thinpoolmgr.core.thinstatus import METADATA_BLOCK_BYTES
 from thinpoolmgr.errors import ThinpoolmgrError
 from thinpoolmgr.units import percent_of
@@ -161,10 +161,44 @@ class ConfigShowDocument(Struct, frozen=True):
     origins: dict[str, str] | UnsetType = UNSET
 
 
+class ExplainDocument(Struct, frozen=True):
+    """`explain CODE --json`; `severity` only where it is a finding's code."""
+
+    schema: Literal[1]
+    code: str
+    summary: str
+    means: str
+    comes: str
+    harms: str
+    do: tuple[str, ...]
+    avoid: str
+    severity: str | UnsetType = UNSET
+
+
+class CodeDocument(Struct, frozen=True):
+    """One code of `explain --json`; `severity` only where it is a finding's code."""
+
+    code: str
+    summary: str
+    severity: str | UnsetType = UNSET
+
+
+class CodesDocument(Struct, frozen=True):
+    """`explain --json` without a code: all there are."""
+
+    schema: Literal[1]
+    codes: tuple[CodeDocument, ...]
+
+
 def plan_document(plan: Plan) -> PlanDocument:
     """Return `plan` as others read it."""
-    steps = tuple(StepDocument(s.id, step_name(s), target(s), s.danger, s.reason, commands(s)) for s in plan.steps)
+    steps = tuple(step_document(step) for step in plan.steps)
     return PlanDocument(SCHEMA, bool(plan.steps), plan.fingerprint, steps, plan.refusals, plan.notes, plan.warnings)
+
+
+def step_document(step: Step) -> StepDocument:
+    """Return `step` as others read it."""
+    return StepDocument(step.id, step_name(step), target(step), step.danger, step.reason, commands(step))
 
 
 def error_document(error: ThinpoolmgrError) -> ErrorDocument:
@@ -184,17 +218,16 @@ def apply_document(
     return ApplyDocument(SCHEMA, run, outcome, steps, error_document(error) if error else UNSET)
 
 
-def status_document(desired: DesiredState, snapshot: Snapshot) -> StatusDocument:
-    """Return pools, engines and findings of `snapshot`, in the order of the configuration."""
+def status_document(desired: DesiredState, snapshot: Snapshot, journal: Journal | None = None) -> StatusDocument:
+    """Return pools, engines and findings of `snapshot`, in the order of the configuration, and the journal's own."""
     views = {pool.name: view_pool(pool, snapshot) for pool in desired.pools}
     engines = []
     for engine in desired.engines:
         found = snapshot.find_engine(engine.name)
         if found is not None:
             engines.append(_engine(found, views[engine.config.pool], engine.config.pool, snapshot))
-    return StatusDocument(
-        SCHEMA, tuple(_pool(view) for view in views.values()), tuple(engines), find_all(desired, snapshot)
-    )
+    pools = tuple(_pool(view) for view in views.values())
+    return StatusDocument(SCHEMA, pools, tuple(engines), find_all(desired, snapshot, journal))
 
 
 def _pool(view: PoolView) -> PoolDocument:

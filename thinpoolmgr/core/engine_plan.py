@@ -25,7 +25,7 @@ def plan_engine(engine: DesiredEngine, view: PoolView, snapshot: Snapshot, memor
     rules = ENGINES[engine.kind]
     options = rules.storage_options(engine.config, view.dm_name)
     verdict = judge_state(found, view, snapshot)
-    refusal = _refuse_verdict(found, verdict) or _refuse_shrinking(engine, found, verdict)
+    refusal = refuse_verdict(found, verdict) or _refuse_shrinking(engine, found, verdict)
     if refusal is not None:
         return Plan(refusals=(refusal,))
     changes = [*move_stale(found, verdict, view.pool.name, memory), *_configure(rules, found, options, view)]
@@ -126,7 +126,8 @@ def _pool_exists(dm_name: str, snapshot: Snapshot) -> bool:
     )
 
 
-def _refuse_verdict(found: Engine, verdict: StateVerdict | None) -> Refusal | None:
+def refuse_verdict(found: Engine, verdict: StateVerdict | None) -> Refusal | None:
+    """Return why an engine with this state is not put on its pool; None when it can be."""
     path = found.state.path if found.state else found.data_root
     if verdict is None or verdict.kind in ("none", "matching"):
         return None

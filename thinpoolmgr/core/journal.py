@@ -80,6 +80,17 @@ def encode_record(record: Record) -> bytes:
     return b"%08x %s\n" % (zlib.crc32(body), body)
 
 
+class StoredRun(Struct, frozen=True):
+    """One file of the journal as it could be read: its name, its whole records, and what is wrong with it."""
+
+    name: str
+    records: tuple[Record, ...] = ()
+    """Up to the first damaged line."""
+    damage: str = ""
+    file: str = ""
+    """Its path."""
+
+
 def decode_records(content: bytes) -> list[Record]:
     """Return the records in `content`; a torn last line is left out.
 
@@ -87,25 +98,28 @@ def decode_records(content: bytes) -> list[Record]:
         DamagedJournalError: for any other line that is damaged, and for records of a newer version.
 
     """
+    records, damage = decode_leniently(content)
+    if damage:
+        raise DamagedJournalError(damage)
+    return records
+
+
+def decode_leniently(content: bytes) -> tuple[list[Record], str]:
+    """Return the records up to the first damaged line, and what is wrong with that; a torn last line is no damage."""
     lines = content.split(b"\n")
     records: list[Record] = []
     for number, line in enumerate(lines[:-1], start=1):
         if not _is_whole(line):
             is_last = number == len(lines) - 1 and not lines[-1]
-            if is_last:
-                break
-            msg = f"line {number} is damaged"
-            raise DamagedJournalError(msg)
+            return records, "" if is_last else f"line {number} is damaged"
         try:
             record = _DECODER.decode(line.partition(b" ")[2])
         except msgspec.DecodeError as error:
-            msg = f"line {number} is of another version of thinpoolmgr: {error}"
-            raise DamagedJournalError(msg) from error
+            return records, f"line {number} is of another version of thinpoolmgr: {error}"
         if isinstance(record, Began) and record.schema > SCHEMA:
-            msg = f"line {number} is of a newer version of thinpoolmgr ({record.version})"
-            raise DamagedJournalError(msg)
+            return records, f"line {number} is of a newer version of thinpoolmgr ({record.version})"
         records.append(record)
-    return records
+    return records, ""
 
 
 def whole_bytes(content: bytes) -> int:

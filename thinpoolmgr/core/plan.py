@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from typing import Literal
 
 import msgspec
@@ -52,6 +53,17 @@ class Request(Struct, frozen=True, omit_defaults=True):
     def as_asked(self) -> Request:
         """Return only what was asked for."""
         return msgspec.structs.replace(self, is_settled=False, data_bytes=0, metadata_bytes=0, group_uuid="")
+
+
+def command_line(request: Request) -> str:
+    """Return `request` as a person would type it."""
+    words = ["thinpoolmgr", request.command, *(word for word in (request.pool, request.engine) if word)]
+    words += ["--data", request.add_data] if request.add_data else []
+    words += ["--metadata", request.add_metadata] if request.add_metadata else []
+    words += [word for device in request.add_devices for word in ("--add-device", device)]
+    words += ["--keep-devices"] if request.keep_devices else []
+    words += ["--purge"] if request.purge else []
+    return " ".join(shlex.quote(word) for word in words)
 
 
 class Plan(Struct, frozen=True):

@@ -7,21 +7,29 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from thinpoolmgr.core.doctor import DoctorDocument
 from thinpoolmgr.core.documents import (
     ApplyDocument,
+    CodesDocument,
     ConfigCheckDocument,
     ConfigShowDocument,
+    ExplainDocument,
     FailureDocument,
     PlanDocument,
     StatusDocument,
 )
+from thinpoolmgr.core.history import HistoryDocument
 from thinpoolmgr.core.inventory import InitDocument
 
 DOCUMENTS: dict[str, type[Struct]] = {
     "apply": ApplyDocument,
     "config-check": ConfigCheckDocument,
     "config-show": ConfigShowDocument,
+    "doctor": DoctorDocument,
+    "codes": CodesDocument,
     "error": FailureDocument,
+    "explain": ExplainDocument,
+    "history": HistoryDocument,
     "init": InitDocument,
     "plan": PlanDocument,
     "status": StatusDocument,

@@ -49,12 +49,16 @@ class CommandRunner:
 
     def __init__(self) -> None:
         """Start with no commands run."""
-        self._recent: deque[CompletedRun] = deque(maxlen=_KEPT_COMMANDS)
+        self._recent: deque[str] = deque(maxlen=_KEPT_COMMANDS)
 
     @property
     def recent(self) -> tuple[str, ...]:
         """The last commands with their exit codes, oldest first, as lines of text."""
-        return tuple(f"{' '.join(run.argv)} -> {run.code} ({run.seconds:.2f} s)" for run in self._recent)
+        return tuple(self._recent)
+
+    def _remember(self, argv: Argv, how: str, started: float) -> None:
+        # Undecodable bytes must not keep the record of a failure from being written: JSON has none.
+        self._recent.append(f"{printable(' '.join(argv))} -> {how} ({time.monotonic() - started:.2f} s)")
 
     def run(self, argv: Argv, *, seconds: float = READ_SECONDS) -> CompletedRun:
         """Run `argv` and return what came of it, whatever the exit code.
@@ -90,12 +94,14 @@ class CommandRunner:
                 _timeout_signal=15,
             )
         except sh.TimeoutException as error:
+            self._remember(argv, "still running, was sent SIGTERM", started)
             summary = f"{argv[0]} did not end within {seconds:.0f} seconds"
             details = f"Command: {' '.join(argv)}"
             raise CommandFailedError(
                 summary, details, "See what it waits for (dmesg, dmsetup udevcookies), then run this again."
             ) from error
         except sh.SignalException as error:
+            self._remember(argv, type(error).__name__.replace("SignalException_", "ended by "), started)
             raise CommandFailedError(
                 f"{argv[0]} was ended by a signal", f"Command: {' '.join(argv)}: {type(error).__name__}"
             ) from error
@@ -106,7 +112,7 @@ class CommandRunner:
             _text(done.stderr),
             time.monotonic() - started,
         )
-        self._recent.append(run)
+        self._remember(argv, str(run.code), started)
         return run
 
     def change(self, argv: Argv) -> CompletedRun:

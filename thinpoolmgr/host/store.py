@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import secrets
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -14,9 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from thinpoolmgr.core.journal import (
+    Began,
     DamagedJournalError,
     Record,
     Run,
+    StoredRun,
+    decode_leniently,
     decode_records,
     encode_record,
     fold_run,
@@ -29,6 +33,8 @@ if TYPE_CHECKING:
 
 STATE_FOLDER = Path("/var/lib/thinpoolmgr")
 LOCK_FILE = Path("/run/thinpoolmgr/lock")
+_KERNEL_LOCKS = Path("/proc/locks")
+_HOLDER = re.compile(r"pid (\d+),")
 
 
 def now() -> str:
@@ -145,6 +151,29 @@ class Store:
                 runs.append((path, run))
         return runs
 
+    def read_leniently(self) -> tuple[StoredRun, ...]:
+        """Return what can be read of all recorded runs, oldest first; a damaged file is one of them, never an error."""
+        try:
+            paths = sorted(path for path in self._runs.iterdir() if path.suffix == ".jsonl")
+        except FileNotFoundError:
+            return ()
+        except OSError as error:
+            return (StoredRun(self._runs.name, damage=error.strerror or str(error), file=str(self._runs)),)
+        stored = (_read_leniently(path) for path in paths)
+        return tuple(run for run in stored if run.records or run.damage)
+
+    def is_locked(self) -> bool:
+        """Whether a run is under way, by the kernel's own list of locks: trying the lock would be in that run's way."""
+        try:
+            inode = self._lock_file.stat().st_ino
+            holder = _HOLDER.match(self._lock_file.read_text("utf-8", "replace"))
+            locks = [line.split() for line in _KERNEL_LOCKS.read_text("ascii").splitlines()]
+        except OSError:
+            return False
+        # `1: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE START END`: proc_locks(5).
+        held = {(words[4], words[5].rpartition(":")[2]) for words in locks if words[1:2] == ["FLOCK"]}
+        return holder is not None and (holder[1], str(inode)) in held
+
     def new_run(self, command: str) -> tuple[str, RunFile]:
         """Return the name and the open file of a new run; the folder's entry is on the disk, too.
 
@@ -165,3 +194,13 @@ class Store:
         except OSError as error:
             raise _unwritable(path, error) from error
         return name, run_file
+
+
+def _read_leniently(path: Path) -> StoredRun:
+    try:
+        records, damage = decode_leniently(path.read_bytes())
+    except OSError as error:
+        return StoredRun(path.stem, damage=error.strerror or str(error), file=str(path))
+    if not damage and records and not isinstance(records[0], Began):
+        damage = "it does not begin with the record of a run that began"
+    return StoredRun(path.stem, tuple(records), damage, str(path))

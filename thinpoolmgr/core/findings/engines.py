@@ -1,0 +1,76 @@
+"""Findings about engines: there, supported, readable, on their pool, and whose state is on disk."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from thinpoolmgr.core.engine_plan import check_engine, judge_state, refuse_verdict
+from thinpoolmgr.core.engines import ENGINES
+from thinpoolmgr.core.engines.docker import DRIVER
+from thinpoolmgr.core.findings.pools import APPLY, is_well
+from thinpoolmgr.core.findings.sighting import Sighting, sight
+from thinpoolmgr.core.plan import Request
+
+if TYPE_CHECKING:
+    from thinpoolmgr.core.desired import DesiredEngine
+    from thinpoolmgr.core.lifecycle import PoolView
+    from thinpoolmgr.core.model import Engine, Snapshot
+    from thinpoolmgr.core.plan import Refusal
+
+
+def engine_sightings(engine: DesiredEngine, found: Engine, view: PoolView, snapshot: Snapshot) -> list[Sighting]:
+    """Return what is to be said about `found`, which is to live on the pool of `view`."""
+    refusal = check_engine(engine, found)
+    if refusal is not None and refusal.code == "ENGINE_MISSING":
+        return [sight(refusal.code, found.name, refusal.details), *_state(found, view, snapshot)]
+    sightings = []
+    if ENGINES[found.kind].supports_driver(found.version) is False:
+        what, details, resolution = ENGINES[found.kind].unsupported_text(found.version)
+        sightings.append(sight("ENGINE_UNSUPPORTED", found.name, details, what=what, resolution=resolution))
+    if found.running is None:
+        pids = f"its processes: {', '.join(map(str, found.pids))}" if found.pids else "unknown is not stopped"
+        sightings.append(sight("ENGINE_UNKNOWN", found.name, pids, what=f"{found.name} is there and does not answer"))
+    elif refusal is not None and refusal.code == "ENGINE_UNKNOWN":
+        sightings.append(sight("ENGINE_UNKNOWN", found.name, refusal.resolution, what=refusal.summary))
+    if found.config_problem:
+        sightings.append(
+            sight("ENGINE_CONFIG_INVALID", found.config_path, found.config_problem, because=found.config_problem)
+        )
+    sightings += _state(found, view, snapshot)
+    return sightings or _running(found, view)
+
+
+def _state(found: Engine, view: PoolView, snapshot: Snapshot) -> list[Sighting]:
+    path = found.state.path if found.state else found.data_root
+    if found.state_problem:
+        way = "Look at it; if the engine may start with nothing, move it away yourself."
+        return [sight("ENGINE_STATE_UNKNOWN", found.name, path, because=found.state_problem, resolution=way)]
+    verdict = None if found.config_problem else judge_state(found, view, snapshot)
+    if verdict is None:
+        return []
+    refusal = refuse_verdict(found, verdict)
+    if verdict.kind == "stale":
+        stale = sight("ENGINE_STATE_STALE", path, verdict.evidence, Request("clean", engine=found.name))
+        return [stale, *([_refused(refusal)] if refusal else [])]
+    return [_refused(refusal)] if refusal else []
+
+
+def _refused(refusal: Refusal) -> Sighting:
+    words = {"what": refusal.summary, "because": refusal.summary, "resolution": refusal.resolution}
+    return replace(sight(refusal.code, refusal.target, refusal.details, **words), for_doctor=True)
+
+
+def _running(found: Engine, view: PoolView) -> list[Sighting]:
+    if not is_well(view):
+        return []
+    path, unit = view.pool.path, found.service.unit or found.name
+    if found.running is False:
+        by = f"systemd unit {found.service.unit}" if found.service.unit else "no systemd unit runs it"
+        request = Request("activate", view.pool.name)
+        return [sight("ENGINE_STOPPED", found.name, f"no process of it; {by}", request, path=path, unit=unit)]
+    if found.driver not in ("", DRIVER):
+        evidence = f"{found.name} itself says so; {found.config_path} is its configuration"
+        return [sight("ENGINE_NOT_ON_POOL", found.name, evidence, APPLY, path=path, unit=unit, driver=found.driver)]
+    return []

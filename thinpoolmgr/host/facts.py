@@ -1,0 +1,39 @@
+"""What the doctor asks of a host besides its snapshot: which tools are there, and udev's cookies. Only reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from thinpoolmgr.core.findings import Cookie, HostFacts
+from thinpoolmgr.host.runner import find_program
+
+if TYPE_CHECKING:
+    from thinpoolmgr.core.desired import DesiredState
+
+_TOOLS = ("lvm", "dmsetup", "thin_check")
+_SEMAPHORES = Path("/proc/sysvipc/sem")
+# DM_COOKIE_MAGIC of libdevmapper.h: the upper half of each cookie's key.
+_COOKIE_MAGIC = 0x0D4D
+
+
+def read_facts(desired: DesiredState, semaphores: Path = _SEMAPHORES) -> HostFacts:
+    """Return the tools that are missing, those among them that the engines of `desired` need, and udev's cookies."""
+    wanted = (*_TOOLS, *(f"mkfs.{engine.config.filesystem}" for engine in desired.engines))
+    missing = tuple(tool for tool in dict.fromkeys(wanted) if not find_program(tool))
+    return HostFacts(missing, _read_cookies(semaphores))
+
+
+def _read_cookies(path: Path) -> tuple[Cookie, ...]:
+    """Read them from the kernel's list, sysvipc(5): key and semid first, the time of the last change last."""
+    try:
+        lines = path.read_text("ascii").splitlines()[1:]
+    except OSError:
+        return ()
+    found = []
+    for words in map(str.split, lines):
+        key = int(words[0])
+        if key >> 16 == _COOKIE_MAGIC:
+            # Set once, when the command that waits makes it; waiting itself changes only the time before this one.
+            found.append(Cookie(f"0x{key:x}", float(words[-1])))
+    return tuple(found)
