@@ -51,8 +51,7 @@ APPLY = (*TOOL, "apply", "--yes")
 CONFIGURATION = 'version = 1\n[pools.docker]\ndevices = ["{}"]\nmetadata_size = "1%VG"\n'
 MINIMUM = (
     "vgcreate docker {}",
-    "lvcreate --type thin-pool --name thinpool --extents 95%VG --poolmetadatasize 40m"
-    " --chunksize 512k --zero n --monitor n docker",
+    "lvcreate --type thin-pool -n thinpool -l 95%VG --poolmetadatasize 40m -c 512k --zero n --monitor n docker",
 )
 PROFILE = Path("/etc/lvm/profile/docker-thinpool.profile")
 PROFILE_TEXT = "activation{\nthin_pool_autoextend_threshold=80\nthin_pool_autoextend_percent=20\n}\n"
@@ -102,9 +101,7 @@ def measure_start(rounds: int) -> None:
     bare, version = costs.values()
     print_table(f"{STARTS} starts", costs, bare)
     extra_ms = [1000 * (ours.cpu - base.cpu) / STARTS for ours, base in zip(version, bare, strict=True)]
-    print(
-        f"\n`--version` takes {statistics.median(extra_ms):.0f} ms of CPU more than the bare interpreter.", flush=True
-    )
+    print(f"\n`--version`: {statistics.median(extra_ms):.0f} ms of CPU above the bare interpreter.", flush=True)
 
 
 def measure_first_apply(rounds: int) -> None:
