@@ -18,6 +18,7 @@ import struct
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from resource import RUSAGE_CHILDREN, getrusage
 from typing import TYPE_CHECKING, NamedTuple
@@ -43,7 +44,7 @@ ACCOUNT = struct.Struct("=xB2xH58x")
 ACCOUNT_FORMAT = 2
 # What is measured runs under a group of its own, so that the processes of udev are not counted.
 GROUP = 4711
-STARTS = 10
+STARTS = 5
 
 TOOL = ("thinpoolmgr", "--config", str(CONFIG))
 APPLY = (*TOOL, "apply", "--yes")
@@ -74,7 +75,7 @@ class Cost(NamedTuple):
     wall: float
     cpu: float
     processes: int
-    commits: int
+    commits: int = 0
 
 
 def main() -> None:
@@ -97,7 +98,7 @@ def main() -> None:
 def measure_start(rounds: int) -> None:
     """Measure `--version` against a bare interpreter, many starts a round: the kernel counts CPU in ticks of 10 ms."""
     commands = {"python -c pass": (sys.executable, "-c", "pass"), "thinpoolmgr --version": ("thinpoolmgr", "--version")}
-    costs = take_turns(rounds, {name: lambda words=words: run(*[words] * STARTS) for name, words in commands.items()})
+    costs = take_turns(rounds, {name: partial(run, *[words] * STARTS) for name, words in commands.items()})
     bare, version = costs.values()
     print_table(f"{STARTS} starts", costs, bare)
     extra_ms = [1000 * (ours.cpu - base.cpu) / STARTS for ours, base in zip(version, bare, strict=True)]
@@ -135,7 +136,7 @@ def measure_scale(rounds: int, counts: Sequence[int]) -> None:
                 "thinpoolmgr apply": APPLY,
                 "thinpoolmgr status": (*TOOL, "status"),
             }
-            costs = take_turns(rounds, {name: lambda words=words: run(words) for name, words in contestants.items()})
+            costs = take_turns(rounds, {name: partial(run, words) for name, words in contestants.items()})
             print_table(f"{count} thin devices", costs, costs["lvm fullreport"])
             status = costs["thinpoolmgr status"]
             at_first = at_first or status
@@ -184,10 +185,10 @@ def first_apply(disk: Path) -> Cost:
 
 def direct_lvm(disk: Path) -> Cost:
     """Do what Docker's daemon does for `dm.directlvm_device`."""
-    before = run_lines(DIRECT_LVM, disk)
+    one = run_lines(DIRECT_LVM, disk)
     PROFILE.write_text(PROFILE_TEXT, "utf-8")
-    after = run_lines(DIRECT_LVM_PROFILE, disk)
-    return Cost(*(one + other for one, other in zip(before, after, strict=True)))
+    two = run_lines(DIRECT_LVM_PROFILE, disk)
+    return Cost(one.wall + two.wall, one.cpu + two.cpu, one.processes + two.processes)
 
 
 def run_lines(lines: Sequence[str], disk: Path) -> Cost:
@@ -201,7 +202,7 @@ def run(*commands: Sequence[str]) -> Cost:
     wall, cpu = time.monotonic(), children_seconds()
     for command in commands:
         silently(*command, group=GROUP)
-    return Cost(time.monotonic() - wall, children_seconds() - cpu, count_processes(), 0)
+    return Cost(time.monotonic() - wall, children_seconds() - cpu, count_processes())
 
 
 def silently(*command: str, group: int | None = None) -> None:
