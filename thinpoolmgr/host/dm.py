@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -41,6 +42,8 @@ _TARGET = Struct("=QQiI16s")
 _DEPS = Struct("=II")
 _DEV = Struct("=Q")
 _VERSION_ENTRY = Struct("=I3I")
+# pool, device id, external origin
+_THIN_TABLE = re.compile(r"(\d+:\d+) \d+(?: (\d+:\d+))?")
 
 # The kernel refuses callers with a newer minor than its own, so the oldest one is asked for.
 _VERSION = (4, 0, 0)
@@ -202,7 +205,7 @@ class Control:
 def list_dm_devices(control: Control | None = None) -> tuple[DmDevice, ...]:
     """Return all device-mapper devices by name; one that vanishes meanwhile is left out.
 
-    Costs one ioctl, and two (three for thin devices, four for thin pools) for each device.
+    Costs one ioctl, and two (three for thin pools) for each device.
 
     Raises:
         UnavailableError: the kernel has no device-mapper.
@@ -280,6 +283,7 @@ def _observe(control: Control, name: str) -> DmDevice | None:
         header = status.header
         targets = parse_targets(status)
         only = targets[0] if len(targets) == 1 else None
+        table = _thin_table(control, name, only)
         return DmDevice(
             name=header.name,
             uuid=header.uuid,
@@ -288,15 +292,26 @@ def _observe(control: Control, name: str) -> DmDevice | None:
             suspended=bool(header.flags & SUSPEND_FLAG),
             has_table=bool(header.flags & ACTIVE_PRESENT_FLAG),
             targets=tuple(dict.fromkeys(target.type for target in targets)),
-            depends_on=parse_deps(control.ask(TABLE_DEPS, name)) if targets else (),
+            depends_on=_depends_on(control, name, only, table) if targets else (),
             size_bytes=sum(target.length_sectors for target in targets) * SECTOR_BYTES,
             pool_status=_pool_status(only),
-            table=_thin_table(control, name, only),
+            table=table,
         )
     except OSError as error:
         if error.errno == errno.ENXIO:
             return None
         raise
+
+
+def _depends_on(control: Control, name: str, target: Target | None, table: str) -> tuple[str, ...]:
+    # A thin device's table names all that it stands on, and there may be thousands of them (dm-thin.c, thin_ctr).
+    if target is not None and target.type == "thin" and (below := _THIN_TABLE.fullmatch(table)):
+        return tuple(sorted(filter(None, below.groups()), key=_by_number))
+    return parse_deps(control.ask(TABLE_DEPS, name))
+
+
+def _by_number(devno: str) -> tuple[int, ...]:
+    return tuple(map(int, devno.split(":")))
 
 
 def _pool_status(target: Target | None) -> ThinPoolStatus | None:
