@@ -78,6 +78,13 @@ class Cost(NamedTuple):
     commits: int = 0
 
 
+class Scale(NamedTuple):
+    """Medians at the first number of devices, in seconds."""
+
+    report: float
+    status: float
+
+
 def main() -> None:
     """Measure what was asked for and print it as Markdown tables."""
     parser = argparse.ArgumentParser(description="Measure thinpoolmgr in the lab.")
@@ -122,7 +129,7 @@ def measure_first_apply(rounds: int) -> None:
 
 def measure_scale(rounds: int, counts: Sequence[int]) -> None:
     """Measure a no-op `apply` and `status` against one report of LVM, with more and more active thin devices."""
-    at_first: list[Cost] = []
+    first: Scale | None = None
     with LoopDisk(DISK_BYTES, directory=Path("/lab")) as disk:
         first_apply(disk.path)
         have = 0
@@ -130,18 +137,21 @@ def measure_scale(rounds: int, counts: Sequence[int]) -> None:
             add_thin_devices("docker-thinpool", range(have + 1, count + 1))
             have = count
             require_devices(count)
-            report = lvm.report_command()
             contestants = {
-                "lvm fullreport": report,
+                "lvm fullreport": lvm.report_command(),
                 "thinpoolmgr apply": APPLY,
                 "thinpoolmgr status": (*TOOL, "status"),
             }
             costs = take_turns(rounds, {name: partial(run, words) for name, words in contestants.items()})
             print_table(f"{count} thin devices", costs, costs["lvm fullreport"])
-            status = costs["thinpoolmgr status"]
-            at_first = at_first or status
-            growth = statistics.median(c.wall for c in status) / statistics.median(c.wall for c in at_first)
-            print(f"\n`status` takes {growth:.2f} times what it takes at {counts[0]} devices.", flush=True)
+            report, _, status = (statistics.median(cost.wall for cost in rows) for rows in costs.values())
+            first = first or Scale(report, status)
+            print(
+                f"\nMedians to those at {counts[0]} devices: report {report / first.report:.2f}, "
+                f"`status` {status / first.status:.2f}; "
+                f"`status` without the report: {first.status - first.report:.2f} s then, {status - report:.2f} s now.",
+                flush=True,
+            )
 
 
 def take_turns(rounds: int, contestants: dict[str, Callable[[], Cost]]) -> dict[str, list[Cost]]:
