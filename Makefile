@@ -103,6 +103,7 @@ system: setup
 # compiled first, as an installed package is: the lab sees this folder read-only
 bench: setup
 	@$(BIN)/python -m compileall -q thinpoolmgr
+	@$(BIN)/python bench/startup.py
 	@$(BIN)/thinpoolmgr lab run --memory 2500 --timeout 7200 bench/measure.py $(BENCH)
 
 clean:
