@@ -37,6 +37,9 @@ BUFFER_FULL_FLAG = 1 << 8
 NOFLUSH_FLAG = 1 << 11
 
 _HEADER = Struct("=3I2IIiIIIQ128s129s7x")
+# The part of the header that every answer is read by.
+_COUNTS = Struct("=IIiI")
+_COUNTS_OFFSET = 16
 _NAME_ENTRY = Struct("=QI")
 _TARGET = Struct("=QQiI16s")
 _DEPS = Struct("=II")
@@ -76,10 +79,16 @@ class Target(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What the kernel returned: the header, and the whole buffer that it begins."""
+    """What the kernel returned: where its data begin, how many targets they describe, and the whole buffer."""
 
-    header: Header
+    data_start: int
+    target_count: int
     buffer: bytes
+
+    @property
+    def header(self) -> Header:
+        """The header that begins the buffer; read when asked for, since not every answer's is needed."""
+        return parse_header(self.buffer)
 
 
 def request_code(number: int) -> int:
@@ -107,7 +116,7 @@ def parse_names(answer: Answer) -> tuple[str, ...]:
     What newer kernels put behind each name (event number, uuid) lies between it and the next entry and is passed over.
     """
     names = []
-    offset = answer.header.data_start
+    offset = answer.data_start
     while True:
         dev, following = _NAME_ENTRY.unpack_from(answer.buffer, offset)
         # An empty list is one entry with device number 0.
@@ -121,8 +130,8 @@ def parse_names(answer: Answer) -> tuple[str, ...]:
 def parse_targets(answer: Answer) -> tuple[Target, ...]:
     """Return the segments in an answer to DM_TABLE_STATUS."""
     targets = []
-    offset = start = answer.header.data_start
-    for _ in range(answer.header.target_count):
+    offset = start = answer.data_start
+    for _ in range(answer.target_count):
         first, length, _, following, kind = _TARGET.unpack_from(answer.buffer, offset)
         targets.append(Target(first, length, _text(kind), _text_at(answer.buffer, offset + _TARGET.size)))
         # Unlike in a name list, the kernel counts from the first entry here.
@@ -132,7 +141,7 @@ def parse_targets(answer: Answer) -> tuple[Target, ...]:
 
 def parse_deps(answer: Answer) -> tuple[str, ...]:
     """Return the `MAJOR:MINOR` numbers in an answer to DM_TABLE_DEPS, in numerical order."""
-    start = answer.header.data_start
+    start = answer.data_start
     count, _ = _DEPS.unpack_from(answer.buffer, start)
     first = start + _DEPS.size
     devs = [_DEV.unpack_from(answer.buffer, first + index * _DEV.size)[0] for index in range(count)]
@@ -142,7 +151,7 @@ def parse_deps(answer: Answer) -> tuple[str, ...]:
 def parse_target_types(answer: Answer) -> tuple[str, ...]:
     """Return the names of the target types in an answer to DM_LIST_VERSIONS."""
     names = []
-    offset = answer.header.data_start
+    offset = answer.data_start
     while True:
         following, *_ = _VERSION_ENTRY.unpack_from(answer.buffer, offset)
         names.append(_text_at(answer.buffer, offset + _VERSION_ENTRY.size))
@@ -194,9 +203,9 @@ class Control:
         while True:
             buffer = pack_request(name, flags, size_bytes)
             self._ioctl(number, buffer)
-            header = parse_header(buffer)
-            if not header.flags & BUFFER_FULL_FLAG:
-                return Answer(header, bytes(buffer))
+            data_start, target_count, _, answer_flags = _COUNTS.unpack_from(buffer, _COUNTS_OFFSET)
+            if not answer_flags & BUFFER_FULL_FLAG:
+                return Answer(data_start, target_count, bytes(buffer))
             size_bytes *= 2
             if size_bytes > _MOST_BYTES:
                 raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE), name)
