@@ -19,12 +19,13 @@ ifneq ($(shell id -u),0)
 PACKAGES += uidmap
 endif
 
-.PHONY: help demo test setup packages venv root lint types architecture unit property lab system man clean
+.PHONY: help demo test bench setup packages venv root lint types architecture unit property lab system man clean
 
 help:
 	@echo "make demo   the main job, step by step, in a throw-away kernel (under three minutes)"
 	@echo "make test   lint, types, architecture, unit and lab tests, the last with real LVM and Docker"
 	@echo "            each alone: make lint types architecture unit property lab system"
+	@echo "make bench  time against plain LVM and Docker's own set-up, in a throw-away kernel (half an hour)"
 	@echo "make setup  only install what both need; make root: only make the lab's Docker root"
 	@echo "make man    write docs/man/thinpoolmgr.1 from the command line's help"
 	@echo "make clean  remove .venv and all caches in this folder"
@@ -102,6 +103,11 @@ system: setup
 
 man: setup
 	@$(BIN)/python packaging/manpage.py >docs/man/thinpoolmgr.1
+# compiled first, as an installed package is: the lab sees this folder read-only
+bench: setup
+	@$(BIN)/python -m compileall -q thinpoolmgr
+	@$(BIN)/python bench/startup.py
+	@$(BIN)/thinpoolmgr lab run --memory 2500 --timeout 7200 bench/measure.py $(BENCH)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

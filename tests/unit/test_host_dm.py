@@ -226,7 +226,7 @@ def test_devices_come_by_name_and_one_that_vanishes_is_left_out() -> None:
     assert [device.name for device in dm.list_dm_devices(kernel.control())] == ["a", "b"]
 
 
-def test_thousands_of_devices_cost_one_list_that_grows_and_three_calls_each() -> None:
+def test_thousands_of_devices_cost_one_list_that_grows_and_two_calls_each() -> None:
     thins = tuple(
         FakeDevice(f"pool-snap-{n}", f"uuid-{n}" * 4, os.makedev(253, n), targets=((8, "thin", "0 -", f"253:3 {n}"),))
         for n in range(5000)
@@ -239,7 +239,26 @@ def test_thousands_of_devices_cost_one_list_that_grows_and_three_calls_each() ->
     assert {device.devno for device in found} == {f"253:{n}" for n in range(5000)}
     assert [call[3] for call in lists] == [64 * 1024 * 2**n for n in range(len(lists))]
     assert len(lists) > 1
-    assert len(kernel.calls) - len(lists) == 3 * 5000
+    assert len(kernel.calls) - len(lists) == 2 * 5000
+    assert {device.depends_on for device in found} == {("253:3",)}
+
+
+@pytest.mark.parametrize(
+    ("table", "below"),
+    [
+        ("253:3 7 253:10", ("253:3", "253:10")),
+        ("253:10 7 9:127", ("9:127", "253:10")),
+        # in fail mode the kernel shows no table
+        ("Fail", ("253:3",)),
+        ("-", ("253:3",)),
+    ],
+)
+def test_what_a_thin_device_stands_on_is_in_its_table(table: str, below: tuple[str, ...]) -> None:
+    thin = FakeDevice("snap", targets=((8, "thin", "Fail", table),), deps=(os.makedev(253, 3),))
+
+    (device,) = dm.list_dm_devices(FakeKernel((thin,)).control())
+
+    assert device.depends_on == below
 
 
 def test_a_table_larger_than_the_first_buffer_is_asked_for_again() -> None:

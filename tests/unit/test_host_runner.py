@@ -114,3 +114,25 @@ def test_a_command_that_did_not_end_is_kept_too(tmp_path: Path) -> None:
     first, second = runner.recent
     assert first.startswith(f"{sleeper} -> still running, was sent SIGTERM (")
     assert second.startswith(f"{dying} \\xdcff\n -> ended by SIGKILL (")
+
+
+def test_a_command_that_does_not_end_is_terminated() -> None:
+    with pytest.raises(CommandFailedError) as caught:
+        CommandRunner().run(("sleep", "60"), seconds=0.05)
+    assert caught.value.summary == "sleep did not end within 0 seconds"
+
+
+def test_a_command_that_dies_of_a_signal_says_which(script: str) -> None:
+    with pytest.raises(CommandFailedError) as caught:
+        CommandRunner().run(("/bin/sh", "-c", "kill -ILL $$", script))
+    assert (caught.value.summary, "SIGILL" in caught.value.details) == ("/bin/sh was ended by a signal", True)
+
+
+def test_more_output_than_a_pipe_holds_comes_whole() -> None:
+    assert len(CommandRunner().run(("head", "-c", "300000", "/dev/zero")).stdout) == 300000
+
+
+def test_a_child_that_keeps_the_output_open_is_not_waited_for() -> None:
+    run = CommandRunner().run(("/bin/sh", "-c", "sleep 30 & echo $!"))
+    os.kill(int(run.stdout), 15)
+    assert run.code == 0

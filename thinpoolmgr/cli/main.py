@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-import traceback
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -112,6 +111,8 @@ def _complete() -> NoReturn:
 
 
 def _print_bug(error: Exception, options: Options) -> None:
+    import traceback  # noqa: PLC0415 - hopefully never needed
+
     details = "".join(traceback.format_exception(error)) if options.verbose else f"{type(error).__name__}: {error}"
     resolution = "This is a bug in thinpoolmgr; please report it with what -v shows. Look at the host before you go on."
     _renderer(options).error(ThinpoolmgrError("something unexpected happened", details, resolution, code="BUG"))

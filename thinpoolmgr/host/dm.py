@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -36,11 +37,16 @@ BUFFER_FULL_FLAG = 1 << 8
 NOFLUSH_FLAG = 1 << 11
 
 _HEADER = Struct("=3I2IIiIIIQ128s129s7x")
+# The part of the header that every answer is read by.
+_COUNTS = Struct("=IIiI")
+_COUNTS_OFFSET = 16
 _NAME_ENTRY = Struct("=QI")
 _TARGET = Struct("=QQiI16s")
 _DEPS = Struct("=II")
 _DEV = Struct("=Q")
 _VERSION_ENTRY = Struct("=I3I")
+# pool, device id, external origin
+_THIN_TABLE = re.compile(r"(\d+:\d+) \d+(?: (\d+:\d+))?")
 
 # The kernel refuses callers with a newer minor than its own, so the oldest one is asked for.
 _VERSION = (4, 0, 0)
@@ -73,10 +79,16 @@ class Target(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What the kernel returned: the header, and the whole buffer that it begins."""
+    """What the kernel returned: where its data begin, how many targets they describe, and the whole buffer."""
 
-    header: Header
+    data_start: int
+    target_count: int
     buffer: bytes
+
+    @property
+    def header(self) -> Header:
+        """The header that begins the buffer; read when asked for, since not every answer's is needed."""
+        return parse_header(self.buffer)
 
 
 def request_code(number: int) -> int:
@@ -104,7 +116,7 @@ def parse_names(answer: Answer) -> tuple[str, ...]:
     What newer kernels put behind each name (event number, uuid) lies between it and the next entry and is passed over.
     """
     names = []
-    offset = answer.header.data_start
+    offset = answer.data_start
     while True:
         dev, following = _NAME_ENTRY.unpack_from(answer.buffer, offset)
         # An empty list is one entry with device number 0.
@@ -118,8 +130,8 @@ def parse_names(answer: Answer) -> tuple[str, ...]:
 def parse_targets(answer: Answer) -> tuple[Target, ...]:
     """Return the segments in an answer to DM_TABLE_STATUS."""
     targets = []
-    offset = start = answer.header.data_start
-    for _ in range(answer.header.target_count):
+    offset = start = answer.data_start
+    for _ in range(answer.target_count):
         first, length, _, following, kind = _TARGET.unpack_from(answer.buffer, offset)
         targets.append(Target(first, length, _text(kind), _text_at(answer.buffer, offset + _TARGET.size)))
         # Unlike in a name list, the kernel counts from the first entry here.
@@ -129,7 +141,7 @@ def parse_targets(answer: Answer) -> tuple[Target, ...]:
 
 def parse_deps(answer: Answer) -> tuple[str, ...]:
     """Return the `MAJOR:MINOR` numbers in an answer to DM_TABLE_DEPS, in numerical order."""
-    start = answer.header.data_start
+    start = answer.data_start
     count, _ = _DEPS.unpack_from(answer.buffer, start)
     first = start + _DEPS.size
     devs = [_DEV.unpack_from(answer.buffer, first + index * _DEV.size)[0] for index in range(count)]
@@ -139,7 +151,7 @@ def parse_deps(answer: Answer) -> tuple[str, ...]:
 def parse_target_types(answer: Answer) -> tuple[str, ...]:
     """Return the names of the target types in an answer to DM_LIST_VERSIONS."""
     names = []
-    offset = answer.header.data_start
+    offset = answer.data_start
     while True:
         following, *_ = _VERSION_ENTRY.unpack_from(answer.buffer, offset)
         names.append(_text_at(answer.buffer, offset + _VERSION_ENTRY.size))
@@ -191,9 +203,9 @@ class Control:
         while True:
             buffer = pack_request(name, flags, size_bytes)
             self._ioctl(number, buffer)
-            header = parse_header(buffer)
-            if not header.flags & BUFFER_FULL_FLAG:
-                return Answer(header, bytes(buffer))
+            data_start, target_count, _, answer_flags = _COUNTS.unpack_from(buffer, _COUNTS_OFFSET)
+            if not answer_flags & BUFFER_FULL_FLAG:
+                return Answer(data_start, target_count, bytes(buffer))
             size_bytes *= 2
             if size_bytes > _MOST_BYTES:
                 raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE), name)
@@ -202,7 +214,7 @@ class Control:
 def list_dm_devices(control: Control | None = None) -> tuple[DmDevice, ...]:
     """Return all device-mapper devices by name; one that vanishes meanwhile is left out.
 
-    Costs one ioctl, and two (three for thin devices, four for thin pools) for each device.
+    Costs one ioctl, and two (three for thin pools) for each device.
 
     Raises:
         UnavailableError: the kernel has no device-mapper.
@@ -280,6 +292,7 @@ def _observe(control: Control, name: str) -> DmDevice | None:
         header = status.header
         targets = parse_targets(status)
         only = targets[0] if len(targets) == 1 else None
+        table = _thin_table(control, name, only)
         return DmDevice(
             name=header.name,
             uuid=header.uuid,
@@ -288,15 +301,26 @@ def _observe(control: Control, name: str) -> DmDevice | None:
             suspended=bool(header.flags & SUSPEND_FLAG),
             has_table=bool(header.flags & ACTIVE_PRESENT_FLAG),
             targets=tuple(dict.fromkeys(target.type for target in targets)),
-            depends_on=parse_deps(control.ask(TABLE_DEPS, name)) if targets else (),
+            depends_on=_depends_on(control, name, only, table) if targets else (),
             size_bytes=sum(target.length_sectors for target in targets) * SECTOR_BYTES,
             pool_status=_pool_status(only),
-            table=_thin_table(control, name, only),
+            table=table,
         )
     except OSError as error:
         if error.errno == errno.ENXIO:
             return None
         raise
+
+
+def _depends_on(control: Control, name: str, target: Target | None, table: str) -> tuple[str, ...]:
+    # A thin device's table names all that it stands on, and there may be thousands of them (dm-thin.c, thin_ctr).
+    if target is not None and target.type == "thin" and (below := _THIN_TABLE.fullmatch(table)):
+        return tuple(sorted(filter(None, below.groups()), key=_by_number))
+    return parse_deps(control.ask(TABLE_DEPS, name))
+
+
+def _by_number(devno: str) -> tuple[int, ...]:
+    return tuple(map(int, devno.split(":")))
 
 
 def _pool_status(target: Target | None) -> ThinPoolStatus | None:

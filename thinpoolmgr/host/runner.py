@@ -7,15 +7,20 @@ of its own, so that a Ctrl-C at the terminal never reaches LVM in the middle of 
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from msgspec import Struct
 
 from thinpoolmgr.errors import CommandFailedError, UnavailableError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from thinpoolmgr.core.commands import Argv
 
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -75,43 +80,43 @@ class CommandRunner:
         if not program:
             raise _missing(argv[0])
         started = time.monotonic()
-        try:
-            done = sh.Command(program)(
+        # Files, not pipes: sh starts a thread for each pipe, and waits for children that keep one open (dmeventd does).
+        with open(os.devnull, "rb") as nothing, _memory_file() as out, _memory_file() as err:
+            process = sh.Command(program)(
                 # Each byte one character: arguments reach the program exactly as the kernel gave them to us.
                 *(os.fsencode(word).decode("latin-1") for word in argv[1:]),
                 _env={"LC_ALL": "C", "PATH": SEARCH_PATH, "HOME": "/", "LVM_SUPPRESS_FD_WARNINGS": "1"},
-                _in=b"",
+                _in=nothing,
+                _out=out,
+                _err=err,
                 _cwd="/",
-                _tty_out=False,
-                _return_cmd=True,
                 _ok_code=_ANY_CODE,
                 _truncate_exc=False,
                 _encoding="latin-1",
                 _close_fds=True,
                 _new_session=True,
-                _timeout=seconds,
-                # SIGKILL in the middle of a metadata write is what this tool exists to avoid.
-                _timeout_signal=15,
+                # Time is kept here: with `_timeout` sh looks ten times a second whether the command has ended.
+                _bg=True,
+                _bg_exc=False,
             )
-        except sh.TimeoutException as error:
-            self._remember(argv, "still running, was sent SIGTERM", started)
-            summary = f"{argv[0]} did not end within {seconds:.0f} seconds"
-            details = f"Command: {' '.join(argv)}"
-            raise CommandFailedError(
-                summary, details, "See what it waits for (dmesg, dmsetup udevcookies), then run this again."
-            ) from error
-        except sh.SignalException as error:
-            self._remember(argv, type(error).__name__.replace("SignalException_", "ended by "), started)
-            raise CommandFailedError(
-                f"{argv[0]} was ended by a signal", f"Command: {' '.join(argv)}: {type(error).__name__}"
-            ) from error
-        run = CompletedRun(
-            tuple(argv),
-            int(done.exit_code),
-            _text(done.stdout),
-            _text(done.stderr),
-            time.monotonic() - started,
-        )
+            try:
+                with _terminated_after(process, seconds) as is_late:
+                    process.wait()
+            except sh.SignalException as error:
+                if not is_late.is_set():
+                    self._remember(argv, type(error).__name__.replace("SignalException_", "ended by "), started)
+                    raise CommandFailedError(
+                        f"{argv[0]} was ended by a signal", f"Command: {' '.join(argv)}: {type(error).__name__}"
+                    ) from error
+            if is_late.is_set():
+                self._remember(argv, "still running, was sent SIGTERM", started)
+                raise CommandFailedError(
+                    f"{argv[0]} did not end within {seconds:.0f} seconds",
+                    f"Command: {' '.join(argv)}",
+                    "See what it waits for (dmesg, dmsetup udevcookies), then run this again.",
+                )
+            taken = time.monotonic() - started
+            run = CompletedRun(tuple(argv), int(process.exit_code), _content(out), _content(err), taken)
         self._remember(argv, str(run.code), started)
         return run
 
@@ -129,8 +134,34 @@ class CommandRunner:
         return run
 
 
-def _text(output: bytes) -> str:
-    return output.decode("utf-8", "surrogateescape")
+@contextmanager
+def _terminated_after(process: Any, seconds: float) -> Iterator[threading.Event]:
+    """Send SIGTERM to a process that is still there after `seconds`; the event then says so."""
+    is_late = threading.Event()
+
+    def terminate() -> None:
+        is_late.set()
+        with suppress(ProcessLookupError):
+            # SIGKILL in the middle of a metadata write is what this tool exists to avoid.
+            process.signal(signal.SIGTERM)
+
+    timer = threading.Timer(seconds, terminate)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield is_late
+    finally:
+        timer.cancel()
+
+
+def _memory_file() -> BinaryIO:
+    return open(os.memfd_create("output"), "w+b")
+
+
+def _content(file: BinaryIO) -> str:
+    # The command wrote through the same open file, and moved its position.
+    file.seek(0)
+    return file.read().decode("utf-8", "surrogateescape")
 
 
 def find_program(name: str) -> str:

@@ -6,9 +6,10 @@ device is in use, and what is on it, is never taken from udev's database: it lag
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
@@ -43,7 +44,7 @@ def device_properties(devno: str, *, sys: str = "/sys") -> UdevProperties:
     major, _, minor = devno.partition(":")
     try:
         number = os.makedev(int(major), int(minor))
-        device = pyudev.Devices.from_device_number(pyudev.Context(), "block", number)
+        device = pyudev.Devices.from_device_number(_context(), "block", number)
     except (ValueError, pyudev.DeviceNotFoundError):
         return UdevProperties(rotational=rotational)
     properties = device.properties
@@ -62,6 +63,14 @@ def transport_by_name(name: str) -> str:
     """Return what a kernel name says of the transport: drivers of their own are no bus that udev names."""
     drivers = {"nvme": "nvme", "vd": "virtio", "mmcblk": "mmc"}
     return next((transport for prefix, transport in drivers.items() if name.startswith(prefix)), "")
+
+
+@functools.cache
+def _context() -> Any:
+    # Once: each new one looks for libudev anew, with a process of its own (ctypes.util.find_library).
+    import pyudev  # type: ignore[import-untyped,unused-ignore]  # noqa: PLC0415
+
+    return pyudev.Context()
 
 
 def _first(properties: Mapping[str, str], *names: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import io
 import socket
 import time
@@ -56,6 +55,9 @@ def get(socket_path: str, path: str, answer: type[_Answer]) -> _Answer | None:
     except (OSError, ValueError) as error:
         msg = f"no answer to {path} at {socket_path}: {error}"
         raise ApiError(msg) from error
+    # Late: it brings the mail and TLS libraries, and most runs have no engine to ask.
+    import http.client  # noqa: PLC0415
+
     try:
         return msgspec.json.decode(_body(raw), type=answer)
     except (http.client.HTTPException, msgspec.DecodeError, ValueError) as error:
@@ -98,6 +100,8 @@ class _Received:
 
 
 def _body(raw: bytes) -> bytes:
+    import http.client  # noqa: PLC0415 - see `get`
+
     response = http.client.HTTPResponse(_Received(raw))  # type: ignore[arg-type]
     response.begin()
     body = response.read()
