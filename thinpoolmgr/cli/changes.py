@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from thinpoolmgr.approval import Approval
-from thinpoolmgr.cli.completion import complete_pool
+from thinpoolmgr.cli.completion import complete_engine, complete_pool
 from thinpoolmgr.cli.options import global_options, options_of
 from thinpoolmgr.cli.pools import approval_options, require_root, run_request
 from thinpoolmgr.cli.render import Renderer
@@ -41,7 +41,14 @@ def _parse_growth(_context: click.Context, _parameter: click.Parameter, value: s
 @click.argument("pool", shell_complete=complete_pool)
 @click.option("--data", "data", metavar="+SIZE", callback=_parse_growth, help="How much data is added.")
 @click.option("--metadata", "metadata", metavar="+SIZE", callback=_parse_growth, help="How much metadata is added.")
-@click.option("--add-device", "devices", multiple=True, metavar="DEVICE", help="A disk to take into the group first.")
+@click.option(
+    "--add-device",
+    "devices",
+    type=click.Path(),
+    multiple=True,
+    metavar="DEVICE",
+    help="A disk to take into the group first.",
+)
 @approval_options
 @global_options
 @click.pass_context
@@ -95,7 +102,7 @@ def rebuild(context: click.Context, pool: str, *, yes: bool, allow: frozenset[Da
 
 
 @click.command()
-@click.argument("engine", required=False, default="")
+@click.argument("engine", required=False, default="", shell_complete=complete_engine)
 @click.option("--purge", is_flag=True, help="Delete for good what was moved aside.")
 @approval_options
 @global_options

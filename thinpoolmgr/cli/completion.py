@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 from click.shell_completion import BashComplete, FishComplete, add_completion_class
 
 from thinpoolmgr.cli.options import options_of
+from thinpoolmgr.cli.stories import read_stories
 from thinpoolmgr.config import load_config
+from thinpoolmgr.core.desired import DesiredState
 from thinpoolmgr.errors import ThinpoolmgrError
 
 if TYPE_CHECKING:
@@ -44,13 +46,27 @@ def register_shells() -> None:
 
 def complete_pool(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
     """Return the names of the configured pools that begin with `incomplete`; none when the configuration is wrong."""
+    desired = _configured(context)
+    return [pool.name for pool in desired.pools if pool.name.startswith(incomplete)]
+
+
+def complete_engine(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Return the names of the configured engines that begin with `incomplete`."""
+    return [engine.name for engine in _configured(context).engines if engine.name.startswith(incomplete)]
+
+
+def complete_code(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Return the codes that begin with `incomplete`, in whatever case."""
+    return [code for code in read_stories() if code.startswith(incomplete.upper())]
+
+
+def _configured(context: click.Context) -> DesiredState:
     given = options_of(context).config
     try:
         # The shell hands over what was typed: it has not replaced the tilde yet.
-        desired = load_config(given.expanduser() if given else None).desired
+        return load_config(given.expanduser() if given else None).desired
     except (ThinpoolmgrError, OSError, RuntimeError):
-        return []
-    return [pool.name for pool in desired.pools if pool.name.startswith(incomplete)]
+        return DesiredState()
 
 
 def comma_separated(words: Iterable[str]) -> Completer:

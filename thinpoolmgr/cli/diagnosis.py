@@ -6,6 +6,7 @@ import difflib
 
 import click
 
+from thinpoolmgr.cli.completion import complete_code
 from thinpoolmgr.cli.options import global_options, options_of
 from thinpoolmgr.cli.pools import host_and_store, read_journal
 from thinpoolmgr.cli.render import Renderer
@@ -49,7 +50,7 @@ def doctor(context: click.Context) -> None:
 
 
 @click.command()
-@click.argument("code", required=False, default="")
+@click.argument("code", required=False, default="", shell_complete=complete_code)
 @global_options
 @click.pass_context
 def explain(context: click.Context, code: str) -> None:
