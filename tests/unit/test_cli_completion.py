@@ -19,7 +19,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SCRIPTS = {"bash": "thinpoolmgr.bash", "zsh": "_thinpoolmgr", "fish": "thinpoolmgr.fish"}
-TWO = PLAIN + '[pools.dock2]\ndevices = ["/dev/sdc"]\n[pools.scratch]\ndevices = ["/dev/sdd"]\n'
+TWO = (
+    PLAIN + '[pools.dock2]\ndevices = ["/dev/sdc"]\n[pools.scratch]\ndevices = ["/dev/sdd"]\n'
+    '[engines.docker]\npool = "docker"\n'
+)
+    PLAIN
+    + '[pools.dock2]\ndevices = ["/dev/sdc"]\n[pools.scratch]\ndevices = ["/dev/sdd"]\n[engines.docker]\npool = "docker"\n'
+)
 
 
 @pytest.fixture
@@ -54,6 +60,13 @@ def offered(cli: Cli, monkeypatch: pytest.MonkeyPatch, line: str) -> list[str]:
         ("thinpoolmgr activate s", ["scratch"]),
         ("thinpoolmgr deactivate --yes --json s", ["scratch"]),
         ("thinpoolmgr destroy nothing", []),
+        ("thinpoolmgr extend s", ["scratch"]),
+        ("thinpoolmgr extend docker --add-device ", [""]),
+        ("thinpoolmgr clean ", ["docker"]),
+        ("thinpoolmgr clean d", ["docker"]),
+        ("thinpoolmgr clean x", []),
+        ("thinpoolmgr explain POOL_OUT", ["POOL_OUT_OF_DATA", "POOL_OUT_OF_METADATA"]),
+        ("thinpoolmgr explain pool_l", ["POOL_LOST"]),
         ("thinpoolmgr apply --all", ["--allow"]),
         ("thinpoolmgr apply --allow ", ["outage", "destroy"]),
         ("thinpoolmgr apply --allow d", ["destroy"]),

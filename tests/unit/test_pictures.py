@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,42 @@ FULL = PLAIN + 'wipe_signatures = true\nwhen_full = "error"\n[engines.docker]\np
 def test_pictures(cli: Cli, name: str, shot: Callable[[], Snapshot], text: str, args: list[str]) -> None:
     cli.set(shot(), text)
     golden(name, picture(cli, *args))
+
+
+SMALL = support.with_pool(support.snapshot(), data_extents=1000)
+SMALL_TEXT = PLAIN + 'data_size = "4000MiB"\n'
+FREE_DISK = support.with_free_disk(SMALL, support.disk("/dev/sdc"))
+ASIDE = support.docker(state=support.STALE, set_aside=("/var/lib/docker/thinpoolmgr-stale-1",))
+GROWN = (
+    PLAIN.replace('"/dev/sdb"', '"/dev/sdb", "/dev/sdc"')
+    + 'when_full = "error"\ndiscards = "nopassdown"\nzero_new_blocks = true\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "shot", "text", "args"),
+    [
+        ("extend", FREE_DISK, SMALL_TEXT, ["extend", "docker", "--data", "+1GiB", "--add-device", "/dev/sdc", "--yes"]),
+        ("extend-no-room", SMALL, SMALL_TEXT, ["extend", "docker", "--data", "+1TiB", "--yes"]),
+        ("adopt", support.untagged(SMALL), SMALL_TEXT + 'chunk_size = "1MiB"\n', ["adopt", "docker", "--yes"]),
+        ("rebuild", SMALL, PLAIN, ["rebuild", "docker", "--yes"]),
+        ("clean", support.with_engine(support.snapshot(), ASIDE), ENGINE, ["clean", "--yes"]),
+        ("clean-purge", support.with_engine(support.snapshot(), ASIDE), ENGINE, ["clean", "--purge", "--yes"]),
+        ("resume-nothing", SMALL, SMALL_TEXT, ["resume"]),
+        ("plan-changes", FREE_DISK, GROWN, ["plan", "-v"]),
+        ("plan-rebuild-needed", SMALL, SMALL_TEXT + 'chunk_size = "1MiB"\n', ["plan"]),
+    ],
+)
+def test_pictures_of_changes(cli: Cli, name: str, shot: Snapshot, text: str, args: list[str]) -> None:
+    cli.set(shot, text)
+    golden(name, picture(cli, *args))
+
+
+def test_the_pictures_of_a_plan_file(cli: Cli) -> None:
+    golden("plan-out", picture(cli, "plan", "--out", "plan.json"))
+    cli.set(support.snapshot(support.disk(mounts=("/srv",))))
+    stale = picture(cli, "apply", "plan.json", "--yes")
+    golden("apply-stale", re.sub(r"plan of \S+", "plan of DATE", stale))
 
 
 def test_the_picture_of_a_step_that_failed(cli: Cli) -> None:
@@ -167,7 +204,7 @@ def test_the_picture_of_a_configuration_with_many_errors(cli: Cli) -> None:
 
 @pytest.mark.parametrize(
     "args",
-    [[], ["plan"], ["apply"], ["destroy"], ["status"], ["config"], ["config", "show"]],
+    [[], *([name] for name in ("plan", "apply", "destroy", "status", "extend", "config")), ["config", "show"]],
     ids="-".join,
 )
 def test_pictures_of_help(cli: Cli, args: list[str]) -> None:

@@ -203,12 +203,15 @@ def plan(context: click.Context, *, out: Path | None) -> None:
     with host_and_store(options, desired) as (host, store):
         made = look(planner_of(Request("apply"), desired), host, store)
     renderer = Renderer(options)
-    if out is not None and not made.refusals:
+    is_written = out is not None and not made.refusals
+    if out is not None and is_written:
         write_plan(out, made)
     if options.json:
         renderer.json(plan_document(made))
     else:
         renderer.plan(made)
+        if is_written:
+            renderer.remark(f"Written to {out}; to carry out exactly this: thinpoolmgr apply {out}")
     if made.refusals:
         context.exit(made.refusals[0].exit_code)
     context.exit(2 if made.steps else 0)
