@@ -23,9 +23,6 @@ TWO = (
     PLAIN + '[pools.dock2]\ndevices = ["/dev/sdc"]\n[pools.scratch]\ndevices = ["/dev/sdd"]\n'
     '[engines.docker]\npool = "docker"\n'
 )
-    PLAIN
-    + '[pools.dock2]\ndevices = ["/dev/sdc"]\n[pools.scratch]\ndevices = ["/dev/sdd"]\n[engines.docker]\npool = "docker"\n'
-)
 
 
 @pytest.fixture
