@@ -36,5 +36,6 @@ def require_agreement(scenario: Scenario, loop_disks: Callable[..., LoopDisk], f
     for line, on_kernel, on_sim in zip(scenario.lines, real, simulated, strict=True):
         if isinstance(line, Run):
             assert on_kernel.outcome == line.outcome, line
-        assert "\n".join(differences(on_kernel.look, on_sim.look)) == "", line
+        unlike = "\n".join(differences(on_kernel.look, on_sim.look))
+        assert not unlike, f"after {line}:\n{unlike}"
         assert on_kernel.steps == on_sim.steps, line
