@@ -128,16 +128,20 @@ def define_extension(snapshot: Snapshot, step: ExtendData | ExtendMetadata) -> S
     else:
         sizes = {lv.metadata_lv: step.metadata_bytes}
         new = replace(lv, metadata_bytes=step.metadata_bytes)
-        spare = group.spare or volume(group, spare_name(group), 0)
+        # A new spare is placed after the metadata has grown.
+        placed = replace(group, lvs=tuple(_of_size(x, sizes.get(x.name, 0)) for x in group.lvs))
+        spare = group.spare or volume(placed, spare_name(group), 0)
         sizes[spare.name] = max(spare.size_bytes, step.metadata_bytes)
     lvs = [*group.lvs, *([spare] if spare and spare not in group.lvs else [])]
-    grown = tuple(
-        replace(new if x is lv else x, size_bytes=max(x.size_bytes, sizes.get(x.name, x.size_bytes))) for x in lvs
-    )
+    grown = tuple(_of_size(new if x is lv else x, sizes.get(x.name, 0)) for x in lvs)
     shot = set_volumes(snapshot, group, grown)
     if find_group(shot, step.group).free_extents < 0:
         raise CommandFailedError("lvextend failed", "Insufficient free space")
     return shot
+
+
+def _of_size(lv: LogicalVolume, size_bytes: int) -> LogicalVolume:
+    return replace(lv, size_bytes=max(lv.size_bytes, size_bytes))
 
 
 def extend(snapshot: Snapshot, step: ExtendData | ExtendMetadata) -> Snapshot:

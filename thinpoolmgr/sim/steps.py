@@ -203,7 +203,8 @@ def define_pool(
         (f"{step.lv}_tmeta", metadata),
     ]
     for name, size in names:
-        grown = replace(grown, lvs=(*grown.lvs, volume(grown, name, size, seed=seed)))
+        made = replace(volume(grown, name, size, seed=seed), profile=step.profile)
+        grown = replace(grown, lvs=(*grown.lvs, made))
     parts = grown.lvs[len(group.lvs) :]
     lv = LogicalVolume(
         step.lv,
