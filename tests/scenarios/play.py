@@ -181,11 +181,12 @@ def reduce(snapshot: Snapshot, paths: tuple[str, ...]) -> Look:
     names |= {d["devno"]: names[d["path"]] for d in look["disks"] if d["path"] in names}
     names |= {d["devno"]: d["name"] for d in look["dm_devices"]}
     names |= {f"dm-{d['devno'].partition(':')[2]}": d["name"] for d in look["dm_devices"]}
+    suspended = {d["name"] for d in look["dm_devices"] if d["suspended"]}
     many = {d for group in snapshot.groups if len(group.pvs) > 1 for d in (pv.path for pv in group.pvs)}
     return {
         "configured": sorted(_configured(d, names) for d in look["configured_devices"]),
         "disks": _sorted(_disk(d, names, free=d["path"] not in many) for d in look["disks"]),
-        "groups": _sorted(_group(g, names) for g in look["groups"]),
+        "groups": _sorted(_group(g, names, suspended) for g in look["groups"]),
         "orphans": _sorted(_keep(pv | {"path": names.get(pv["path"], "?")}, "uuid") for pv in look["orphan_pvs"]),
         "trouble": look["lvm_trouble"],
         "devices": _sorted(_device(d, names) for d in look["dm_devices"]),
@@ -246,13 +247,15 @@ def _disk(disk: Look, names: dict[str, str], *, free: bool) -> Look:
     return rest | {"holders": sorted(names.get(name, name) for name in disk["holders"])}
 
 
-def _group(group: Look, names: dict[str, str]) -> Look:
+def _group(group: Look, names: dict[str, str], suspended: set[str]) -> Look:
     alone = len(group["pvs"]) == 1
     pvs = [
         _keep(pv | {"path": names.get(pv["path"], pv["path"])}, "uuid", *([] if alone else ["free_bytes"]))
         for pv in group["pvs"]
     ]
-    lvs = [_volume(lv, names, alone=alone) for lv in group["lvs"]]
+    # whether LVM can tell the state of a suspended device depends on what it hangs in
+    seen = [lv | {"attr": lv["attr"][:4]} if lv["dm_name"] in suspended else lv for lv in group["lvs"]]
+    lvs = [_volume(lv, names, alone=alone) for lv in seen]
     return _keep(group, "uuid", "seqno") | {"pvs": _sorted(pvs), "lvs": _sorted(lvs)}
 
 
