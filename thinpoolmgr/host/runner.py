@@ -181,6 +181,8 @@ def failed(run: CompletedRun) -> CommandFailedError:
 
 def printable(text: str) -> str:
     """Return `text` of unknown origin without what a terminal would obey or could not show."""
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() or char in "\n\t" else f"\\x{ord(char):02x}" for char in text)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
@@ -262,6 +263,16 @@ def _configured_socket(config: _Config, processes: tuple[_Process, ...]) -> str:
 
 
 def _ask_version(run: Run, daemon: str) -> str:
+    try:
+        file = os.stat(daemon)
+    except OSError:
+        return ""
+    return _version_of(run, daemon, (file.st_dev, file.st_ino, file.st_mtime_ns, file.st_size))
+
+
+@functools.lru_cache(maxsize=1)
+def _version_of(run: Run, daemon: str, _file: tuple[int, ...]) -> str:
+    """Ask once while the file stays the same: one run looks at the host many times, and it is a slow question."""
     match = _VERSION.search(_output(run, (daemon, "--version")))
     return match[1] if match else ""
 
