@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 from thinpoolmgr.core.engines import ENGINES, EngineRules
 from thinpoolmgr.core.engines.docker import StateVerdict
+from thinpoolmgr.core.guards import PV_SIGNATURE
 from thinpoolmgr.core.lifecycle import PoolState, PoolView
+from thinpoolmgr.core.matching import is_unresolved
 from thinpoolmgr.core.plan import Memory, Plan, Refusal, fingerprint_of
 from thinpoolmgr.core.steps import MoveStateAside, StartEngine, Step, StopEngine, WriteEngineConfig
 from thinpoolmgr.units import exact_size, parse_size
@@ -106,11 +108,40 @@ def judge_state(found: Engine, view: PoolView, snapshot: Snapshot) -> StateVerdi
     configured = rules.configured_pool_dm_name(found.config_text)
     other = configured not in ("", view.dm_name) and _pool_exists(configured, snapshot)
     verdict = rules.state_verdict(found, is_new, view.status, other)
+    if verdict.kind != "stale":
+        return verdict
+    evidence = _why_not_gone(found, configured, view, snapshot)
+    return StateVerdict("unknown", evidence) if evidence else verdict
+
+
+def _why_not_gone(found: Engine, configured: str, view: PoolView, snapshot: Snapshot) -> str:
+    """Return why the pool that stale state describes may be there all the same; empty when it is gone."""
     strangers = [name for name in _pool_names(snapshot) if name != view.dm_name]
-    if verdict.kind == "stale" and not configured and strangers:
-        evidence = f"{found.config_path} names no pool, and {strangers[0]} may be the one it belongs to"
-        return StateVerdict("unknown", evidence)
-    return verdict
+    if not configured and strangers:
+        return f"{found.config_path} names no pool, and {strangers[0]} may be the one it belongs to"
+    if configured not in ("", view.dm_name):
+        return f"{found.config_path} names {configured}, which is not to be seen: its disk may only be away"
+    return _why_not_absent(view, snapshot) if view.state is PoolState.ABSENT else ""
+
+
+def _why_not_absent(view: PoolView, snapshot: Snapshot) -> str:
+    """Return why LVM may fail to see a pool: a disk of it is away, cannot be read, or is hidden from LVM."""
+    pool = view.pool
+    if is_unresolved(pool):
+        return f"the disks of {pool.path} are chosen by what a disk is, and not all that are asked for are there"
+    groups = (view.group,) if view.group else ()
+    listed = [pv for pv in (*snapshot.orphan_pvs, *(pv for group in groups for pv in group.pvs)) if not pv.duplicate]
+    for path in (*pool.config.devices, *pool.config.spare_devices):
+        problem = next((d.problem for d in snapshot.configured_devices if d.configured_path == path), "")
+        disk = snapshot.find_disk(path)
+        if problem or disk is None:
+            return f"{path} {'is ' + problem if problem else 'was not looked at'}, and {pool.path} may be on it"
+        if disk.signatures is None:
+            return f"{path} cannot be read, and {pool.path} may be on it: {disk.probe_error or 'no reason given'}"
+        has_label = any(signature.type == PV_SIGNATURE for signature in disk.signatures)
+        if has_label and disk.path not in {pv.path for pv in listed}:
+            return f"{path} carries LVM's label, LVM does not list it as unused, and {pool.path} may be on it"
+    return ""
 
 
 def _pool_names(snapshot: Snapshot) -> list[str]:
@@ -147,7 +178,7 @@ def refuse_verdict(found: Engine, verdict: StateVerdict | None) -> Refusal | Non
         "unknown": (
             "ENGINE_STATE_UNKNOWN",
             f"it cannot be told to which pool {path} belongs",
-            f"Look at it; if {found.name} may start with nothing, move {path} away yourself.",
+            f"Settle that, and run this again; or, if {found.name} may start with nothing, move {path} away yourself.",
         ),
     }
     code, summary, resolution = texts[verdict.kind]

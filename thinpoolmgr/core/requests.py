@@ -93,6 +93,9 @@ def settle(request: Request, desired: DesiredState, snapshot: Snapshot, memory: 
     same = [other for other in begun if other.is_settled and other.as_asked() == request.as_asked()]
     if same:
         return same[-1]
+    if request.purge and not request.is_settled:
+        aside = tuple(path for engine in snapshot.engines for path in engine.set_aside)
+        return replace(request, is_settled=True, set_aside=aside)
     if request.is_settled or not request.pool:
         return replace(request, is_settled=True)
     view = view_pool(_pool(request, desired), snapshot)
