@@ -68,9 +68,34 @@ def test_the_engine_is_stopped_for_it_and_started_again() -> None:
     assert converged(running).running
 
 
-def test_an_engine_that_a_run_before_stopped_is_started_also_when_nothing_is_stale() -> None:
-    plan = clean(support.docker(configured=True), memory=Memory(stopped_engines=("docker",)))
-    assert names(plan) == ["start-engine"]
+def test_an_engine_that_another_run_stopped_stays_stopped() -> None:
+    memory = Memory(stopped_engines=("docker",))
+    for found in (support.docker(), support.docker(configured=True)):
+        assert clean(found, memory=memory).is_empty
+    assert names(clean(STALE, memory=memory)) == ["move-state-aside"]
+    assert names(clean(support.docker(set_aside=OLD[:1]), PURGE, memory=memory)) == ["delete-set-aside"]
+
+
+def test_an_engine_that_the_same_run_stopped_before_it_was_cut_short_is_started() -> None:
+    running = replace(STALE, running=True, driver="overlay2", pids=(1,), service=support.docker(running=True).service)
+    whole = clean(running).steps
+    for done in (1, 2):
+        shot = support.with_engine(BLANK, running)
+        for step in whole[:done]:
+            shot = support.apply_step(shot, step)
+        memory = Memory(interrupted=whole[:done], pending=whole[done:], stopped_engines=("docker",))
+        assert names(plan_for(CLEAN, STATE, shot, memory)) == names(clean(running))[done:]
+
+
+def test_an_engine_is_not_started_on_a_pool_that_does_not_run() -> None:
+    service = support.docker(running=True).service
+    trying = support.docker(configured=True, state=support.STALE, service=replace(service, active=None))
+    plan = clean(trying)
+    assert names(plan) == ["stop-engine", "move-state-aside"]
+    assert plan.notes == ("docker stays stopped: /etc/docker/daemon.json names docker-thinpool, which does not run.",)
+    assert names(clean(trying, shot=HEALTHY)) == ["stop-engine", "move-state-aside", "start-engine"]
+    resting = clean(replace(trying, service=support.docker().service))
+    assert (names(resting), resting.notes) == (["move-state-aside"], plan.notes)
 
 
 @pytest.mark.parametrize(

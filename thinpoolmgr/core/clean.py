@@ -14,11 +14,12 @@ from thinpoolmgr.core.engine_plan import (
     move_stale,
     refuse_verdict,
 )
+from thinpoolmgr.core.engines import ENGINES
 from thinpoolmgr.core.fingerprint import fingerprint_of_host
 from thinpoolmgr.core.lifecycle import PoolView, view_pool
 from thinpoolmgr.core.matching import resolve_matches
 from thinpoolmgr.core.plan import Memory, Plan, Request, numbered
-from thinpoolmgr.core.steps import DeleteSetAside, Step
+from thinpoolmgr.core.steps import DeleteSetAside, StartEngine, Step
 
 if TYPE_CHECKING:
     from thinpoolmgr.core.desired import DesiredEngine, DesiredState
@@ -72,5 +73,13 @@ def _clean(engine: DesiredEngine, view: PoolView, request: Request, snapshot: Sn
         if path in request.set_aside
     ]
     changes = [*move_stale(found, verdict, view.pool.name, memory), *deletes]
-    plan = around_engine(changes, found, memory, view.pool.name)
+    # One that was stopped for another reason is none of our business, except where this run itself was cut short.
+    begun = [step for step in (*memory.interrupted, *memory.pending) if isinstance(step, StartEngine)]
+    stopped = tuple(name for name in memory.stopped_engines if name in {step.engine for step in begun})
+    plan = around_engine(changes, found, replace(memory, stopped_engines=stopped), view.pool.name)
+    named = ENGINES[found.kind].configured_pool_dm_name(found.config_text)
+    if plan.steps and named and snapshot.find_dm(named) is None:
+        steps = tuple(step for step in plan.steps if not isinstance(step, StartEngine))
+        note = f"{found.name} stays stopped: {found.config_path} names {named}, which does not run."
+        plan = replace(plan, steps=steps, notes=(note,) if steps else ())
     return replace(plan, warnings=warnings)
