@@ -48,6 +48,41 @@ def plan_engine_start(engine: DesiredEngine, snapshot: Snapshot, memory: Memory,
     return around_engine([], found, memory, pool) if found is not None else Plan()
 
 
+def plan_implied_engine(engine: DesiredEngine, view: PoolView, snapshot: Snapshot, memory: Memory) -> Plan:
+    """Return the steps for an engine on the pool of `view` that the configuration does not put there.
+
+    They finish what we began: the state of a pool that we removed goes aside, and what we stopped is started again.
+    """
+    found = snapshot.find_engine(engine.name)
+    if found is None or not is_touched(found, memory) or not _may_be_on(found, engine, view, memory):
+        return Plan()
+    verdict = judge_state(found, view, snapshot)
+    if verdict is not None and verdict.kind not in ("none", "matching", "stale"):
+        return Plan(notes=(f"{found.name} is not started: {verdict.evidence}.",))
+    refusal = refuse_verdict(found, verdict)
+    if refusal is not None:
+        return Plan(refusals=(refusal,))
+    return around_engine(move_stale(found, verdict, view.pool.name, memory), found, memory, view.pool.name)
+
+
+def is_touched(found: Engine, memory: Memory) -> bool:
+    """Whether we stopped this engine, or an unfinished run was to stop it or to move its state."""
+    return found.name in memory.stopped_engines or bool(_pools_left(found, memory))
+
+
+def _may_be_on(found: Engine, engine: DesiredEngine, view: PoolView, memory: Memory) -> bool:
+    named = ENGINES[found.kind].configured_pool_dm_name(found.config_text)
+    if named:
+        return named == view.dm_name
+    return view.pool.name in (_pools_left(found, memory) or {engine.config.pool})
+
+
+def _pools_left(found: Engine, memory: Memory) -> set[str]:
+    """The pools for which unfinished runs were to stop the engine, or to move its state."""
+    steps = [step for step in (*memory.interrupted, *memory.pending) if isinstance(step, StopEngine | MoveStateAside)]
+    return {step.pool for step in steps if step.engine == found.name}
+
+
 def check_engine(engine: DesiredEngine, found: Engine | None) -> Refusal | None:
     """Return why nothing can be done for this engine; None when its version, files and process are clear."""
     if found is None or not found.installed:

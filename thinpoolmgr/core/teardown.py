@@ -173,7 +173,8 @@ def _destroy_below(
 ) -> tuple[list[Step], list[Refusal]]:
     pool, group = view.pool, view.group
     if group is None:
-        return _remove_labels(view, snapshot, memory, keep_devices=keep_devices)
+        labels, hidden = _remove_labels(view, snapshot, memory, keep_devices=keep_devices)
+        return [*labels], hidden
     leftovers = find_leftovers(group, pool, memory)
     refusals = unexpected_lvs(group, pool, leftovers)
     if refusals:
@@ -235,7 +236,7 @@ def _pv_ref(pv: PhysicalVolume, snapshot: Snapshot) -> DiskRef:
 
 def _remove_labels(
     view: PoolView, snapshot: Snapshot, memory: Memory, *, keep_devices: bool
-) -> tuple[list[Step], list[Refusal]]:
+) -> tuple[list[RemovePhysicalVolumes], list[Refusal]]:
     """No group any more: labels that an interrupted run of ours left, and no others."""
     pool = view.pool
     disks = _disks_of(pool, snapshot)
@@ -250,11 +251,24 @@ def _remove_labels(
     ours = _left_labels(pool, snapshot, memory)
     if not keep_devices and (refusal := _refuse_hidden_label(pool, snapshot, memory)):
         return [], [refusal]
-    if keep_devices or not ours:
-        return [], []
+    return ([] if keep_devices else _erase(ours, pool)), []
+
+
+def remove_left_labels(
+    pool: DesiredPool, steps: tuple[Step, ...], snapshot: Snapshot, memory: Memory
+) -> list[RemovePhysicalVolumes]:
+    """Return the step that removes labels which interrupted runs for `pool` left on disks that `steps` do not use."""
+    added = [step for step in steps if isinstance(step, CreateVolumeGroup | ExtendVolumeGroup)]
+    used = {ref.path for step in added for ref in step.disks}
+    return _erase([(pv, disk) for pv, disk in _left_labels(pool, snapshot, memory) if disk.path not in used], pool)
+
+
+def _erase(labels: list[tuple[PhysicalVolume, Disk]], pool: DesiredPool) -> list[RemovePhysicalVolumes]:
+    if not labels:
+        return []
     reason = "an interrupted run left their labels"
-    refs, uuids = tuple(disk_ref(disk) for _, disk in ours), tuple(pv.uuid for pv, _ in ours)
-    return [RemovePhysicalVolumes(reason=reason, danger="destroys", pool=pool.name, disks=refs, pv_uuids=uuids)], []
+    refs, uuids = tuple(disk_ref(disk) for _, disk in labels), tuple(pv.uuid for pv, _ in labels)
+    return [RemovePhysicalVolumes(reason=reason, danger="destroys", pool=pool.name, disks=refs, pv_uuids=uuids)]
 
 
 def _disks_of(pool: DesiredPool, snapshot: Snapshot) -> list[Disk]:
