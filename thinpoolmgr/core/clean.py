@@ -23,7 +23,7 @@ from thinpoolmgr.core.steps import DeleteSetAside, StartEngine, Step
 
 if TYPE_CHECKING:
     from thinpoolmgr.core.desired import DesiredEngine, DesiredState
-    from thinpoolmgr.core.model import Snapshot
+    from thinpoolmgr.core.model import Engine, Snapshot
 
 
 def plan_clean(request: Request, desired: DesiredState, snapshot: Snapshot, memory: Memory) -> Plan:
@@ -61,25 +61,36 @@ def _clean(engine: DesiredEngine, view: PoolView, request: Request, snapshot: Sn
         warnings = (f"{found.name}: its state is left alone: {verdict.evidence}.",)
     if refusal is not None:
         return Plan(refusals=(refusal,))
-    deletes: list[Step] = [
+    moves = move_stale(found, verdict, view.pool.name, memory)
+    plan = _around([*moves, *_delete(found, request, view.pool.name)], found, snapshot, memory, view.pool.name)
+    return replace(plan, warnings=warnings)
+
+
+def _delete(found: Engine, request: Request, pool: str) -> list[Step]:
+    return [
         DeleteSetAside(
             reason="it was moved aside because its pool is gone, and you ask to delete it for good",
             danger="destroys",
-            pool=view.pool.name,
+            pool=pool,
             engine=found.name,
             path=path,
         )
         for path in found.set_aside
         if path in request.set_aside
     ]
-    changes = [*move_stale(found, verdict, view.pool.name, memory), *deletes]
-    # One that was stopped for another reason is none of our business, except where this run itself was cut short.
-    begun = [step for step in (*memory.interrupted, *memory.pending) if isinstance(step, StartEngine)]
-    stopped = tuple(name for name in memory.stopped_engines if name in {step.engine for step in begun})
-    plan = around_engine(changes, found, replace(memory, stopped_engines=stopped), view.pool.name)
+
+
+def _around(changes: list[Step], found: Engine, snapshot: Snapshot, memory: Memory, pool: str) -> Plan:
+    """Put `changes` where the engine is stopped; only one that this run stopped is started, and not without its pool.
+
+    A run that was cut short has left its start to be done: that tells its engine from one that was stopped otherwise.
+    """
+    left = {step.engine for step in (*memory.interrupted, *memory.pending) if isinstance(step, StartEngine)}
+    stopped = tuple(name for name in memory.stopped_engines if name in left)
+    plan = around_engine(changes, found, replace(memory, stopped_engines=stopped), pool)
     named = ENGINES[found.kind].configured_pool_dm_name(found.config_text)
-    if plan.steps and named and snapshot.find_dm(named) is None:
-        steps = tuple(step for step in plan.steps if not isinstance(step, StartEngine))
-        note = f"{found.name} stays stopped: {found.config_path} names {named}, which does not run."
-        plan = replace(plan, steps=steps, notes=(note,) if steps else ())
-    return replace(plan, warnings=warnings)
+    if not named or snapshot.find_dm(named) is not None:
+        return plan
+    steps = tuple(step for step in plan.steps if not isinstance(step, StartEngine))
+    note = f"{found.name} stays stopped: {found.config_path} names {named}, which does not run."
+    return replace(plan, steps=steps, notes=(note,) if steps else ())

@@ -10,13 +10,20 @@ from msgspec.structs import replace
 
 from thinpoolmgr.core.changes import mend
 from thinpoolmgr.core.desired import DesiredPool, DesiredState
-from thinpoolmgr.core.engine_plan import check_obstacle, check_process, move_aside, stop_engine
+from thinpoolmgr.core.engine_plan import (
+    check_obstacle,
+    check_process,
+    judge_state,
+    move_aside,
+    refuse_verdict,
+    stop_engine,
+)
 from thinpoolmgr.core.engines import ENGINES
 from thinpoolmgr.core.fingerprint import fingerprint_of_host
 from thinpoolmgr.core.guards import disk_ref, is_our_leftover
 from thinpoolmgr.core.leftovers import find_leftovers, remove_leftovers, unexpected_lvs
 from thinpoolmgr.core.lifecycle import PoolState, PoolView, view_pool
-from thinpoolmgr.core.matching import is_unresolved, is_wanted
+from thinpoolmgr.core.matching import is_unresolved, is_wanted, resolve_matches
 from thinpoolmgr.core.model import Disk, DmDevice, Engine, PhysicalVolume, Snapshot, VolumeGroup
 from thinpoolmgr.core.names import bare_uuid
 from thinpoolmgr.core.plan import Memory, Plan, Refusal, numbered
@@ -72,6 +79,8 @@ def plan_destroy(
         moves, notes, obstacles = _move_state(found, view, steps, memory)
         steps += moves
         refusals += obstacles
+        if moves and (refusal := _refuse_state_in_doubt(found, view, desired, snapshot, memory)):
+            refusals.append(refusal)
     return Plan(
         () if refusals else numbered(steps),
         tuple(refusals),
@@ -300,6 +309,19 @@ def _left_labels(pool: DesiredPool, snapshot: Snapshot, memory: Memory) -> list[
     ours = replace(memory, interrupted=for_it(memory.interrupted), pending=for_it(memory.pending))
     found = [(pv, snapshot.find_disk(pv.path)) for pv in snapshot.orphan_pvs]
     return [(pv, disk) for pv, disk in found if disk is not None and is_our_leftover(pv, disk, ours)]
+
+
+def _refuse_state_in_doubt(
+    found: Engine, view: PoolView, desired: DesiredState, snapshot: Snapshot, memory: Memory
+) -> Refusal | None:
+    """A pool that is not seen was removed by the run that goes on, or must be gone for sure."""
+    moves = [step for step in (*memory.interrupted, *memory.pending) if isinstance(step, MoveStateAside)]
+    if view.state is not PoolState.ABSENT or view.pool.name in {step.pool for step in moves}:
+        return None
+    resolved, _ = resolve_matches(desired, snapshot)
+    pool = resolved.find_pool(view.pool.name) or view.pool
+    verdict = judge_state(found, view_pool(pool, snapshot), snapshot)
+    return refuse_verdict(found, verdict) if verdict is not None and verdict.kind == "unknown" else None
 
 
 def _move_state(
