@@ -579,6 +579,15 @@ def test_apply_leaves_an_engine_alone_that_no_run_of_ours_has_touched() -> None:
         assert plan(APPLY, shot).fingerprint == plan(APPLY, support.snapshot()).fingerprint
 
 
+def test_an_engine_that_somebody_started_again_is_left_alone(stage: Callable[..., Stage]) -> None:
+    there = stage(support.with_engine(UNASKED, replace(DOCKER, config_text="{}")))
+    there.cut(Request("destroy", "docker"), Killed("after"), 5)
+    by_hand = support.docker(running=True, driver="overlay2", config_text="{}", state=support.STALE)
+    there.host.snapshot = support.with_engine(there.host.snapshot, by_hand)
+    assert [step.do for step in there.run(APPLY).steps] == ["create-volume-group", "create-thin-pool"]
+    assert engine_of(there.host.snapshot) == by_hand
+
+
 def test_an_engine_whose_state_cannot_be_judged_is_not_started(stage: Callable[..., Stage]) -> None:
     other = support.with_pool(support.with_group(TWO_DISKS, "b"), support.pool("b", "/dev/sdc"), 100)
     there = stage(support.with_engine(other, replace(DOCKER, config_text="{}")))
@@ -608,6 +617,19 @@ def test_activation_starts_no_engine_that_nobody_stopped_or_that_is_on_another_p
     elsewhere = support.with_engine(inactive, support.docker(config_text=text))
     assert names(plan(activate, elsewhere, memory=stopped)) == ["activate-pool"]
     assert names(plan(activate, resting, memory=stopped)) == ["activate-pool", "start-engine"]
+
+
+def test_a_configuration_of_the_engine_that_cannot_be_read_is_said_and_is_no_crash() -> None:
+    broken = support.docker(config_text="{x", config_problem="line 1, column 2", state=support.STALE)
+    configured = support.desired(*PLAIN.pools, engines=(support.engine(),))
+    for command in ("destroy", "rebuild"):
+        shot = support.with_engine(SMALL, broken)
+        assert codes(plan(Request(command, "docker"), shot, configured)) == ["ENGINE_CONFIG_INVALID"]
+    stopped = Memory(stopped_engines=("docker",))
+    for request in (APPLY, Request("activate", "docker")):
+        found = plan(request, support.with_engine(support.deactivated(SMALL), broken), memory=stopped)
+        assert names(found) == ["activate-pool"]
+        assert found.notes == ("docker is not started: /etc/docker/daemon.json cannot be read.",)
 
 
 # rebuild, its disks and other pools

@@ -54,7 +54,12 @@ def plan_implied_engine(engine: DesiredEngine, view: PoolView, snapshot: Snapsho
     They finish what we began: the state of a pool that we removed goes aside, and what we stopped is started again.
     """
     found = snapshot.find_engine(engine.name)
-    if found is None or not is_touched(found, memory) or not _may_be_on(found, engine, view, memory):
+    if found is None or found.running or not is_touched(found, memory):
+        return Plan()
+    trouble = check_process(found) or check_files(found)
+    if trouble is not None:
+        return Plan(notes=(f"{found.name} is not started: {trouble.summary}.",))
+    if not _may_be_on(found, engine, view, memory):
         return Plan()
     verdict = judge_state(found, view, snapshot)
     if verdict is not None and verdict.kind not in ("none", "matching", "stale"):

@@ -78,7 +78,7 @@ def plan_apply(desired: DesiredState, snapshot: Snapshot, memory: Memory, only: 
         refusals += engine_plan.refusals
         notes += engine_plan.notes
     fingerprint = fingerprint_of_host(desired, snapshot, memory)
-    return Plan(numbered(steps), tuple(refusals), tuple(notes), tuple(warnings), fingerprint)
+    return Plan(numbered(steps), tuple(refusals), tuple(dict.fromkeys(notes)), tuple(warnings), fingerprint)
 
 
 def _concerns(refusal: Refusal, pool: DesiredPool) -> bool:

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from thinpoolmgr.core.changes import mend
 from thinpoolmgr.core.desired import DesiredPool, DesiredState
 from thinpoolmgr.core.engine_plan import (
+    check_files,
     check_obstacle,
     check_process,
     judge_state,
@@ -330,9 +331,12 @@ def _move_state(
     """The engine's state goes with its pool, but only a state that is known to be this pool's."""
     state = found.state
     stays_running = found.running is not False and not any(isinstance(step, StopEngine) for step in steps)
-    names_another = ENGINES[found.kind].configured_pool_dm_name(found.config_text) not in ("", view.dm_name)
-    if state is None or state.loop_files or stays_running or names_another:
+    if state is None or state.loop_files or stays_running:
         return [], ([f"{found.name}: {found.state_problem}"] if found.state_problem else []), []
+    if refusal := check_files(found):
+        return [], [], [refusal]
+    if ENGINES[found.kind].configured_pool_dm_name(found.config_text) not in ("", view.dm_name):
+        return [], [], []
     # The mounts of running containers end with the engine; what is mounted after that is seen when it is moved.
     is_stopped_first = any(isinstance(step, StopEngine) for step in steps)
     if not is_stopped_first and (obstacle := check_obstacle(state)):
