@@ -9,10 +9,13 @@ import support
 from msgspec.structs import replace
 
 from thinpoolmgr.core.clean import plan_clean
+from thinpoolmgr.core.model import ConfiguredDevice, PhysicalVolume
 from thinpoolmgr.core.plan import Memory, Request
+from thinpoolmgr.core.requests import plan_for
 from thinpoolmgr.core.steps import DeleteSetAside, MoveStateAside, step_mark, step_name, target
 
 if TYPE_CHECKING:
+    from thinpoolmgr.core.desired import DesiredState
     from thinpoolmgr.core.model import Engine, Snapshot
     from thinpoolmgr.core.plan import Plan
 
@@ -25,7 +28,7 @@ OLD = ("/var/lib/docker/thinpoolmgr-stale-1", "/var/lib/docker/thinpoolmgr-stale
 
 
 def clean(found: Engine, request: Request = CLEAN, shot: Snapshot = BLANK, memory: Memory = NOTHING) -> Plan:
-    return plan_clean(request, STATE, support.with_engine(shot, found), memory)
+    return plan_for(request, STATE, support.with_engine(shot, found), memory)
 
 
 def names(plan: Plan) -> list[str]:
@@ -38,8 +41,9 @@ def codes(plan: Plan) -> list[str]:
 
 def converged(found: Engine, request: Request = CLEAN, shot: Snapshot = BLANK) -> Engine:
     before = support.with_engine(shot, found)
-    after = support.carried_out(before, plan_clean(request, STATE, before, NOTHING))
-    assert plan_clean(request, STATE, after, NOTHING).is_empty
+    plan = plan_for(request, STATE, before, NOTHING)
+    after = support.carried_out(before, plan)
+    assert plan_for(request, STATE, after, Memory(request=plan.request)).is_empty
     engine = after.find_engine("docker")
     assert engine is not None
     return engine
@@ -64,9 +68,34 @@ def test_the_engine_is_stopped_for_it_and_started_again() -> None:
     assert converged(running).running
 
 
-def test_an_engine_that_a_run_before_stopped_is_started_also_when_nothing_is_stale() -> None:
-    plan = clean(support.docker(configured=True), memory=Memory(stopped_engines=("docker",)))
-    assert names(plan) == ["start-engine"]
+def test_an_engine_that_another_run_stopped_stays_stopped() -> None:
+    memory = Memory(stopped_engines=("docker",))
+    for found in (support.docker(), support.docker(configured=True)):
+        assert clean(found, memory=memory).is_empty
+    assert names(clean(STALE, memory=memory)) == ["move-state-aside"]
+    assert names(clean(support.docker(set_aside=OLD[:1]), PURGE, memory=memory)) == ["delete-set-aside"]
+
+
+def test_an_engine_that_the_same_run_stopped_before_it_was_cut_short_is_started() -> None:
+    running = replace(STALE, running=True, driver="overlay2", pids=(1,), service=support.docker(running=True).service)
+    whole = clean(running).steps
+    for done in (1, 2):
+        shot = support.with_engine(BLANK, running)
+        for step in whole[:done]:
+            shot = support.apply_step(shot, step)
+        memory = Memory(interrupted=whole[:done], pending=whole[done:], stopped_engines=("docker",))
+        assert names(plan_for(CLEAN, STATE, shot, memory)) == names(clean(running))[done:]
+
+
+def test_an_engine_is_not_started_on_a_pool_that_does_not_run() -> None:
+    service = support.docker(running=True).service
+    trying = support.docker(configured=True, state=support.STALE, service=replace(service, active=None))
+    plan = clean(trying)
+    assert names(plan) == ["stop-engine", "move-state-aside"]
+    assert plan.notes == ("docker stays stopped: /etc/docker/daemon.json names docker-thinpool, which does not run.",)
+    assert names(clean(trying, shot=HEALTHY)) == ["stop-engine", "move-state-aside", "start-engine"]
+    resting = clean(replace(trying, service=support.docker().service))
+    assert (names(resting), resting.notes) == (["move-state-aside"], plan.notes)
 
 
 @pytest.mark.parametrize(
@@ -88,25 +117,72 @@ def test_state_of_a_living_pool_is_left_alone() -> None:
         assert (plan.is_empty, plan.warnings) == (True, ())
 
 
-@pytest.mark.parametrize(
-    ("facts", "word"),
-    [
-        ({"state_problem": "Permission denied", "state": None}, "Permission denied"),
-        ({"state": replace(support.STALE, loop_files=("/var/lib/docker/devicemapper/data",))}, "is a pool in a file"),
-    ],
-)
-def test_state_that_cannot_be_judged_is_left_alone_with_a_warning(facts: dict[str, Any], word: str) -> None:
-    plan = clean(replace(STALE, **facts))
+def test_state_in_loop_files_is_left_alone_with_a_warning() -> None:
+    plan = clean(replace(STALE, state=replace(support.STALE, loop_files=("/var/lib/docker/devicemapper/data",))))
     assert plan.is_empty
-    assert word in plan.warnings[0]
+    assert "is a pool in a file" in plan.warnings[0]
     assert "is left alone" in plan.warnings[0]
 
 
-def test_state_that_may_belong_to_another_pool_is_left_alone() -> None:
+def refused(found: Engine, shot: Snapshot, word: str, state: DesiredState = STATE) -> None:
+    for request in (CLEAN, PURGE):
+        plan = plan_for(request, state, support.with_engine(shot, found), NOTHING)
+        assert (codes(plan), plan.steps) == (["ENGINE_STATE_UNKNOWN"], ())
+        assert word in plan.refusals[0].details
+        assert "/var/lib/docker/devicemapper away yourself" in plan.refusals[0].resolution
+
+
+def test_state_that_cannot_be_read_or_may_be_another_pools_is_refused() -> None:
     more = support.with_free_disk(HEALTHY, support.disk("/dev/sdc"))
     other = support.with_pool(support.with_group(more, "other"), support.pool("other"), 100)
-    assert clean(STALE, shot=other).is_empty
-    assert "may be the one" in clean(STALE, shot=other).warnings[0]
+    refused(STALE, other, "may be the one")
+    unread = clean(replace(STALE, state_problem="Permission denied", state=None))
+    assert (codes(unread), unread.refusals[0].details) == (["ENGINE_STATE_UNKNOWN"], "Permission denied")
+
+
+AWAY = replace(BLANK, disks=(), configured_devices=(ConfiguredDevice("/dev/sdb", problem="missing"),))
+SPARE = ConfiguredDevice("/dev/sdc", problem="missing")
+HIDDEN = support.disk(signatures=(support.LABEL,))
+
+
+@pytest.mark.parametrize(
+    ("shot", "word"),
+    [
+        (AWAY, "/dev/sdb is missing"),
+        (replace(BLANK, disks=(), configured_devices=()), "/dev/sdb was not looked at"),
+        (replace(BLANK, configured_devices=(*BLANK.configured_devices, SPARE)), "/dev/sdc is missing"),
+        (support.snapshot(support.disk(signatures=None, probe_error="I/O error")), "/dev/sdb cannot be read"),
+        (support.snapshot(HIDDEN), "/dev/sdb carries LVM's label"),
+        (
+            support.snapshot(HIDDEN, orphan_pvs=(PhysicalVolume("/dev/sdb", "u", HIDDEN.size_bytes, duplicate=True),)),
+            "/dev/sdb carries LVM's label",
+        ),
+        (support.with_group(BLANK, "renamed"), "/dev/sdb carries LVM's label"),
+    ],
+)
+def test_state_of_a_pool_that_may_only_be_away_is_left_alone(shot: Snapshot, word: str) -> None:
+    state = support.desired(support.pool(spare_devices=("/dev/sdc",)), engines=(support.engine(),))
+    refused(STALE, shot, word, state if SPARE in shot.configured_devices else STATE)
+
+
+def test_state_of_a_pool_whose_selectors_choose_no_disk_is_left_alone() -> None:
+    match = support.pool(devices=(), match=({"serial": "S-?"},))
+    state = support.desired(match, engines=(support.engine(),))
+    refused(STALE, replace(BLANK, disks=(), configured_devices=()), "chosen by what a disk is", state)
+    blank = support.with_engine(replace(BLANK, configured_devices=()), STALE)
+    assert names(plan_for(CLEAN, state, blank, NOTHING)) == ["move-state-aside"]
+
+
+@pytest.mark.parametrize("shot", [BLANK, HEALTHY])
+def test_state_of_a_pool_that_is_named_and_not_seen_is_left_alone(shot: Snapshot) -> None:
+    text = (support.docker(configured=True).config_text or "").replace("docker-thinpool", "old-thinpool")
+    refused(replace(STALE, config_text=text), shot, "names old-thinpool")
+
+
+def test_labels_that_are_kept_on_purpose_do_not_hide_a_pool() -> None:
+    pv = PhysicalVolume("/dev/sdb", "u", HIDDEN.size_bytes)
+    for shot in (support.snapshot(HIDDEN, orphan_pvs=(pv,)), support.with_group(BLANK)):
+        assert names(clean(STALE, shot=shot)) == ["move-state-aside"]
 
 
 @pytest.mark.parametrize(
@@ -129,15 +205,16 @@ def test_what_stands_against_it_is_refused_with_a_way_out(facts: dict[str, Any],
     assert plan.refusals[0].resolution
 
 
-def test_purge_deletes_what_was_moved_aside_and_what_it_moves_now() -> None:
+def test_purge_deletes_only_what_had_been_moved_aside_before() -> None:
     plan = clean(replace(STALE, set_aside=OLD), PURGE)
-    assert names(plan) == ["move-state-aside", *["delete-set-aside"] * 3]
+    assert names(plan) == ["move-state-aside", *["delete-set-aside"] * 2]
     move = plan.steps[0]
     assert isinstance(move, MoveStateAside)
-    assert [target(step) for step in plan.steps[1:]] == [*OLD, move.into]
+    assert [target(step) for step in plan.steps[1:]] == [*OLD]
     assert {(step.danger, step_mark(step)) for step in plan.steps[1:]} == {("destroys", "-")}
     after = converged(replace(STALE, set_aside=OLD), PURGE)
-    assert (after.state, after.set_aside) == (None, ())
+    assert (after.state, after.set_aside) == (None, (move.into,))
+    assert [target(step) for step in clean(after, PURGE).steps] == [move.into]
 
 
 def test_without_purge_nothing_that_was_moved_aside_is_deleted() -> None:
@@ -151,18 +228,20 @@ def test_nothing_is_deleted_below_a_running_engine() -> None:
     assert converged(running, PURGE).set_aside == ()
 
 
-def test_a_purge_that_was_cut_short_goes_on() -> None:
+def test_a_purge_that_was_cut_short_goes_on_and_deletes_no_more() -> None:
     before = support.with_engine(BLANK, replace(STALE, set_aside=OLD))
-    plan = plan_clean(PURGE, STATE, before, NOTHING)
-    for done in range(len(plan.steps)):
+    plan = plan_for(PURGE, STATE, before, NOTHING)
+    assert plan.request is not None
+    for done in range(len(plan.steps) + 1):
         shot = before
         for step in plan.steps[:done]:
             shot = support.apply_step(shot, step)
-        memory = Memory(interrupted=plan.steps[: done + 1], pending=plan.steps[done + 1 :])
-        after = support.carried_out(shot, plan_clean(PURGE, STATE, shot, memory))
+        begun = (plan.request,)
+        memory = Memory(interrupted=plan.steps[: done + 1], pending=plan.steps[done + 1 :], begun=begun)
+        after = support.carried_out(shot, plan_for(PURGE, STATE, shot, memory))
         engine = after.find_engine("docker")
         assert engine is not None
-        assert (engine.state, engine.set_aside) == (None, ())
+        assert (engine.state, len(engine.set_aside)) == (None, 1)
 
 
 def test_only_the_engine_that_is_named_is_cleaned() -> None:

@@ -11,6 +11,7 @@ from cli_support import ENGINE, PLAIN, Cli, make_cli
 from msgspec.structs import replace
 
 from thinpoolmgr.cli import changes, pools
+from thinpoolmgr.core.model import ConfiguredDevice
 from thinpoolmgr.core.steps import step_name
 from thinpoolmgr.host.store import RunFile
 from thinpoolmgr.sim.faults import Fails, Killed, PowerCutError
@@ -293,11 +294,22 @@ def test_clean_of_a_running_engine_needs_its_outage(cli: Changes) -> None:
 
 
 def test_clean_says_what_it_leaves_alone(cli: Changes) -> None:
-    found = support.docker(state_problem="Permission denied")
-    cli.use(support.with_engine(support.snapshot(), found), ENGINE)
+    loop = replace(support.STALE, loop_files=("/var/lib/docker/devicemapper/data",))
+    cli.use(support.with_engine(support.snapshot(), support.docker(state=loop)), ENGINE)
     code, out, err = cli("clean", "--yes")
     assert (code, "Nothing to do" in out) == (0, True)
-    assert "is left alone: Permission denied" in " ".join(err.split())
+    assert "is left alone: /var/lib/docker/devicemapper/data is a pool in a file" in " ".join(err.split())
+
+
+def test_clean_deletes_nothing_while_the_disk_of_the_pool_is_away(cli: Changes) -> None:
+    away = replace(support.snapshot(), disks=(), configured_devices=(ConfiguredDevice("/dev/sdb", problem="missing"),))
+    cli.use(support.with_engine(away, support.docker(configured=True, state=support.STALE)), ENGINE)
+    for args in ((), ("--purge",)):
+        code, _, err = cli("clean", *args, *ALL)
+        assert (code, "/dev/sdb is missing, and docker/thinpool may be on it" in err) == (3, True)
+    assert cli.took_effect == []
+    _, out, _ = cli("doctor")
+    assert "thinpoolmgr clean" not in out
 
 
 # resume

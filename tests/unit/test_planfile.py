@@ -63,18 +63,37 @@ def test_a_plan_comes_back_as_it_was_written_and_only_its_owner_can_read_it(file
     assert file.read_text().endswith("}\n")
 
 
-def test_a_file_that_is_there_is_replaced_whole_and_a_link_is_not_followed(file: Path) -> None:
-    precious = file.with_name("precious")
-    precious.write_text("precious")
-    file.symlink_to(precious)
+def test_a_file_that_is_there_is_replaced_whole(file: Path) -> None:
     write_plan(file, PLAN)
-    assert not file.is_symlink()
-    assert precious.read_text() == "precious"
     write_plan(file, replace(PLAN, steps=()))
     assert read_plan(file).steps == ()
+    assert [path.name for path in file.parent.iterdir()] == ["p.json"]
 
 
-@pytest.mark.parametrize("name", ["none/p.json", "a-file/p.json", "folder", ".", "..", "/", "x" * 300])
+@pytest.mark.parametrize("kind", ["link", "link to nothing", "fifo", "socket", "folder"])
+def test_what_is_no_regular_file_is_never_replaced(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    there, precious = Path("there"), Path("precious")
+    precious.write_text("precious")
+    match kind:
+        case "fifo":
+            os.mkfifo(there)
+        case "socket":
+            os.mknod(there, stat.S_IFSOCK | 0o600)
+        case "folder":
+            there.mkdir()
+        case _:
+            there.symlink_to(precious if kind == "link" else "nothing")
+    before = os.lstat(there)
+    with pytest.raises(UsageError, match="there is no regular file") as caught:
+        write_plan(there, PLAN)
+    assert (caught.value.exit_code, "another file" in caught.value.resolution) == (64, True)
+    assert os.path.samestat(os.lstat(there), before)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["precious", "there"]
+    assert precious.read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", ["none/p.json", "a-file/p.json", "x" * 300])
 def test_what_cannot_be_written_is_an_error_that_leaves_nothing_behind(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,10 +274,16 @@ def test_an_empty_plan_is_written_and_does_nothing(cli: Cli) -> None:
     assert cli("apply", "p.json", "--yes")[0] == 4
 
 
-@pytest.mark.parametrize("name", ["none/p.json", "/dev/full/x", ".", "c.toml/x"])
+@pytest.mark.parametrize("name", ["none/p.json", "/dev/full/x", "c.toml/x"])
 def test_a_plan_that_cannot_be_written_is_an_error(cli: Cli, name: str) -> None:
     code, _, err = cli("plan", "--out", name)
     assert (code, "could not be written" in err) == (1, True)
+
+
+@pytest.mark.parametrize("name", [".", "/dev/null", "/dev/stdout"])
+def test_a_plan_never_takes_the_place_of_a_device(cli: Cli, name: str) -> None:
+    code, _, err = cli("plan", "--out", name)
+    assert (code, "is no regular file" in err) == (64, True)
 
 
 def with_container(shot: Snapshot) -> Snapshot:

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from thinpoolmgr.approval import Approval
 from thinpoolmgr.core.commands import commands
 from thinpoolmgr.core.journal import unfinished_runs
-from thinpoolmgr.core.model import LvmProfile
+from thinpoolmgr.core.model import ConfiguredDevice, LvmProfile
 from thinpoolmgr.core.plan import MadePool, Memory, Plan, Request
 from thinpoolmgr.core.requests import UnknownPoolError, desired_for, plan_for, settle
 from thinpoolmgr.core.steps import ExtendData, ExtendMetadata, StopEngine, step_name
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from thinpoolmgr.core.desired import DesiredState
-    from thinpoolmgr.core.model import Disk, LogicalVolume, Snapshot
+    from thinpoolmgr.core.model import Disk, Engine, LogicalVolume, Snapshot
     from thinpoolmgr.cycle import RunResult
 
 NOTHING = Memory()
@@ -38,6 +38,9 @@ GROW = Request("extend", "docker", add_data="+1GiB")
 REBUILD = Request("rebuild", "docker")
 APPLY = Request("apply")
 SDC, SDD = support.disk("/dev/sdc"), support.disk("/dev/sdd")
+GONE = ConfiguredDevice("/dev/sdc", problem="missing")
+LINK = support.pool("b", "/dev/link")
+STEPS = range(10)
 SMALL = support.with_pool(support.snapshot(), data_extents=1000)
 PLAIN = support.desired(support.pool(data_size="1GiB"))
 
@@ -74,10 +77,23 @@ def test_disks_to_add_are_looked_at_as_spare_devices_of_that_pool_only() -> None
     assert desired_for(GROW, state) is state
 
 
-@pytest.mark.parametrize("command", ["destroy", "deactivate", "rebuild"])
-def test_what_tears_down_looks_for_an_engine_that_is_not_configured(command: Any) -> None:
-    assert [engine.implied for engine in desired_for(Request(command, "docker"), PLAIN).engines] == [True]
-    assert desired_for(APPLY, PLAIN) is PLAIN
+@pytest.mark.parametrize("command", ["destroy", "deactivate", "rebuild", "activate"])
+def test_an_engine_is_looked_for_that_is_not_configured_or_on_another_pool(command: Any) -> None:
+    elsewhere = support.desired(*PLAIN.pools, support.pool("b", "/dev/sdc"), engines=(support.engine("b"),))
+    for state in (PLAIN, elsewhere):
+        (engine,) = desired_for(Request(command, "docker"), state).engines
+        assert (engine.implied, engine.config.pool) == (True, "docker")
+    here = support.desired(*PLAIN.pools, engines=(support.engine("docker", config_file="/x"),))
+    assert desired_for(Request(command, "docker"), here) is here
+    moved = support.desired(*elsewhere.pools, engines=(support.engine("b", config_file="/x"),))
+    assert desired_for(Request(command, "docker"), moved).engines[0].config.config_file == "/x"
+
+
+def test_apply_looks_for_an_engine_that_an_interrupted_run_may_have_stopped() -> None:
+    (engine,) = desired_for(APPLY, PLAIN).engines
+    assert (engine.implied, engine.config.pool) == (True, "")
+    configured = support.desired(engines=(support.engine(),))
+    assert desired_for(APPLY, configured) is configured
 
 
 @pytest.mark.parametrize("command", ["destroy", "rebuild", "activate", "deactivate", "extend", "adopt"])
@@ -493,6 +509,171 @@ def test_a_rebuild_starts_an_unconfigured_engine_that_it_had_to_stop() -> None:
     assert "write-engine-config" not in names(found)
 
 
+# engines that the configuration does not put on the pool
+
+
+TWO_DISKS = support.with_free_disk(SMALL, SDC)
+ELSEWHERE = support.desired(*PLAIN.pools, support.pool("b", "/dev/sdc"), engines=(support.engine("b"),))
+UNASKED = support.with_engine(support.with_thin_device(SMALL, open_count=1), DOCKER)
+
+
+def engine_of(shot: Snapshot) -> Engine:
+    found = shot.find_engine("docker")
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("command", ["destroy", "deactivate", "rebuild"])
+def test_an_engine_that_is_configured_for_another_pool_is_stopped_where_it_really_is(command: Any) -> None:
+    found = plan(Request(command, "docker"), support.with_engine(TWO_DISKS, DOCKER), ELSEWHERE)
+    assert (names(found)[0], found.steps[0].danger) == ("stop-engine", "outage")
+    assert "write-engine-config" not in names(found)
+    assert ("move-state-aside" in names(found)) is (command != "deactivate")
+    assert (names(found)[-1] == "start-engine") is (command == "rebuild")
+
+
+def test_an_engine_that_is_where_it_is_configured_does_not_mind_another_pool() -> None:
+    text = (DOCKER.config_text or "").replace("docker-thinpool", "b-thinpool")
+    there = support.with_engine(TWO_DISKS, replace(DOCKER, config_text=text))
+    for command in ("destroy", "deactivate"):
+        assert names(plan(Request(command, "docker"), there, ELSEWHERE))[0] == "deactivate-pool"
+
+
+@pytest.mark.parametrize("at", STEPS)
+@pytest.mark.parametrize("when", ["before", "first", "components", "labels", "after"])
+@pytest.mark.parametrize("named", [True, False])
+def test_a_rebuild_interrupted_anywhere_moves_the_state_of_an_engine_that_is_not_configured(
+    stage: Callable[..., Stage], at: int, when: str, *, named: bool
+) -> None:
+    found = DOCKER if named else replace(DOCKER, config_text="{}")
+    there = stage(support.with_engine(UNASKED, found))
+    kill = Killed(when) if when in ("before", "after") else Killed("inside", when)  # type: ignore[arg-type]
+    there.cut(REBUILD, kill, at)
+    assert there.run(REBUILD).outcome in ("done", "nothing")
+    engine = engine_of(there.host.snapshot)
+    assert (engine.running, engine.state, len(engine.set_aside)) == (True, None, 1)
+    assert engine.config_text == found.config_text
+    took = [step_name(step) for step in there.host.took_effect]
+    assert took.count("remove-thin-pool") == 1
+    began = [step_name(step) for step in there.host.performed]
+    assert began.index("move-state-aside") < began.index("create-thin-pool")
+
+
+@pytest.mark.parametrize("at", range(3, 7))
+@pytest.mark.parametrize("named", [True, False])
+def test_an_apply_after_an_interrupted_destroy_moves_the_state_and_starts_the_engine(
+    stage: Callable[..., Stage], at: int, *, named: bool
+) -> None:
+    there = stage(support.with_engine(UNASKED, DOCKER if named else replace(DOCKER, config_text="{}")))
+    there.cut(Request("destroy", "docker"), Killed("after"), at)
+    assert there.run(APPLY).outcome == "done"
+    engine = engine_of(there.host.snapshot)
+    assert (engine.running, engine.state, len(engine.set_aside)) == (True, None, 1)
+    assert there.run(APPLY).outcome == "nothing"
+
+
+def test_apply_leaves_an_engine_alone_that_no_run_of_ours_has_touched() -> None:
+    for found in (DOCKER, replace(DOCKER, running=False, pids=(), driver="", service=support.docker().service)):
+        shot = support.with_engine(support.snapshot(), found)
+        assert names(plan(APPLY, shot)) == ["create-volume-group", "create-thin-pool"]
+        assert plan(APPLY, shot).fingerprint == plan(APPLY, support.snapshot()).fingerprint
+
+
+def test_an_engine_that_somebody_started_again_is_left_alone(stage: Callable[..., Stage]) -> None:
+    there = stage(support.with_engine(UNASKED, replace(DOCKER, config_text="{}")))
+    there.cut(Request("destroy", "docker"), Killed("after"), 5)
+    by_hand = support.docker(running=True, driver="overlay2", config_text="{}", state=support.STALE)
+    there.host.snapshot = support.with_engine(there.host.snapshot, by_hand)
+    assert [step.do for step in there.run(APPLY).steps] == ["create-volume-group", "create-thin-pool"]
+    assert engine_of(there.host.snapshot) == by_hand
+
+
+def test_an_engine_whose_state_cannot_be_judged_is_not_started(stage: Callable[..., Stage]) -> None:
+    other = support.with_pool(support.with_group(TWO_DISKS, "b"), support.pool("b", "/dev/sdc"), 100)
+    there = stage(support.with_engine(other, replace(DOCKER, config_text="{}")))
+    there.cut(REBUILD, Killed("after"), 3)
+    notes = there.run(REBUILD).notes
+    assert any("docker is not started" in note and "b-thinpool may be the one" in note for note in notes)
+    engine = engine_of(there.host.snapshot)
+    assert (engine.running, engine.state) == (False, support.STALE)
+
+
+@pytest.mark.parametrize("found", [DOCKER, replace(DOCKER, config_text="{}")])
+def test_activation_starts_the_engine_that_the_deactivation_stopped(stage: Callable[..., Stage], found: Engine) -> None:
+    there = stage(support.with_engine(SMALL, found))
+    there.run(Request("deactivate", "docker"))
+    assert engine_of(there.host.snapshot).running is False
+    result = there.run(Request("activate", "docker"))
+    assert [step.do for step in result.steps] == ["activate-pool", "start-engine"]
+    assert engine_of(there.host.snapshot).running
+
+
+def test_activation_starts_no_engine_that_nobody_stopped_or_that_is_on_another_pool() -> None:
+    activate, stopped = Request("activate", "docker"), Memory(stopped_engines=("docker",))
+    inactive = support.deactivated(SMALL)
+    resting = support.with_engine(inactive, support.docker(configured=True))
+    assert names(plan(activate, resting)) == ["activate-pool"]
+    text = (DOCKER.config_text or "").replace("docker-thinpool", "b-thinpool")
+    elsewhere = support.with_engine(inactive, support.docker(config_text=text))
+    assert names(plan(activate, elsewhere, memory=stopped)) == ["activate-pool"]
+    assert names(plan(activate, resting, memory=stopped)) == ["activate-pool", "start-engine"]
+
+
+def test_a_configuration_of_the_engine_that_cannot_be_read_is_said_and_is_no_crash() -> None:
+    broken = support.docker(config_text="{x", config_problem="line 1, column 2", state=support.STALE)
+    configured = support.desired(*PLAIN.pools, engines=(support.engine(),))
+    for command in ("destroy", "rebuild"):
+        shot = support.with_engine(SMALL, broken)
+        assert codes(plan(Request(command, "docker"), shot, configured)) == ["ENGINE_CONFIG_INVALID"]
+    stopped = Memory(stopped_engines=("docker",))
+    for request in (APPLY, Request("activate", "docker")):
+        found = plan(request, support.with_engine(support.deactivated(SMALL), broken), memory=stopped)
+        assert names(found) == ["activate-pool"]
+        assert found.notes == ("docker is not started: /etc/docker/daemon.json cannot be read.",)
+
+
+# rebuild, its disks and other pools
+
+
+@pytest.mark.parametrize("at", range(1, 6))
+def test_an_interrupted_rebuild_leaves_no_label_on_disks_that_only_an_extension_named(
+    stage: Callable[..., Stage], at: int
+) -> None:
+    there = stage(TWO_DISKS)
+    grow = Request("extend", "docker", add_devices=("/dev/sdc",))
+    there.run(grow)
+    there.cut(REBUILD, Killed("after"), at)
+    there.run(REBUILD)
+    assert there.host.snapshot.orphan_pvs == ()
+    assert there.host.snapshot.find_disk("/dev/sdc") == SDC
+    assert there.run(grow).outcome == "done"
+
+
+def test_the_trouble_of_another_pool_does_not_stop_a_rebuild_half_way(stage: Callable[..., Stage]) -> None:
+    state = support.desired(*PLAIN.pools, support.pool("b", "/dev/sdc"))
+    away = replace(SMALL, configured_devices=(*SMALL.configured_devices, GONE))
+    assert codes(plan(REBUILD, away, state)) == []
+    assert codes(plan(APPLY, away, state)) == ["DISK_MISSING"]
+    there = stage(TWO_DISKS, state)
+    there.cut(REBUILD, Killed("after"), 3)
+    there.host.vanish("/dev/sdc")
+    assert there.run(REBUILD).outcome == "done"
+    matching = support.desired(*PLAIN.pools, support.pool("b", devices=(), match=({"serial": "none"},)))
+    assert codes(plan(REBUILD, SMALL, matching)) == []
+
+
+def test_a_disk_that_another_pool_names_or_chooses_too_stops_a_rebuild() -> None:
+    linked = replace(SMALL, configured_devices=(*SMALL.configured_devices, ConfiguredDevice("/dev/link", "/dev/sdb")))
+    for pools in ((*PLAIN.pools, LINK), (LINK, *PLAIN.pools)):
+        assert codes(plan(REBUILD, linked, support.desired(*pools))) == ["SAME_DISK_TWICE"]
+    taken = support.pool("b", devices=(), match=({"serial": "S-b"},))
+    assert codes(plan(REBUILD, SMALL, support.desired(*PLAIN.pools, taken))) == ["MATCH_TWICE"]
+    third = support.desired(*PLAIN.pools, support.pool("b", "/dev/sdc"), support.pool("c", "/dev/other"))
+    twice = (ConfiguredDevice("/dev/sdc", "/dev/sdc"), ConfiguredDevice("/dev/other", "/dev/sdc"))
+    others = replace(TWO_DISKS, configured_devices=(*SMALL.configured_devices, *twice))
+    assert codes(plan(REBUILD, others, third)) == []
+
+
 @pytest.mark.parametrize("monitor", ["dmeventd", "thinpoolmgr"])
 def test_a_rebuild_with_a_profile_converges(stage: Callable[..., Stage], monitor: str) -> None:
     before = support.desired(support.pool(data_size="1GiB", extend={"monitor": "dmeventd"}))
@@ -511,9 +692,6 @@ def test_a_rebuild_followed_by_the_same_command_rebuilds_again(stage: Callable[.
         there.run(REBUILD)
         uuids.add(pool_of(there.host.snapshot).uuid)
         assert len(uuids) == times
-
-
-STEPS = range(10)
 
 
 @pytest.mark.parametrize("at", STEPS)

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from thinpoolmgr.core.commands import commands
 from thinpoolmgr.core.desired import with_implied_engine
-from thinpoolmgr.core.model import PhysicalVolume, ServiceState
+from thinpoolmgr.core.model import ConfiguredDevice, PhysicalVolume, ServiceState
 from thinpoolmgr.core.plan import Memory
 from thinpoolmgr.core.steps import (
     RemoveDmDevice,
@@ -257,6 +257,21 @@ def test_state_that_belongs_to_another_pool_stays() -> None:
     assert "move-state-aside" not in names(destroy(support.with_engine(HEALTHY, engine), state=WITH_DOCKER))
     loop = replace(support.docker(), state=replace(support.STALE, loop_files=("data",)))
     assert "move-state-aside" not in names(destroy(support.with_engine(HEALTHY, loop), state=WITH_DOCKER))
+
+
+def test_the_state_of_a_pool_that_may_only_be_away_stays() -> None:
+    away = replace(support.snapshot(), disks=(), configured_devices=(ConfiguredDevice("/dev/sdb", problem="missing"),))
+    found = destroy(with_docker(away, running=False), state=WITH_DOCKER)
+    assert (codes(found), names(found)) == (["ENGINE_STATE_UNKNOWN"], [])
+    assert "/dev/sdb is missing" in found.refusals[0].details
+    assert destroy(with_docker(away, running=False, state=False), state=WITH_DOCKER).is_empty
+    assert names(destroy(with_docker(support.snapshot(), running=False), state=WITH_DOCKER)) == ["move-state-aside"]
+    chosen = support.desired(support.pool(devices=(), match=({"serial": "S-b"},)), engines=(support.engine(),))
+    assert codes(destroy(with_docker(away, running=False), state=chosen)) == ["ENGINE_STATE_UNKNOWN"]
+    assert names(destroy(with_docker(support.snapshot(), running=False), state=chosen)) == ["move-state-aside"]
+    move = destroy(with_docker(HEALTHY, running=False), state=WITH_DOCKER).steps[-1]
+    begun = destroy(with_docker(away, running=False), Memory(pending=(move,)), WITH_DOCKER)
+    assert names(begun) == ["move-state-aside"]
 
 
 def test_state_that_cannot_be_moved_is_found_before_anything_is_destroyed() -> None:

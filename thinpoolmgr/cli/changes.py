@@ -103,7 +103,7 @@ def rebuild(context: click.Context, pool: str, *, yes: bool, allow: frozenset[Da
 
 @click.command()
 @click.argument("engine", required=False, default="", shell_complete=complete_engine)
-@click.option("--purge", is_flag=True, help="Delete for good what was moved aside.")
+@click.option("--purge", is_flag=True, help="Also delete for good what had been moved aside before.")
 @approval_options
 @global_options
 @click.pass_context

@@ -22,9 +22,11 @@ def write_plan(path: Path, plan: Plan) -> None:
     """Write `plan` to `path`, for its owner only: it may hold the text of an engine's configuration.
 
     Raises:
+        UsageError: there is something else than a regular file: a device, a pipe, a link, a folder.
         CommandFailedError: it cannot be written.
 
     """
+    _require_no_special_file(path)
     content = msgspec.json.format(
         msgspec.json.encode(PlanFile(_SCHEMA, __version__, now(), plan.fingerprint, plan.steps)), indent=2
     )
@@ -41,6 +43,17 @@ def write_plan(path: Path, plan: Plan) -> None:
             temporary.unlink(missing_ok=True)
         summary = f"the plan could not be written to {path}"
         raise CommandFailedError(summary, error.strerror or str(error), "Name another file.") from error
+
+
+def _require_no_special_file(path: Path) -> None:
+    """To put a file in the place of /dev/null, or of a link that others follow, is never what is meant."""
+    try:
+        mode = os.lstat(path).st_mode
+    except OSError:
+        return  # there is none yet; what else is wrong with the path, writing tells
+    if not stat.S_ISREG(mode):
+        details = "It is a device, a pipe, a link or a folder, and would be replaced by the plan."
+        raise UsageError(f"{path} is no regular file", details, "Name another file, or one that does not exist yet.")
 
 
 def read_plan(path: Path) -> PlanFile:

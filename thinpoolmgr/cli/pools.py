@@ -199,9 +199,10 @@ def plan(context: click.Context, *, out: Path | None) -> None:
     The host is left as it is. Exit code 2 says that there are steps, 3 that something is refused.
     """
     options = options_of(context)
-    desired = load_config(options.config).desired
+    request = Request("apply")
+    desired = desired_for(request, load_config(options.config).desired)
     with host_and_store(options, desired) as (host, store):
-        made = look(planner_of(Request("apply"), desired), host, store)
+        made = look(planner_of(request, desired), host, store)
     renderer = Renderer(options)
     is_written = out is not None and not made.refusals
     if out is not None and is_written:

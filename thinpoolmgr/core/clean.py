@@ -9,23 +9,29 @@ from msgspec.structs import replace
 from thinpoolmgr.core.engine_plan import (
     around_engine,
     check_files,
-    check_obstacle,
     check_process,
     judge_state,
     move_stale,
+    refuse_verdict,
 )
+from thinpoolmgr.core.engines import ENGINES
 from thinpoolmgr.core.fingerprint import fingerprint_of_host
 from thinpoolmgr.core.lifecycle import PoolView, view_pool
+from thinpoolmgr.core.matching import resolve_matches
 from thinpoolmgr.core.plan import Memory, Plan, Request, numbered
-from thinpoolmgr.core.steps import DeleteSetAside, MoveStateAside, Step
+from thinpoolmgr.core.steps import DeleteSetAside, StartEngine, Step
 
 if TYPE_CHECKING:
     from thinpoolmgr.core.desired import DesiredEngine, DesiredState
-    from thinpoolmgr.core.model import Snapshot
+    from thinpoolmgr.core.model import Engine, Snapshot
 
 
 def plan_clean(request: Request, desired: DesiredState, snapshot: Snapshot, memory: Memory) -> Plan:
-    """Return the plan that moves aside what belongs to a pool that is gone, and with `purge` deletes what is aside."""
+    """Return the plan that moves aside what belongs to a pool that is gone, and with `purge` deletes what is aside.
+
+    What is deleted had been aside when the run began: nothing is moved and deleted for good by one command.
+    """
+    desired, _ = resolve_matches(desired, snapshot)
     plans = [
         _clean(engine, view_pool(pool, snapshot), request, snapshot, memory)
         for engine in desired.engines
@@ -49,25 +55,42 @@ def _clean(engine: DesiredEngine, view: PoolView, request: Request, snapshot: Sn
         return Plan(refusals=(refusal,))
     verdict = judge_state(found, view, snapshot)
     warnings: tuple[str, ...] = ()
-    changes: list[Step] = []
-    if verdict is not None and verdict.kind == "stale":
-        refusal = check_obstacle(found.state)
-        if refusal is not None:
-            return Plan(refusals=(refusal,))
-        changes = move_stale(found, verdict, view.pool.name, memory)
+    if verdict is not None and verdict.kind in ("stale", "unknown"):
+        refusal = refuse_verdict(found, verdict)
     elif verdict is not None and verdict.kind not in ("none", "matching"):
         warnings = (f"{found.name}: its state is left alone: {verdict.evidence}.",)
-    if request.purge:
-        moved = [step.into for step in changes if isinstance(step, MoveStateAside)]
-        changes += [
-            DeleteSetAside(
-                reason="it was moved aside because its pool is gone, and you ask to delete it for good",
-                danger="destroys",
-                pool=view.pool.name,
-                engine=found.name,
-                path=path,
-            )
-            for path in dict.fromkeys((*found.set_aside, *moved))
-        ]
-    plan = around_engine(changes, found, memory, view.pool.name)
+    if refusal is not None:
+        return Plan(refusals=(refusal,))
+    moves = move_stale(found, verdict, view.pool.name, memory)
+    plan = _around([*moves, *_delete(found, request, view.pool.name)], found, snapshot, memory, view.pool.name)
     return replace(plan, warnings=warnings)
+
+
+def _delete(found: Engine, request: Request, pool: str) -> list[Step]:
+    return [
+        DeleteSetAside(
+            reason="it was moved aside because its pool is gone, and you ask to delete it for good",
+            danger="destroys",
+            pool=pool,
+            engine=found.name,
+            path=path,
+        )
+        for path in found.set_aside
+        if path in request.set_aside
+    ]
+
+
+def _around(changes: list[Step], found: Engine, snapshot: Snapshot, memory: Memory, pool: str) -> Plan:
+    """Put `changes` where the engine is stopped; only one that this run stopped is started, and not without its pool.
+
+    A run that was cut short has left its start to be done: that tells its engine from one that was stopped otherwise.
+    """
+    left = {step.engine for step in (*memory.interrupted, *memory.pending) if isinstance(step, StartEngine)}
+    stopped = tuple(name for name in memory.stopped_engines if name in left)
+    plan = around_engine(changes, found, replace(memory, stopped_engines=stopped), pool)
+    named = ENGINES[found.kind].configured_pool_dm_name(found.config_text)
+    if not named or snapshot.find_dm(named) is not None:
+        return plan
+    steps = tuple(step for step in plan.steps if not isinstance(step, StartEngine))
+    note = f"{found.name} stays stopped: {found.config_path} names {named}, which does not run."
+    return replace(plan, steps=steps, notes=(note,) if steps else ())

@@ -10,6 +10,7 @@ import re
 from typing import Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from thinpoolmgr.core.names import dm_name_problem, group_name_problem, lv_name_problem
 from thinpoolmgr.units import GIB, KIB, SECTOR_BYTES, parse_size
@@ -113,7 +114,7 @@ class DesiredEngine(Struct, frozen=True):
     kind: str
     config: EngineConfig
     implied: bool = False
-    """Not in the configuration: looked for because tearing a pool down must not pull it away from under an engine."""
+    """Not so in the configuration: looked for because it may be on this pool; without a pool, on whichever it is."""
 
     @property
     def name(self) -> str:
@@ -132,16 +133,29 @@ class DesiredState(Struct, frozen=True):
         return next((pool for pool in self.pools if pool.name == name), None)
 
     def engine_of(self, pool_name: str) -> DesiredEngine | None:
-        """Return the engine that lives on this pool; None when the pool has none."""
-        return next((engine for engine in self.engines if engine.config.pool == pool_name), None)
+        """Return the engine that lives on this pool, or may be; None when the pool has none."""
+        return next((engine for engine in self.engines if engine.config.pool in ("", pool_name)), None)
 
 
 def with_implied_engine(desired: DesiredState, pool: DesiredPool, kind: str = "docker") -> DesiredState:
-    """Return `desired` with an engine of this kind on `pool` to be looked for, unless the configuration has one."""
-    if any(engine.kind == kind for engine in desired.engines) or desired.engine_of(pool.name):
+    """Return `desired` with an engine of this kind on `pool` to be looked for, unless the configuration has one there.
+
+    One that is configured for another pool may be on this one still: the configuration says where it is to be.
+    """
+    if desired.engine_of(pool.name):
         return desired
-    implied = DesiredEngine(kind, EngineConfig(pool=pool.name), implied=True)
-    return DesiredState(desired.pools, (*desired.engines, implied))
+    configured = next((engine for engine in desired.engines if engine.kind == kind), None)
+    config = replace(configured.config, pool=pool.name) if configured else EngineConfig(pool=pool.name)
+    others = tuple(engine for engine in desired.engines if engine is not configured)
+    return DesiredState(desired.pools, (*others, DesiredEngine(kind, config, implied=True)))
+
+
+def with_engine_anywhere(desired: DesiredState, kind: str = "docker") -> DesiredState:
+    """Return `desired` with an engine of this kind to be looked for on any pool, unless the configuration has one."""
+    if any(engine.kind == kind for engine in desired.engines):
+        return desired
+    anywhere = DesiredEngine(kind, EngineConfig(pool=""), implied=True)
+    return DesiredState(desired.pools, (*desired.engines, anywhere))
 
 
 class Problem(Struct, frozen=True):

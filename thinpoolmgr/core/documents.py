@@ -11,6 +11,7 @@ from thinpoolmgr.core.desired import DesiredState
 from thinpoolmgr.core.engines import ENGINES
 from thinpoolmgr.core.findings import Finding, Journal, find_all, is_stale
 from thinpoolmgr.core.lifecycle import PoolState, PoolView, view_pool
+from thinpoolmgr.core.matching import resolve_matches
 from thinpoolmgr.core.model import Engine, Snapshot
 from thinpoolmgr.core.plan import Plan, Refusal
 from thinpoolmgr.core.steps import Danger, Step, step_name, target
@@ -220,7 +221,8 @@ def apply_document(
 
 def status_document(desired: DesiredState, snapshot: Snapshot, journal: Journal | None = None) -> StatusDocument:
     """Return pools, engines and findings of `snapshot`, in the order of the configuration, and the journal's own."""
-    views = {pool.name: view_pool(pool, snapshot) for pool in desired.pools}
+    resolved, _ = resolve_matches(desired, snapshot)
+    views = {pool.name: view_pool(pool, snapshot) for pool in resolved.pools}
     engines = []
     for engine in desired.engines:
         found = snapshot.find_engine(engine.name)

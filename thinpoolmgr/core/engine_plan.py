@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 from thinpoolmgr.core.engines import ENGINES, EngineRules
 from thinpoolmgr.core.engines.docker import StateVerdict
+from thinpoolmgr.core.guards import PV_SIGNATURE
 from thinpoolmgr.core.lifecycle import PoolState, PoolView
+from thinpoolmgr.core.matching import is_unresolved
 from thinpoolmgr.core.plan import Memory, Plan, Refusal, fingerprint_of
 from thinpoolmgr.core.steps import MoveStateAside, StartEngine, Step, StopEngine, WriteEngineConfig
 from thinpoolmgr.units import exact_size, parse_size
@@ -44,6 +46,46 @@ def plan_engine_start(engine: DesiredEngine, snapshot: Snapshot, memory: Memory,
     """Return the step that starts an engine which we stopped for a pool's sake; no step when we did not."""
     found = snapshot.find_engine(engine.name)
     return around_engine([], found, memory, pool) if found is not None else Plan()
+
+
+def plan_implied_engine(engine: DesiredEngine, view: PoolView, snapshot: Snapshot, memory: Memory) -> Plan:
+    """Return the steps for an engine on the pool of `view` that the configuration does not put there.
+
+    They finish what we began: the state of a pool that we removed goes aside, and what we stopped is started again.
+    """
+    found = snapshot.find_engine(engine.name)
+    if found is None or found.running or not is_touched(found, memory):
+        return Plan()
+    trouble = check_process(found) or check_files(found)
+    if trouble is not None:
+        return Plan(notes=(f"{found.name} is not started: {trouble.summary}.",))
+    if not _may_be_on(found, engine, view, memory):
+        return Plan()
+    verdict = judge_state(found, view, snapshot)
+    if verdict is not None and verdict.kind not in ("none", "matching", "stale"):
+        return Plan(notes=(f"{found.name} is not started: {verdict.evidence}.",))
+    refusal = refuse_verdict(found, verdict)
+    if refusal is not None:
+        return Plan(refusals=(refusal,))
+    return around_engine(move_stale(found, verdict, view.pool.name, memory), found, memory, view.pool.name)
+
+
+def is_touched(found: Engine, memory: Memory) -> bool:
+    """Whether we stopped this engine, or an unfinished run was to stop it or to move its state."""
+    return found.name in memory.stopped_engines or bool(_pools_left(found, memory))
+
+
+def _may_be_on(found: Engine, engine: DesiredEngine, view: PoolView, memory: Memory) -> bool:
+    named = ENGINES[found.kind].configured_pool_dm_name(found.config_text)
+    if named:
+        return named == view.dm_name
+    return view.pool.name in (_pools_left(found, memory) or {engine.config.pool})
+
+
+def _pools_left(found: Engine, memory: Memory) -> set[str]:
+    """The pools for which unfinished runs were to stop the engine, or to move its state."""
+    steps = [step for step in (*memory.interrupted, *memory.pending) if isinstance(step, StopEngine | MoveStateAside)]
+    return {step.pool for step in steps if step.engine == found.name}
 
 
 def check_engine(engine: DesiredEngine, found: Engine | None) -> Refusal | None:
@@ -106,11 +148,40 @@ def judge_state(found: Engine, view: PoolView, snapshot: Snapshot) -> StateVerdi
     configured = rules.configured_pool_dm_name(found.config_text)
     other = configured not in ("", view.dm_name) and _pool_exists(configured, snapshot)
     verdict = rules.state_verdict(found, is_new, view.status, other)
+    if verdict.kind != "stale":
+        return verdict
+    evidence = _why_not_gone(found, configured, view, snapshot)
+    return StateVerdict("unknown", evidence) if evidence else verdict
+
+
+def _why_not_gone(found: Engine, configured: str, view: PoolView, snapshot: Snapshot) -> str:
+    """Return why the pool that stale state describes may be there all the same; empty when it is gone."""
     strangers = [name for name in _pool_names(snapshot) if name != view.dm_name]
-    if verdict.kind == "stale" and not configured and strangers:
-        evidence = f"{found.config_path} names no pool, and {strangers[0]} may be the one it belongs to"
-        return StateVerdict("unknown", evidence)
-    return verdict
+    if not configured and strangers:
+        return f"{found.config_path} names no pool, and {strangers[0]} may be the one it belongs to"
+    if configured not in ("", view.dm_name):
+        return f"{found.config_path} names {configured}, which is not to be seen: its disk may only be away"
+    return _why_not_absent(view, snapshot) if view.state is PoolState.ABSENT else ""
+
+
+def _why_not_absent(view: PoolView, snapshot: Snapshot) -> str:
+    """Return why LVM may fail to see a pool: a disk of it is away, cannot be read, or is hidden from LVM."""
+    pool = view.pool
+    if is_unresolved(pool):
+        return f"the disks of {pool.path} are chosen by what a disk is, and not all that are asked for are there"
+    groups = (view.group,) if view.group else ()
+    listed = [pv for pv in (*snapshot.orphan_pvs, *(pv for group in groups for pv in group.pvs)) if not pv.duplicate]
+    for path in (*pool.config.devices, *pool.config.spare_devices):
+        problem = next((d.problem for d in snapshot.configured_devices if d.configured_path == path), "")
+        disk = snapshot.find_disk(path)
+        if problem or disk is None:
+            return f"{path} {'is ' + problem if problem else 'was not looked at'}, and {pool.path} may be on it"
+        if disk.signatures is None:
+            return f"{path} cannot be read, and {pool.path} may be on it: {disk.probe_error or 'no reason given'}"
+        has_label = any(signature.type == PV_SIGNATURE for signature in disk.signatures)
+        if has_label and disk.path not in {pv.path for pv in listed}:
+            return f"{path} carries LVM's label, LVM does not list it as unused, and {pool.path} may be on it"
+    return ""
 
 
 def _pool_names(snapshot: Snapshot) -> list[str]:
@@ -147,7 +218,7 @@ def refuse_verdict(found: Engine, verdict: StateVerdict | None) -> Refusal | Non
         "unknown": (
             "ENGINE_STATE_UNKNOWN",
             f"it cannot be told to which pool {path} belongs",
-            f"Look at it; if {found.name} may start with nothing, move {path} away yourself.",
+            f"Settle that, and run this again; or, if {found.name} may start with nothing, move {path} away yourself.",
         ),
     }
     code, summary, resolution = texts[verdict.kind]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from thinpoolmgr.core.engine_plan import judge_state
+from thinpoolmgr.core.engine_plan import is_touched, judge_state
 from thinpoolmgr.core.lifecycle import PoolState, PoolView, view_pool
 from thinpoolmgr.core.matching import is_unresolved, is_wanted
 from thinpoolmgr.core.names import OUR_TAG
@@ -27,7 +27,9 @@ _IN_USE = (PoolState.HEALTHY, PoolState.TIGHT)
 def fingerprint_of_host(desired: DesiredState, snapshot: Snapshot, memory: Memory) -> str:
     """Return the hash of the facts that plans for `desired` rely on."""
     pools = [_pool(view_pool(pool, snapshot), snapshot, memory) for pool in desired.pools]
-    engines = [_engine(engine, desired, snapshot) for engine in snapshot.engines]
+    looked_for = {engine.name for engine in desired.engines if not engine.config.pool}
+    relied_on = [e for e in snapshot.engines if e.name not in looked_for or is_touched(e, memory)]
+    engines = [_engine(engine, desired, snapshot) for engine in relied_on]
     journal = (memory.interrupted, memory.pending, memory.stopped_engines)
     return fingerprint_of(desired, pools, engines, journal)
 

@@ -49,10 +49,14 @@ class Request(Struct, frozen=True, omit_defaults=True):
     metadata_bytes: int = 0
     group_uuid: str = ""
     """The group that a rebuild takes down; empty: there was none."""
+    set_aside: tuple[str, ...] = ()
+    """The folders that a purge deletes: those that were aside when it began."""
 
     def as_asked(self) -> Request:
         """Return only what was asked for."""
-        return msgspec.structs.replace(self, is_settled=False, data_bytes=0, metadata_bytes=0, group_uuid="")
+        return msgspec.structs.replace(
+            self, is_settled=False, data_bytes=0, metadata_bytes=0, group_uuid="", set_aside=()
+        )
 
 
 def command_line(request: Request) -> str:

@@ -18,7 +18,7 @@ from thinpoolmgr.core.changes import (
     without_repeats,
 )
 from thinpoolmgr.core.desired import DesiredPool, DesiredState, unstable_name_warning, unstable_names
-from thinpoolmgr.core.engine_plan import plan_engine, plan_engine_start
+from thinpoolmgr.core.engine_plan import plan_engine, plan_engine_start, plan_implied_engine
 from thinpoolmgr.core.fingerprint import fingerprint_of_host
 from thinpoolmgr.core.guards import check_disk, check_paths, check_sector_sizes, disk_ref, plan_wipes
 from thinpoolmgr.core.leftovers import find_leftovers, remove_leftovers, unexpected_lvs
@@ -34,6 +34,7 @@ from thinpoolmgr.core.steps import (
     CreateThinPool,
     CreateVolumeGroup,
     RemoveDmDevice,
+    StartEngine,
     Step,
     TagPool,
 )
@@ -43,10 +44,13 @@ from thinpoolmgr.units import format_size
 def plan_apply(desired: DesiredState, snapshot: Snapshot, memory: Memory, only: str = "") -> Plan:
     """Return the plan that makes the host as `desired`; empty when it is so already.
 
-    With `only`, the name of a pool, just that pool and its engine; the paths of all pools are checked all the same.
+    With `only`, the name of a pool, just that pool and its engine; the trouble of other pools is no obstacle to it.
     """
     desired, unmatched = resolve_matches(desired, snapshot)
     refusals = [*unmatched, *check_paths(desired, snapshot)]
+    alone = desired.find_pool(only)
+    if alone is not None:
+        refusals = [refusal for refusal in refusals if _concerns(refusal, alone)]
     steps: list[Step] = []
     notes: list[str] = []
     warnings: list[str] = []
@@ -58,24 +62,30 @@ def plan_apply(desired: DesiredState, snapshot: Snapshot, memory: Memory, only: 
             continue  # which disks are meant is not clear, so nothing can be said about them
         view = view_pool(pool, snapshot)
         pool_plan = _plan_pool(view, snapshot, memory)
-        steps += pool_plan.steps
+        engine = desired.engine_of(pool.name)
+        engine_plan, first = Plan(), 0
+        if engine is not None and engine.implied:
+            engine_plan = plan_implied_engine(engine, view, snapshot, memory)
+            # The state of a pool that is gone goes before the new one is made: a kill must not leave the two together.
+            first = len([step for step in engine_plan.steps if not isinstance(step, StartEngine)])
+        elif engine is not None:
+            engine_plan = plan_engine(engine, view, snapshot, memory)
+        steps += (*engine_plan.steps[:first], *pool_plan.steps, *engine_plan.steps[first:])
         warnings += _warn_of_names(view, snapshot) if pool_plan.steps else []
         warnings += [f"{pool.path} is {view.state}: {view.because}."] if view.state in _WORTH_A_WARNING else []
         warnings += pool_plan.warnings
         refusals += _without_repeats(pool_plan.refusals, refusals)
-        engine = desired.engine_of(pool.name)
-        if engine is not None:
-            # One that is only looked for, so that its pool is not pulled away, is started again and not put on it.
-            engine_plan = (
-                plan_engine_start(engine, snapshot, memory, pool.name)
-                if engine.implied
-                else plan_engine(engine, view, snapshot, memory)
-            )
-            steps += engine_plan.steps
-            refusals += engine_plan.refusals
-            notes += engine_plan.notes
+        refusals += engine_plan.refusals
+        notes += engine_plan.notes
     fingerprint = fingerprint_of_host(desired, snapshot, memory)
-    return Plan(numbered(steps), tuple(refusals), tuple(notes), tuple(warnings), fingerprint)
+    return Plan(numbered(steps), tuple(refusals), tuple(dict.fromkeys(notes)), tuple(warnings), fingerprint)
+
+
+def _concerns(refusal: Refusal, pool: DesiredPool) -> bool:
+    """Whether `refusal` is about a disk or a selector of `pool`; of two that take one disk only one is the target."""
+    names = (f"pools.{pool.name}.", *pool.config.devices, *pool.config.spare_devices)
+    is_shared = refusal.code in ("SAME_DISK_TWICE", "MATCH_TWICE") and any(name in refusal.summary for name in names)
+    return is_shared or refusal.target in names or refusal.target.startswith(names[0])
 
 
 def plan_activate(pool: DesiredPool, desired: DesiredState, snapshot: Snapshot, memory: Memory) -> Plan:
@@ -90,8 +100,13 @@ def plan_activate(pool: DesiredPool, desired: DesiredState, snapshot: Snapshot, 
     engine = desired.engine_of(pool.name)
     notes: tuple[str, ...] = ()
     if engine is not None and not refusals:
-        engine_plan = plan_engine_start(engine, snapshot, memory, pool.name)
+        engine_plan = (
+            plan_implied_engine(engine, view, snapshot, memory)
+            if engine.implied
+            else plan_engine_start(engine, snapshot, memory, pool.name)
+        )
         steps += engine_plan.steps
+        refusals += engine_plan.refusals
         notes = engine_plan.notes
     steps = [*tags, *steps]
     return Plan(numbered(steps), tuple(refusals), notes, fingerprint=fingerprint_of_host(desired, snapshot, memory))

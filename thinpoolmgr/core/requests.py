@@ -14,14 +14,14 @@ from msgspec.structs import replace
 from thinpoolmgr.core.adopt import plan_adopt
 from thinpoolmgr.core.changes import plan_extension, without_repeats
 from thinpoolmgr.core.clean import plan_clean
-from thinpoolmgr.core.desired import DesiredPool, DesiredState, with_implied_engine
+from thinpoolmgr.core.desired import DesiredPool, DesiredState, with_engine_anywhere, with_implied_engine
 from thinpoolmgr.core.fingerprint import fingerprint_of_host
 from thinpoolmgr.core.guards import check_paths
 from thinpoolmgr.core.lifecycle import PoolState, view_pool
 from thinpoolmgr.core.plan import Memory, Plan, Refusal, Request, numbered
 from thinpoolmgr.core.planner import bring_up, plan_activate, plan_apply, with_lost_tags
 from thinpoolmgr.core.steps import StopEngine
-from thinpoolmgr.core.teardown import plan_deactivate, plan_destroy
+from thinpoolmgr.core.teardown import plan_deactivate, plan_destroy, remove_left_labels
 from thinpoolmgr.units import parse_size
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     Predict = Callable[[Snapshot, Step], Snapshot]
 
-_TEARS_DOWN = ("destroy", "deactivate", "rebuild")
+_STOPS_OR_STARTS = ("destroy", "deactivate", "rebuild", "activate")
 
 
 class UnknownPoolError(ValueError):
@@ -47,9 +47,9 @@ def desired_for(request: Request, desired: DesiredState) -> DesiredState:
 
     """
     if not request.pool:
-        return desired
+        return with_engine_anywhere(desired) if request.command == "apply" else desired
     pool = _pool(request, desired)
-    if request.command in _TEARS_DOWN:
+    if request.command in _STOPS_OR_STARTS:
         return with_implied_engine(desired, pool)
     named = (*pool.config.devices, *pool.config.spare_devices)
     more = tuple(device for device in request.add_devices if device not in named)
@@ -93,6 +93,9 @@ def settle(request: Request, desired: DesiredState, snapshot: Snapshot, memory: 
     same = [other for other in begun if other.is_settled and other.as_asked() == request.as_asked()]
     if same:
         return same[-1]
+    if request.purge and not request.is_settled:
+        aside = tuple(path for engine in snapshot.engines for path in engine.set_aside)
+        return replace(request, is_settled=True, set_aside=aside)
     if request.is_settled or not request.pool:
         return replace(request, is_settled=True)
     view = view_pool(_pool(request, desired), snapshot)
@@ -170,7 +173,8 @@ def _plan_rebuild(  # noqa: PLR0913, PLR0917 - as plan_for
     is_old = view.group is not None and view.group.uuid == request.group_uuid
     is_down = not is_old and view.state is not PoolState.LOST
     if is_down:
-        return plan_apply(desired, snapshot, memory, only=pool.name)
+        up = plan_apply(desired, snapshot, memory, only=pool.name)
+        return replace(up, steps=numbered([*remove_left_labels(pool, up.steps, snapshot, memory), *up.steps]))
     down = plan_destroy(pool, desired, snapshot, memory)
     if down.refusals or predict is None:
         return down

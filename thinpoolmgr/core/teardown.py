@@ -10,13 +10,21 @@ from msgspec.structs import replace
 
 from thinpoolmgr.core.changes import mend
 from thinpoolmgr.core.desired import DesiredPool, DesiredState
-from thinpoolmgr.core.engine_plan import check_obstacle, check_process, move_aside, stop_engine
+from thinpoolmgr.core.engine_plan import (
+    check_files,
+    check_obstacle,
+    check_process,
+    judge_state,
+    move_aside,
+    refuse_verdict,
+    stop_engine,
+)
 from thinpoolmgr.core.engines import ENGINES
 from thinpoolmgr.core.fingerprint import fingerprint_of_host
 from thinpoolmgr.core.guards import disk_ref, is_our_leftover
 from thinpoolmgr.core.leftovers import find_leftovers, remove_leftovers, unexpected_lvs
 from thinpoolmgr.core.lifecycle import PoolState, PoolView, view_pool
-from thinpoolmgr.core.matching import is_unresolved, is_wanted
+from thinpoolmgr.core.matching import is_unresolved, is_wanted, resolve_matches
 from thinpoolmgr.core.model import Disk, DmDevice, Engine, PhysicalVolume, Snapshot, VolumeGroup
 from thinpoolmgr.core.names import bare_uuid
 from thinpoolmgr.core.plan import Memory, Plan, Refusal, numbered
@@ -72,6 +80,8 @@ def plan_destroy(
         moves, notes, obstacles = _move_state(found, view, steps, memory)
         steps += moves
         refusals += obstacles
+        if moves and (refusal := _refuse_state_in_doubt(found, view, desired, snapshot, memory)):
+            refusals.append(refusal)
     return Plan(
         () if refusals else numbered(steps),
         tuple(refusals),
@@ -173,7 +183,8 @@ def _destroy_below(
 ) -> tuple[list[Step], list[Refusal]]:
     pool, group = view.pool, view.group
     if group is None:
-        return _remove_labels(view, snapshot, memory, keep_devices=keep_devices)
+        labels, hidden = _remove_labels(view, snapshot, memory, keep_devices=keep_devices)
+        return [*labels], hidden
     leftovers = find_leftovers(group, pool, memory)
     refusals = unexpected_lvs(group, pool, leftovers)
     if refusals:
@@ -235,7 +246,7 @@ def _pv_ref(pv: PhysicalVolume, snapshot: Snapshot) -> DiskRef:
 
 def _remove_labels(
     view: PoolView, snapshot: Snapshot, memory: Memory, *, keep_devices: bool
-) -> tuple[list[Step], list[Refusal]]:
+) -> tuple[list[RemovePhysicalVolumes], list[Refusal]]:
     """No group any more: labels that an interrupted run of ours left, and no others."""
     pool = view.pool
     disks = _disks_of(pool, snapshot)
@@ -250,11 +261,24 @@ def _remove_labels(
     ours = _left_labels(pool, snapshot, memory)
     if not keep_devices and (refusal := _refuse_hidden_label(pool, snapshot, memory)):
         return [], [refusal]
-    if keep_devices or not ours:
-        return [], []
+    return ([] if keep_devices else _erase(ours, pool)), []
+
+
+def remove_left_labels(
+    pool: DesiredPool, steps: tuple[Step, ...], snapshot: Snapshot, memory: Memory
+) -> list[RemovePhysicalVolumes]:
+    """Return the step that removes labels which interrupted runs for `pool` left on disks that `steps` do not use."""
+    added = [step for step in steps if isinstance(step, CreateVolumeGroup | ExtendVolumeGroup)]
+    used = {ref.path for step in added for ref in step.disks}
+    return _erase([(pv, disk) for pv, disk in _left_labels(pool, snapshot, memory) if disk.path not in used], pool)
+
+
+def _erase(labels: list[tuple[PhysicalVolume, Disk]], pool: DesiredPool) -> list[RemovePhysicalVolumes]:
+    if not labels:
+        return []
     reason = "an interrupted run left their labels"
-    refs, uuids = tuple(disk_ref(disk) for _, disk in ours), tuple(pv.uuid for pv, _ in ours)
-    return [RemovePhysicalVolumes(reason=reason, danger="destroys", pool=pool.name, disks=refs, pv_uuids=uuids)], []
+    refs, uuids = tuple(disk_ref(disk) for _, disk in labels), tuple(pv.uuid for pv, _ in labels)
+    return [RemovePhysicalVolumes(reason=reason, danger="destroys", pool=pool.name, disks=refs, pv_uuids=uuids)]
 
 
 def _disks_of(pool: DesiredPool, snapshot: Snapshot) -> list[Disk]:
@@ -288,15 +312,31 @@ def _left_labels(pool: DesiredPool, snapshot: Snapshot, memory: Memory) -> list[
     return [(pv, disk) for pv, disk in found if disk is not None and is_our_leftover(pv, disk, ours)]
 
 
+def _refuse_state_in_doubt(
+    found: Engine, view: PoolView, desired: DesiredState, snapshot: Snapshot, memory: Memory
+) -> Refusal | None:
+    """A pool that is not seen was removed by the run that goes on, or must be gone for sure."""
+    moves = [step for step in (*memory.interrupted, *memory.pending) if isinstance(step, MoveStateAside)]
+    if view.state is not PoolState.ABSENT or view.pool.name in {step.pool for step in moves}:
+        return None
+    resolved, _ = resolve_matches(desired, snapshot)
+    pool = resolved.find_pool(view.pool.name) or view.pool
+    verdict = judge_state(found, view_pool(pool, snapshot), snapshot)
+    return refuse_verdict(found, verdict) if verdict is not None and verdict.kind == "unknown" else None
+
+
 def _move_state(
     found: Engine, view: PoolView, steps: list[Step], memory: Memory
 ) -> tuple[list[MoveStateAside], list[str], list[Refusal]]:
     """The engine's state goes with its pool, but only a state that is known to be this pool's."""
     state = found.state
     stays_running = found.running is not False and not any(isinstance(step, StopEngine) for step in steps)
-    names_another = ENGINES[found.kind].configured_pool_dm_name(found.config_text) not in ("", view.dm_name)
-    if state is None or state.loop_files or stays_running or names_another:
+    if state is None or state.loop_files or stays_running:
         return [], ([f"{found.name}: {found.state_problem}"] if found.state_problem else []), []
+    if refusal := check_files(found):
+        return [], [], [refusal]
+    if ENGINES[found.kind].configured_pool_dm_name(found.config_text) not in ("", view.dm_name):
+        return [], [], []
     # The mounts of running containers end with the engine; what is mounted after that is seen when it is moved.
     is_stopped_first = any(isinstance(step, StopEngine) for step in steps)
     if not is_stopped_first and (obstacle := check_obstacle(state)):
