@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, get_args
 
+import msgspec
 import pytest
 import support
 from msgspec.structs import replace
 
 from thinpoolmgr.approval import Approval
 from thinpoolmgr.core.commands import commands
+from thinpoolmgr.core.desired import DesiredPool, PoolConfig
 from thinpoolmgr.core.journal import unfinished_runs
-from thinpoolmgr.core.model import LvmProfile
+from thinpoolmgr.core.model import LvmProfile, Signature
 from thinpoolmgr.core.plan import MadePool, Memory, Plan, Request
 from thinpoolmgr.core.requests import UnknownPoolError, desired_for, plan_for, settle
 from thinpoolmgr.core.steps import ExtendData, ExtendMetadata, StopEngine, step_name
@@ -60,6 +62,11 @@ def pool_of(shot: Snapshot) -> LogicalVolume:
 
 def with_spares(*paths: str, **config: Any) -> DesiredState:
     return support.desired(support.pool(data_size="1GiB", spare_devices=paths, **config))
+
+
+def chosen(name: str, **selector: Any) -> DesiredPool:
+    """Return a pool whose only disk a selector chooses."""
+    return replace(support.pool(name), config=msgspec.convert({"match": [selector]}, PoolConfig))
 
 
 # what is looked at
@@ -241,6 +248,55 @@ def test_a_disk_that_another_pool_is_to_have_is_not_taken(order: tuple[int, int]
     found = plan(request, replace(shot, configured_devices=configured), state)
     assert (codes(found), names(found)) == (["SAME_DISK_TWICE"], [])
     assert found.refusals[0].exit_code == 78
+
+
+OTHERS = [
+    support.pool("other", "/dev/sdc"),
+    support.pool("other", "/dev/sdz", spare_devices=("/dev/sdc",)),
+    chosen("other", serial="S-c"),
+]
+
+
+@pytest.mark.parametrize("other", OTHERS, ids=["named", "spare", "chosen"])
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_disk_that_another_pool_names_or_chooses_is_not_taken_under_its_very_name(
+    order: tuple[int, int], other: DesiredPool
+) -> None:
+    disk = support.disk("/dev/sdc", signatures=(Signature("ext4", "filesystem", 1080),))
+    pools = (support.pool(data_size="1GiB", wipe_signatures=True), other)
+    state = support.desired(*(pools[place] for place in order))
+    found = plan(Request("extend", "docker", add_devices=("/dev/sdc",)), support.with_free_disk(SMALL, disk), state)
+    assert (codes(found), names(found)) == (["SAME_DISK_TWICE"], [])
+    assert "pools.docker" in found.refusals[0].details
+    assert "pools.other" in found.refusals[0].details
+
+
+def test_a_partition_of_a_disk_that_another_pool_chooses_is_not_taken() -> None:
+    whole, part = support.disk("/dev/sdc", partitions=("/dev/sdc1",)), support.disk("/dev/sdc1", devno="8:33")
+    shot = support.with_free_disk(SMALL, whole, replace(part, kind="partition"))
+    state = support.desired(support.pool(data_size="1GiB"), chosen("other", serial="S-c"))
+    assert codes(plan(Request("extend", "docker", add_devices=("/dev/sdc1",)), shot, state)) == ["SAME_DISK_TWICE"]
+
+
+def test_a_disk_that_another_pool_may_choose_is_not_taken() -> None:
+    shot = support.with_free_disk(SMALL, SDC, SDD)
+    state = support.desired(support.pool(data_size="1GiB"), chosen("other", serial="S-[cd]"))
+    found = plan(Request("extend", "docker", add_devices=("/dev/sdc",)), shot, state)
+    assert (codes(found), names(found)) == (["MATCH_TWICE"], [])
+    assert "pools.other.match" in found.refusals[0].resolution
+
+
+def test_a_disk_beyond_those_that_another_pool_stands_on_is_taken() -> None:
+    other = chosen("other", serial="S-[cd]")
+    shot = support.with_pool(support.with_free_disk(SMALL, SDC), other)
+    shot = support.with_free_disk(shot, SDD)
+    state = support.desired(support.pool(data_size="1GiB"), other)
+    assert names(plan(Request("extend", "docker", add_devices=("/dev/sdd",)), shot, state)) == ["extend-volume-group"]
+
+
+def test_a_device_that_is_configured_and_missing_does_not_keep_a_pool_from_growing() -> None:
+    state = support.desired(support.pool("docker", "/dev/sdb", "/dev/sdx", data_size="1GiB"))
+    assert (codes(plan(GROW, SMALL, state)), names(plan(GROW, SMALL, state))) == ([], ["extend-data"])
 
 
 def test_a_spare_device_that_is_missing_does_not_matter_until_it_is_needed() -> None:

@@ -18,6 +18,7 @@ from thinpoolmgr.core.desired import DesiredPool, DesiredState, with_implied_eng
 from thinpoolmgr.core.fingerprint import fingerprint_of_host
 from thinpoolmgr.core.guards import check_paths
 from thinpoolmgr.core.lifecycle import PoolState, view_pool
+from thinpoolmgr.core.matching import is_unresolved, is_wanted, resolve_matches
 from thinpoolmgr.core.plan import Memory, Plan, Refusal, Request, numbered
 from thinpoolmgr.core.planner import bring_up, plan_activate, plan_apply, with_lost_tags
 from thinpoolmgr.core.steps import StopEngine
@@ -27,7 +28,7 @@ from thinpoolmgr.units import parse_size
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from thinpoolmgr.core.model import Snapshot
+    from thinpoolmgr.core.model import Disk, Snapshot
     from thinpoolmgr.core.steps import Step
 
     Predict = Callable[[Snapshot, Step], Snapshot]
@@ -131,9 +132,7 @@ def _plan_extend(
     pool: DesiredPool, request: Request, desired: DesiredState, snapshot: Snapshot, memory: Memory
 ) -> Plan:
     fingerprint = fingerprint_of_host(desired, snapshot, memory)
-    ours = {*request.add_devices, *pool.config.devices}
-    # A disk named twice is refused whichever of its names comes second, and may be another pool's.
-    refusals = [r for r in check_paths(desired, snapshot) if r.target in ours or r.code == "SAME_DISK_TWICE"]
+    refusals = _refuse_devices(pool, request, desired, snapshot)
     view, tags = with_lost_tags(view_pool(pool, snapshot), snapshot, memory)
     if view.state is PoolState.ABSENT:
         way = "thinpoolmgr apply makes it."
@@ -155,6 +154,29 @@ def _plan_extend(
     return Plan(
         numbered(steps), tuple(changes.refusals), tuple(notes if steps else ()), tuple(changes.warnings), fingerprint
     )
+
+
+def _refuse_devices(pool: DesiredPool, request: Request, desired: DesiredState, snapshot: Snapshot) -> list[Refusal]:
+    """Return why disks that are to be added cannot be used: they lead nowhere, or another pool is to have them."""
+    others = tuple(other for other in desired.pools if other is not pool)
+    resolved, _ = resolve_matches(replace(desired, pools=others), snapshot)
+    found = check_paths(replace(desired, pools=(*resolved.pools, pool)), snapshot)
+    # A disk named twice is refused whichever of its names comes second.
+    refusals = [r for r in found if r.target in request.add_devices or r.code == "SAME_DISK_TWICE"]
+    disks = [disk for path in request.add_devices if (disk := snapshot.find_disk(path))]
+    return refusals + [
+        _may_be_chosen(disk, other)
+        for other in resolved.pools
+        for disk in disks
+        if is_unresolved(other) and is_wanted(disk, other, snapshot)
+    ]
+
+
+def _may_be_chosen(disk: Disk, other: DesiredPool) -> Refusal:
+    summary = f"pools.{other.name}.match fits {disk.path}, too"
+    details = f"It fits more disks than it asks for, or fewer, so that this one may be meant for pools.{other.name}."
+    resolution = f"Narrow pools.{other.name}.match, with a serial or a path, until thinpoolmgr plan does not refuse it."
+    return Refusal("MATCH_TWICE", disk.path, summary, details, resolution)
 
 
 def _plan_rebuild(  # noqa: PLR0913, PLR0917 - as plan_for
