@@ -192,9 +192,7 @@ def _recover(runs: list[tuple[Path, Run]], snapshot: Snapshot) -> list[tuple[Pat
 
 
 def _settle(path: Path, run: Run, snapshot: Snapshot) -> Run:
-    for step in run.steps_with(run.doing):
-        if step.id in run.done:
-            continue
+    for step in run.open_steps:
         condition = condition_of(step, snapshot)
         if condition is Condition.STUCK:
             raise _needs_person(path, step, snapshot)
@@ -222,6 +220,14 @@ def _pool_uuid(step: Step, snapshot: Snapshot) -> str:
     group = snapshot.find_group(step.group)
     lv = group.find_lv(step.lv) if group else None
     return lv.uuid if lv else ""
+
+
+def _volumes_before(step: Step, snapshot: Snapshot) -> tuple[str, ...]:
+    """Uuids of what the group of `step` has, where a kill may leave a volume that looks like anybody's."""
+    if not isinstance(step, CreateThinPool | ExtendMetadata):
+        return ()
+    group = snapshot.find_group(step.group)
+    return tuple(lv.uuid for lv in group.lvs) if group else ()
 
 
 def _append(path: Path, record: Record) -> None:
@@ -288,7 +294,7 @@ class _Run:
 
     def _perform(self, step: Step, total: int) -> None:
         self._reporter.begin_step(step, total)
-        self._file.append(Doing(step.id, now()))
+        self._file.append(Doing(step.id, now(), _volumes_before(step, self.snapshot)))
         started = time.monotonic()
         already = not why_not_done(step, self.snapshot)
         try:

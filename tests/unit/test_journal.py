@@ -23,7 +23,7 @@ from thinpoolmgr.core.journal import (
     unfinished_runs,
     whole_bytes,
 )
-from thinpoolmgr.core.plan import MadePool, Request, numbered
+from thinpoolmgr.core.plan import MadePool, OpenStep, Request, numbered
 from thinpoolmgr.core.steps import CreateVolumeGroup, ExtendData, ExtendMetadata, StartEngine, Step, StopEngine
 from thinpoolmgr.units import MIB
 
@@ -173,6 +173,16 @@ def test_memory_of_an_interrupted_run() -> None:
     assert memory.pending == STEPS[2:]
     assert memory.stopped_engines == ("docker",)
     assert memory.our_groups == ()
+
+
+def test_only_steps_that_were_not_seen_to_be_done_may_be_half_done() -> None:
+    before = ("lv-1", "lv-2")
+    memory = remember([run(Doing("01", "t"), Done("01", 1), Doing("02", "t"), Doing("03", "t", before))], "boot-1")
+    assert memory.open_steps == (OpenStep(STEPS[1]), OpenStep(STEPS[2], before))
+
+
+def test_a_journal_of_before_there_were_volumes_in_it_can_be_read() -> None:
+    assert decode_records(line_of(b'{"record":"doing","id":"02","at":"t"}')) == [Doing("02", "t")]
 
 
 def test_memory_of_nothing_and_of_runs_that_ended_well() -> None:

@@ -20,6 +20,7 @@ from thinpoolmgr.core.steps import ExtendData, ExtendMetadata, StopEngine, step_
 from thinpoolmgr.cycle import RunError, carry_out
 from thinpoolmgr.errors import RefusedError
 from thinpoolmgr.host.store import Store
+from thinpoolmgr.sim import events
 from thinpoolmgr.sim.faults import Fails, Killed, Left, PowerCutError
 from thinpoolmgr.sim.host import SimulatedHost
 from thinpoolmgr.sim.parts import settle as settle_disks
@@ -484,6 +485,28 @@ def test_what_the_configuration_enlarged_is_not_made_smaller(stage: Callable[...
     there.state = PLAIN
     with pytest.raises(RefusedError, match="was made with data_size 2GiB, and 1GiB"):
         there.run(APPLY)
+
+
+def test_a_volume_of_strangers_is_not_taken_for_what_an_extension_left(stage: Callable[..., Stage]) -> None:
+    there = stage(support.with_lv(SMALL, support.linear("lvol1", 20 * MIB)))
+    request = replace(GROW, add_metadata="+8MiB")
+    there.cut(request, Killed("after"))
+    there.run(request)
+    assert "lvol1" in {lv.name for lv in there.host.snapshot.groups[0].lvs}
+    there.cut(request, Killed("before"), 1)
+    there.host.snapshot = events.add_volume(there.host.snapshot, "docker", "lvol2", 28 * MIB)
+    there.run(APPLY)
+    there.run(request)
+    assert "lvol2" in {lv.name for lv in there.host.snapshot.groups[0].lvs}
+
+
+def test_before_a_step_that_lvm_begins_with_a_volume_of_its_own_naming_the_volumes_are_journaled(
+    stage: Callable[..., Stage],
+) -> None:
+    there = stage(SMALL)
+    there.cut(replace(GROW, add_metadata="+8MiB"), Killed("after"), 1)
+    (_, run) = there.store.read_runs()[-1]
+    assert run.lvs_before == (("01", tuple(lv.uuid for lv in SMALL.groups[0].lvs)),)
 
 
 # rebuild

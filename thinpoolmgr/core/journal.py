@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from thinpoolmgr.core.plan import MadePool, Memory, Request
+from thinpoolmgr.core.plan import MadePool, Memory, OpenStep, Request
 from thinpoolmgr.core.steps import CreateThinPool, ExtendData, StartEngine, Step, StopEngine
 
 SCHEMA = 1
@@ -36,10 +36,14 @@ class Began(Struct, frozen=True, tag="began", tag_field="record"):
 
 
 class Doing(Struct, frozen=True, tag="doing", tag_field="record"):
-    """A step is about to be performed."""
+    """A step is about to be performed; the uuids are those of the logical volumes that its group has until then.
+
+    They are kept of steps that LVM begins with a volume of its own naming: what was there before is never ours.
+    """
 
     id: str
     at: str
+    lv_uuids: tuple[str, ...] = ()
 
 
 class Done(Struct, frozen=True, tag="done", tag_field="record"):
@@ -144,6 +148,8 @@ class Run(Struct, frozen=True):
     group_uuids: tuple[str, ...] = ()
     lv_uuids: tuple[tuple[str, str], ...] = ()
     """Id of a step, and uuid of the thin pool that it made or enlarged."""
+    lvs_before: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """Id of a step, and uuids of the logical volumes that its group had before it."""
     ended_at: str = ""
     seconds: tuple[float, ...] = ()
     """How long each step of `done` took."""
@@ -159,6 +165,11 @@ class Run(Struct, frozen=True):
         """Return the steps with these ids, in the order of the plan."""
         return tuple(step for step in self.began.steps if step.id in ids)
 
+    @property
+    def open_steps(self) -> tuple[Step, ...]:
+        """Return the steps that were begun and not seen to be done."""
+        return tuple(step for step in self.steps_with(self.doing) if step.id not in self.done)
+
 
 def fold_run(records: list[Record]) -> Run | None:
     """Return the run that `records` tell of; None when not even its beginning was written."""
@@ -172,6 +183,7 @@ def fold_run(records: list[Record]) -> Run | None:
         done=tuple(r.id for r in done),
         group_uuids=tuple(r.group_uuid for r in done if r.group_uuid),
         lv_uuids=tuple((r.id, r.lv_uuid) for r in done if r.lv_uuid),
+        lvs_before=tuple((r.id, r.lv_uuids) for r in records if isinstance(r, Doing) and r.lv_uuids),
         ended_at=next((r.at for r in reversed(records) if isinstance(r, Ended)), ""),
         seconds=tuple(r.seconds for r in done),
         failed=next((r for r in records if isinstance(r, Failed)), None),
@@ -187,6 +199,9 @@ def remember(runs: list[Run], boot_id: str) -> Memory:
     return Memory(
         interrupted,
         pending,
+        open_steps=tuple(
+            OpenStep(step, dict(run.lvs_before).get(step.id, ())) for run in unfinished for step in run.open_steps
+        ),
         our_groups=tuple(dict.fromkeys(uuid for run in runs for uuid in run.group_uuids)),
         made=_made_pools(runs),
         stopped_engines=_stopped_engines(runs, boot_id),

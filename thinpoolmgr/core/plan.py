@@ -103,13 +103,23 @@ class MadePool(Struct, frozen=True):
     metadata_bytes: int
 
 
+class OpenStep(Struct, frozen=True):
+    """A step that was begun and not seen to be done."""
+
+    step: Step
+    lv_uuids: tuple[str, ...] = ()
+    """The logical volumes that its group had before; empty, too, where an older journal does not say."""
+
+
 class Memory(Struct, frozen=True):
     """What the journal knows that a snapshot cannot show."""
 
     interrupted: tuple[Step, ...] = ()
-    """Steps of the last, unfinished run that were begun."""
+    """Steps of the unfinished runs that were begun, whether they are done or not."""
     pending: tuple[Step, ...] = ()
-    """Its steps that were not begun."""
+    """Their steps that were not begun."""
+    open_steps: tuple[OpenStep, ...] = ()
+    """Those of `interrupted` that may be half done."""
     our_groups: tuple[str, ...] = ()
     """Uuids of volume groups that we made."""
     made: tuple[MadePool, ...] = ()
