@@ -18,7 +18,7 @@ from thinpoolmgr.core.plan import MadePool, Memory, Plan, Request
 from thinpoolmgr.core.requests import UnknownPoolError, desired_for, plan_for, settle
 from thinpoolmgr.core.steps import ExtendData, ExtendMetadata, StopEngine, step_name
 from thinpoolmgr.cycle import RunError, carry_out
-from thinpoolmgr.errors import RefusedError
+from thinpoolmgr.errors import NeedsPersonError, RefusedError
 from thinpoolmgr.host.store import Store
 from thinpoolmgr.sim import events
 from thinpoolmgr.sim.faults import Fails, Killed, Left, PowerCutError
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from thinpoolmgr.core.desired import DesiredState
+    from thinpoolmgr.core.journal import Run
     from thinpoolmgr.core.model import Disk, LogicalVolume, Snapshot
     from thinpoolmgr.cycle import RunResult
 
@@ -338,6 +339,17 @@ def test_a_pool_that_ran_out_of_metadata_gets_more_of_it() -> None:
     assert plan(request, after, memory=memory).is_empty
 
 
+def test_more_data_is_no_help_for_a_pool_that_ran_out_of_metadata() -> None:
+    shot = support.with_free_disk(support.healthy(mode="ro", used_metadata_blocks=3072), SDC)
+    for request in (GROW, replace(GROW, add_devices=("/dev/sdc",))):
+        found = plan(request, shot)
+        assert (codes(found), names(found)) == (["POOL_OUT_OF_METADATA"], [])
+        assert "--metadata +SIZE" in found.refusals[0].resolution
+    assert names(plan(Request("extend", "docker", add_devices=("/dev/sdc",)), shot)) == ["extend-volume-group"]
+    both = replace(GROW, add_metadata="+8MiB", add_devices=("/dev/sdc",))
+    assert names(plan(both, shot)) == ["extend-volume-group", "extend-metadata", "extend-data"]
+
+
 def test_a_full_pool_grows_and_an_inactive_one_is_activated_first() -> None:
     full = support.with_status(SMALL, mode="out_of_data_space", used_data_blocks=8000)
     after = support.carried_out(full, plan(GROW, full))
@@ -389,6 +401,19 @@ class Stage:
     @property
     def data_bytes(self) -> int:
         return pool_of(self.host.snapshot).size_bytes
+
+    @property
+    def unfinished(self) -> list[Run]:
+        return unfinished_runs([run for _, run in self.store.read_runs()])
+
+
+def replace_uuid(shot: Snapshot, uuid: str) -> Snapshot:
+    """Return `shot` with another uuid where `uuid` is: as if somebody had made that volume anew."""
+    new = support.uuid_of("made anew by hand")
+    text = msgspec.json.encode(shot).replace(uuid.encode(), new.encode())
+    return msgspec.json.decode(
+        text.replace(uuid.replace("-", "").encode(), new.replace("-", "").encode()), type=type(shot)
+    )
 
 
 @pytest.fixture
@@ -450,9 +475,83 @@ def test_a_command_with_nothing_to_do_does_not_make_an_extension_forgotten(stage
 
 def test_an_apply_with_nothing_to_do_ends_what_was_interrupted(stage: Callable[..., Stage]) -> None:
     there = stage(SMALL)
-    there.cut(GROW, Killed("before"))
+    there.cut(Request("deactivate", "docker"), Killed("before"))
+    assert [run.began.command for run in there.unfinished] == ["deactivate"]
     assert there.run(APPLY).outcome == "nothing"
-    assert unfinished_runs([run for _, run in there.store.read_runs()]) == []
+    assert there.unfinished == []
+
+
+@pytest.mark.parametrize("kill", [Killed("before"), Killed("inside", "second"), Killed("after")], ids=str)
+def test_an_apply_mends_what_an_extension_left_and_does_not_end_it(stage: Callable[..., Stage], kill: Killed) -> None:
+    there = stage(SMALL)
+    there.cut(GROW, kill)
+    there.run(APPLY)
+    assert there.run(APPLY).outcome == "nothing"
+    (unfinished,) = there.unfinished
+    assert unfinished.began.command == "extend"
+    there.run(GROW)
+    assert there.data_bytes == 1000 * support.EXTENT + GIB
+    assert there.unfinished == []
+    assert there.run(GROW).outcome == "done"
+    assert there.data_bytes == 1000 * support.EXTENT + 2 * GIB
+
+
+def test_a_later_extension_that_ends_well_gives_up_the_one_that_failed(stage: Callable[..., Stage]) -> None:
+    there = stage(SMALL)
+    two = replace(GROW, add_data="+2GiB")
+    there.cut(two, Killed("before"))
+    there.run(GROW)
+    assert there.unfinished == []
+    there.run(two)
+    assert there.data_bytes == 1000 * support.EXTENT + 3 * GIB
+
+
+def test_an_extension_of_a_pool_that_is_made_anew_is_not_gone_on_with(stage: Callable[..., Stage]) -> None:
+    there = stage(SMALL)
+    there.cut(GROW, Killed("before"))
+    (unfinished,) = there.unfinished
+    there.host.snapshot = support.with_pool(support.snapshot(), data_extents=256)
+    there.host.snapshot = replace_uuid(there.host.snapshot, pool_of(SMALL).uuid)
+    assert unfinished.began.request is not None
+    with pytest.raises(NeedsPersonError, match="made anew after the extend"):
+        there.run(unfinished.began.request)
+    there.run(GROW)
+    assert there.data_bytes == 2 * GIB
+    assert there.unfinished == []
+
+
+def test_an_apply_does_not_end_a_destroy_that_has_left_the_engines_state(stage: Callable[..., Stage]) -> None:
+    there = stage(USED)
+    destroy = Request("destroy", "docker")
+    there.cut(destroy, Killed("after"), 3)
+    assert there.run(APPLY).outcome == "done"
+    new = pool_of(there.host.snapshot).uuid
+    (unfinished,) = there.unfinished
+    assert unfinished.began.request is not None
+    with pytest.raises(NeedsPersonError, match="made anew after the destroy"):
+        there.run(unfinished.began.request)
+    assert pool_of(there.host.snapshot).uuid == new
+    there.state = WITH_ENGINE
+    assert there.run(Request("clean")).outcome == "done"
+    there.state = PLAIN
+    assert there.run(APPLY).outcome == "nothing"
+    assert there.unfinished == []
+
+
+def test_a_destroy_that_is_asked_for_takes_down_the_pool_that_was_made_since(stage: Callable[..., Stage]) -> None:
+    there = stage(USED)
+    there.cut(Request("destroy", "docker"), Killed("after"), 3)
+    there.run(APPLY)
+    assert there.run(Request("destroy", "docker")).outcome == "done"
+    assert (there.host.snapshot.groups, there.unfinished) == ((), [])
+
+
+def test_a_destroy_whose_labels_are_used_again_is_ended_by_apply(stage: Callable[..., Stage]) -> None:
+    there = stage(SMALL)
+    there.cut(Request("destroy", "docker"), Killed("after"), 2)
+    assert there.host.snapshot.orphan_pvs
+    assert there.run(APPLY).outcome == "done"
+    assert there.unfinished == []
 
 
 def test_a_command_with_nothing_to_do_leaves_the_labels_of_an_interrupted_destroy_known(
@@ -635,6 +734,35 @@ def test_a_rebuild_interrupted_in_its_second_half_is_found_behind_a_later_run_th
     there.cut(APPLY, Killed("before"))
     there.run(REBUILD)
     assert pool_of(there.host.snapshot).uuid == new
+
+
+def test_a_rebuild_that_is_done_but_for_the_engine_is_not_in_the_way_of_another(stage: Callable[..., Stage]) -> None:
+    there = stage(USED, WITH_ENGINE)
+    there.cut(REBUILD, Killed("before"), 9)
+    made = pool_of(there.host.snapshot)
+    there.state = support.desired(support.pool(data_size="1GiB", chunk_size="256KiB"), engines=(support.engine(),))
+    (unfinished,) = there.unfinished
+    assert unfinished.began.request is not None
+    with pytest.raises(RefusedError, match="chunk_size"):
+        there.run(unfinished.began.request)
+    assert there.run(REBUILD).outcome == "done"
+    assert pool_of(there.host.snapshot).uuid != made.uuid
+    assert pool_of(there.host.snapshot).chunk_bytes == 256 * 1024
+    assert there.unfinished == []
+
+
+def test_a_rebuild_that_is_done_already_says_so_and_that_once_more_makes_the_pool_anew(
+    stage: Callable[..., Stage],
+) -> None:
+    there = stage(USED, WITH_ENGINE)
+    there.cut(REBUILD, Killed("after"), 9)
+    made = pool_of(there.host.snapshot)
+    result = there.run(REBUILD)
+    assert (result.outcome, pool_of(there.host.snapshot).uuid) == ("nothing", made.uuid)
+    assert any("is finished. To make the pool anew, run it again." in note for note in result.notes)
+    again = there.run(REBUILD)
+    assert (again.outcome, pool_of(there.host.snapshot).uuid == made.uuid) == ("done", False)
+    assert not any("is finished" in note for note in again.notes)
 
 
 def test_a_group_of_strangers_in_the_place_of_a_rebuild_is_left_alone(stage: Callable[..., Stage]) -> None:

@@ -100,6 +100,22 @@ def is_ready(step: Step, snapshot: Snapshot) -> bool:
             return True
 
 
+def is_left_over(step: Step, snapshot: Snapshot) -> bool:
+    """Whether something is still there that `step`, begun or planned and not done, leaves where nobody else looks."""
+    match step:
+        case MoveStateAside():
+            engine = snapshot.find_engine(step.engine)
+            # It does not start on state that belongs to another pool.
+            runs_on_a_pool = engine is not None and engine.running and engine.driver == "devicemapper"
+            return not runs_on_a_pool and bool(why_not_done(step, snapshot))
+        case RemovePhysicalVolumes():
+            return any(pv.uuid in step.pv_uuids for pv in snapshot.orphan_pvs)
+        case CreateVolumeGroup() | ExtendVolumeGroup():
+            return any(pv.path == disk.path for pv in snapshot.orphan_pvs for disk in step.disks)
+        case _:
+            return False
+
+
 def why_not_done(step: Step, snapshot: Snapshot) -> str:  # noqa: PLR0912 - one branch a step
     """Return what of `step`'s post-condition does not hold in `snapshot`; empty when it is done."""
     match step:

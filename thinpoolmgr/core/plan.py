@@ -49,10 +49,15 @@ class Request(Struct, frozen=True, omit_defaults=True):
     metadata_bytes: int = 0
     group_uuid: str = ""
     """The group that a rebuild takes down; empty: there was none."""
+    lv_uuid: str = ""
+    """The pool that is extended or destroyed; empty: there was none."""
 
     def as_asked(self) -> Request:
-        """Return only what was asked for."""
-        return msgspec.structs.replace(self, is_settled=False, data_bytes=0, metadata_bytes=0, group_uuid="")
+        """Return only what was asked for; in which order disks were named makes no difference."""
+        devices = tuple(sorted(set(self.add_devices)))
+        return msgspec.structs.replace(
+            self, add_devices=devices, is_settled=False, data_bytes=0, metadata_bytes=0, group_uuid="", lv_uuid=""
+        )
 
 
 def command_line(request: Request) -> str:

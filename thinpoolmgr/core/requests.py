@@ -85,24 +85,65 @@ def plan_for(
 
     """
     settled = settle(request, desired, snapshot, memory)
-    return replace(_plan(settled, desired, snapshot, memory, predict), request=settled)
+    if settled.lv_uuid and _is_over(settled, desired, snapshot, memory):
+        refusal = _made_since(_pool(settled, desired), settled)
+        return Plan(refusals=(refusal,), fingerprint=fingerprint_of_host(desired, snapshot, memory), request=settled)
+    plan = replace(_plan(settled, desired, snapshot, memory, predict), request=settled)
+    if settled.command == "rebuild" and settled in memory.begun and plan.is_empty:
+        note = f"The rebuild of {settled.pool} that was interrupted is finished. To make the pool anew, run it again."
+        return replace(plan, notes=(*plan.notes, note))
+    return plan
 
 
 def settle(request: Request, desired: DesiredState, snapshot: Snapshot, memory: Memory) -> Request:
-    """Return `request` with what it comes to on this host, or as it was settled when it was first begun."""
-    begun = (*memory.begun, *([memory.request] if memory.request else []))
-    same = [other for other in begun if other.is_settled and other.as_asked() == request.as_asked()]
-    if same:
-        return same[-1]
+    """Return `request` with what it comes to on this host, or as it was settled when it was first begun.
+
+    What is settled already, as the journal has it, stays: that is how `resume` asks.
+    """
     if request.is_settled or not request.pool:
         return replace(request, is_settled=True)
+    begun = (*memory.begun, *([memory.request] if memory.request else []))
+    same = [other for other in begun if other.is_settled and other.as_asked() == request.as_asked()]
+    if same and not _is_over(same[-1], desired, snapshot, memory):
+        return same[-1]
     view = view_pool(_pool(request, desired), snapshot)
     data = metadata = 0
     if view.lv is not None:
         data = view.lv.size_bytes + parse_size(request.add_data.lstrip("+")) if request.add_data else 0
         metadata = view.lv.metadata_bytes + parse_size(request.add_metadata.lstrip("+")) if request.add_metadata else 0
     group = view.group.uuid if view.group and request.command == "rebuild" else ""
-    return replace(request, is_settled=True, data_bytes=data, metadata_bytes=metadata, group_uuid=group)
+    lv = view.lv.uuid if view.lv and view.lv.is_thin_pool and request.command in {"destroy", "extend"} else ""
+    return replace(request, is_settled=True, data_bytes=data, metadata_bytes=metadata, group_uuid=group, lv_uuid=lv)
+
+
+def _is_over(begun: Request, desired: DesiredState, snapshot: Snapshot, memory: Memory) -> bool:
+    """Whether what was begun was meant for a pool in whose place there is another one now.
+
+    A rebuild makes that one itself, and goes on with it unless the configuration asks for what it cannot become.
+    """
+    view = view_pool(_pool(begun, desired), snapshot)
+    if view.group is None or view.lv is None or not view.lv.is_thin_pool:
+        return False
+    if begun.command != "rebuild":
+        return begun.lv_uuid not in {"", view.lv.uuid}
+    if view.group.uuid == begun.group_uuid:
+        return False
+    refusals = plan_apply(desired, snapshot, memory, only=begun.pool).refusals
+    return any(refusal.code == "SETTING_DIFFERS" for refusal in refusals)
+
+
+def _made_since(pool: DesiredPool, begun: Request) -> Refusal:
+    summary = f"{pool.path} was made anew after the {begun.command} that was interrupted"
+    details = "To go on with it would enlarge the new pool by what was meant for the old one."
+    resolution = f"Ask anew: thinpoolmgr extend {pool.name}; when that ends well, the interrupted run is over, too."
+    if begun.command == "destroy":
+        details = "To go on with it would destroy the new pool. The engine's old state, or labels on disks, are left."
+        resolution = (
+            "thinpoolmgr clean moves old state aside, pvremove takes a label off a disk that is not used; then "
+            "thinpoolmgr apply ends the interrupted run. If the new pool is to go, too: "
+            f"thinpoolmgr destroy {pool.name}."
+        )
+    return Refusal("NEEDS_PERSON", pool.path, summary, details, resolution, exit_code=5)
 
 
 def _plan(request: Request, desired: DesiredState, snapshot: Snapshot, memory: Memory, predict: Predict | None) -> Plan:
@@ -139,7 +180,7 @@ def _plan_extend(
         refusals.append(Refusal("POOL_ABSENT", pool.path, f"{pool.path} does not exist", view.because, way))
         return Plan(refusals=tuple(refusals), fingerprint=fingerprint)
     # Larger metadata is what brings this one back: the kernel leaves its read-only mode by itself.
-    can_grow = view.state is PoolState.OUT_OF_METADATA
+    can_grow = view.state is PoolState.OUT_OF_METADATA and (request.add_metadata or not request.add_data)
     steps, found = ([], []) if can_grow else bring_up(view, memory)
     if refusals or found:
         return Plan(refusals=(*refusals, *found), fingerprint=fingerprint)

@@ -150,7 +150,7 @@ def journal_sightings(journal: Journal, snapshot: Snapshot | None) -> list[Sight
                 name = run.began.run
                 return [sight("NEEDS_PERSON", name, evidence, file=files.get(name, f"{name}.jsonl"))]
     last = unfinished[-1]
-    requests = (last.began.request.as_asked(),) if last.began.request else ()
+    requests = (last.began.request,) if last.began.request else ()
     return [sight("RUN_INTERRUPTED", last.began.run, _where(last), *requests)]
 
 
