@@ -187,6 +187,22 @@ def test_a_named_disk_is_taken_into_the_group_with_a_note_to_write_it_down() -> 
     assert plan(APPLY, after).is_empty
 
 
+def test_a_disk_for_a_pool_whose_disks_are_chosen_comes_with_a_warning_that_a_selector_must_choose_it() -> None:
+    shot = support.with_free_disk(SMALL, SDC)
+    request = Request("extend", "docker", add_devices=("/dev/sdc",))
+    fits = plan(request, shot, support.desired(chosen("docker", serial="S-?")))
+    assert (names(fits), fits.notes) == (["extend-volume-group"], ())
+    (warning,) = fits.warnings
+    assert warning.startswith("/dev/sdc fits pools.docker.match: raise its count by one")
+    misfits = plan(request, shot, support.desired(chosen("docker", serial="S-b")))
+    (warning,) = misfits.warnings
+    assert warning.startswith("No pools.docker.match chooses /dev/sdc: add a [[pools.docker.match]] that does")
+    after = support.carried_out(shot, fits)
+    assert plan(request, after, support.desired(chosen("docker", serial="S-?"))).warnings == ()
+    assert codes(plan(APPLY, after, support.desired(chosen("docker", serial="S-?")))) == ["MATCH_COUNT"]
+    assert codes(plan(APPLY, after, support.desired(chosen("docker", serial="S-?", count=2)))) == []
+
+
 def test_spare_devices_are_taken_in_their_order_and_only_as_far_as_needed() -> None:
     shot = support.with_free_disk(SMALL, SDC, SDD)
     state = with_spares("/dev/sdd", "/dev/sdc")

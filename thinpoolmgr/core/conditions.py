@@ -71,7 +71,7 @@ def is_ready(step: Step, snapshot: Snapshot) -> bool:
             return snapshot.find_group(step.group) is None
         case TagPool():
             group = snapshot.find_group(step.group)
-            return group is not None and group.uuid == step.group_uuid
+            return group is None or group.uuid == step.group_uuid
         case (
             CreateThinPool()
             | ExtendVolumeGroup()
@@ -95,7 +95,7 @@ def is_ready(step: Step, snapshot: Snapshot) -> bool:
             return not any(pv.uuid in step.pv_uuids for group in foreign for pv in group.pvs)
         case WipeSignatures():
             disk = snapshot.find_disk(step.disk.path)
-            return disk is not None and is_same_disk(step.disk, disk)
+            return disk is None or is_same_disk(step.disk, disk)
         case _:
             return True
 

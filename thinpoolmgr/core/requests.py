@@ -185,16 +185,23 @@ def _plan_extend(
     if refusals or found:
         return Plan(refusals=(*refusals, *found), fingerprint=fingerprint)
     changes = plan_extension(view, request, snapshot, memory)
-    known = {*pool.config.devices}
-    notes = [
-        f"Add {device} to pools.{pool.name}.devices of the configuration, so that it says what there is."
-        for device in request.add_devices
-        if device not in known
-    ]
     steps = [*tags, *without_repeats(steps, changes.steps), *changes.steps]
-    return Plan(
-        numbered(steps), tuple(changes.refusals), tuple(notes if steps else ()), tuple(changes.warnings), fingerprint
-    )
+    added = [path for path in request.add_devices if path not in pool.config.devices] if steps else []
+    notes, warnings = [], changes.warnings
+    if pool.config.match:
+        warnings += [_say_to_choose(path, pool, snapshot) for path in added]
+    else:
+        where = f"pools.{pool.name}.devices"
+        notes = [f"Add {path} to {where} of the configuration, so that it says what there is." for path in added]
+    return Plan(numbered(steps), tuple(changes.refusals), tuple(notes), tuple(warnings), fingerprint)
+
+
+def _say_to_choose(path: str, pool: DesiredPool, snapshot: Snapshot) -> str:
+    """A pool whose disks are chosen cannot name one besides: its selectors must choose this one, too."""
+    where, disk = f"pools.{pool.name}.match", snapshot.find_disk(path)
+    if disk is not None and is_wanted(disk, pool, snapshot):
+        return f"{path} fits {where}: raise its count by one in the configuration, or apply will refuse from then on."
+    return f"No {where} chooses {path}: add a [[{where}]] that does, so that the configuration says what there is."
 
 
 def _refuse_devices(pool: DesiredPool, request: Request, desired: DesiredState, snapshot: Snapshot) -> list[Refusal]:
