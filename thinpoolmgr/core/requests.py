@@ -139,8 +139,8 @@ def _made_since(pool: DesiredPool, begun: Request) -> Refusal:
     if begun.command == "destroy":
         details = "To go on with it would destroy the new pool. The engine's old state, or labels on disks, are left."
         resolution = (
-            "thinpoolmgr clean moves old state aside, pvremove takes a label off a disk that is not used; then "
-            "thinpoolmgr apply ends the interrupted run. If the new pool is to go, too: "
+            "thinpoolmgr clean moves the old state of an engine in the configuration aside, pvremove takes a label off "
+            "a disk that is not used; then thinpoolmgr apply ends the interrupted run. If the new pool is to go, too: "
             f"thinpoolmgr destroy {pool.name}."
         )
     return Refusal("NEEDS_PERSON", pool.path, summary, details, resolution, exit_code=5)
