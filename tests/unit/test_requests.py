@@ -502,7 +502,9 @@ def test_an_apply_mends_what_an_extension_left_and_does_not_end_it(stage: Callab
     there = stage(SMALL)
     there.cut(GROW, kill)
     there.run(APPLY)
-    assert there.run(APPLY).outcome == "nothing"
+    again = there.run(APPLY)
+    assert again.outcome == "nothing"
+    assert again.notes == ("Not finished: thinpoolmgr extend docker --data +1GiB. The same command again finishes it.",)
     (unfinished,) = there.unfinished
     assert unfinished.began.command == "extend"
     there.run(GROW)

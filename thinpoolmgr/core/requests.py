@@ -19,7 +19,7 @@ from thinpoolmgr.core.fingerprint import fingerprint_of_host
 from thinpoolmgr.core.guards import check_paths
 from thinpoolmgr.core.lifecycle import PoolState, view_pool
 from thinpoolmgr.core.matching import is_unresolved, is_wanted, resolve_matches
-from thinpoolmgr.core.plan import Memory, Plan, Refusal, Request, numbered
+from thinpoolmgr.core.plan import Memory, Plan, Refusal, Request, command_line, numbered
 from thinpoolmgr.core.planner import bring_up, plan_activate, plan_apply, with_lost_tags
 from thinpoolmgr.core.steps import StopEngine
 from thinpoolmgr.core.teardown import plan_deactivate, plan_destroy
@@ -88,11 +88,16 @@ def plan_for(
     if settled.lv_uuid and _is_over(settled, desired, snapshot, memory):
         refusal = _made_since(_pool(settled, desired), settled)
         return Plan(refusals=(refusal,), fingerprint=fingerprint_of_host(desired, snapshot, memory), request=settled)
-    plan = replace(_plan(settled, desired, snapshot, memory, predict), request=settled)
-    if settled.command == "rebuild" and settled in memory.begun and plan.is_empty:
-        note = f"The rebuild of {settled.pool} that was interrupted is finished. To make the pool anew, run it again."
-        return replace(plan, notes=(*plan.notes, note))
-    return plan
+    plan = _plan(settled, desired, snapshot, memory, predict)
+    return replace(plan, notes=(*plan.notes, *_notes_on_what_was_begun(settled, plan, memory)), request=settled)
+
+
+def _notes_on_what_was_begun(request: Request, plan: Plan, memory: Memory) -> list[str]:
+    """Say where "nothing to do" would mislead: after a rebuild that was finished, and before an extend that is not."""
+    if request.command == "rebuild" and request in memory.begun and plan.is_empty:
+        return [f"The rebuild of {request.pool} that was interrupted is finished. To make the pool anew, run it again."]
+    extensions = [begun for begun in memory.begun if begun.command == "extend" and request.command == "apply"]
+    return [f"Not finished: {command_line(begun)}. The same command again finishes it." for begun in extensions]
 
 
 def settle(request: Request, desired: DesiredState, snapshot: Snapshot, memory: Memory) -> Request:
