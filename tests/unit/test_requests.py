@@ -514,6 +514,17 @@ def test_an_apply_mends_what_an_extension_left_and_does_not_end_it(stage: Callab
     assert there.data_bytes == 1000 * support.EXTENT + 2 * GIB
 
 
+def test_a_disk_under_another_of_its_names_is_the_same(stage: Callable[..., Stage]) -> None:
+    link = "/dev/disk/by-id/c"
+    shot = support.with_free_disk(SMALL, support.disk("/dev/sdc", links=(link,)))
+    named = replace(shot.configured_devices[1], configured_path=link)
+    there = stage(replace(shot, configured_devices=(*shot.configured_devices, named)))
+    there.cut(replace(GROW, add_devices=(link,)), Killed("after"), 1)
+    assert there.run(replace(GROW, add_devices=("/dev/sdc",))).outcome == "nothing"
+    assert there.data_bytes == 1000 * support.EXTENT + GIB
+    assert there.unfinished == []
+
+
 def test_a_later_extension_that_ends_well_gives_up_the_one_that_failed(stage: Callable[..., Stage]) -> None:
     there = stage(SMALL)
     two = replace(GROW, add_data="+2GiB")

@@ -108,7 +108,8 @@ def settle(request: Request, desired: DesiredState, snapshot: Snapshot, memory: 
     if request.is_settled or not request.pool:
         return replace(request, is_settled=True)
     begun = (*memory.begun, *([memory.request] if memory.request else []))
-    same = [other for other in begun if other.is_settled and other.as_asked() == request.as_asked()]
+    wanted = _by_disks(request, snapshot)
+    same = [other for other in begun if other.is_settled and _by_disks(other, snapshot) == wanted]
     if same and not _is_over(same[-1], desired, snapshot, memory):
         return same[-1]
     view = view_pool(_pool(request, desired), snapshot)
@@ -119,6 +120,12 @@ def settle(request: Request, desired: DesiredState, snapshot: Snapshot, memory: 
     group = view.group.uuid if view.group and request.command == "rebuild" else ""
     lv = view.lv.uuid if view.lv and view.lv.is_thin_pool and request.command in {"destroy", "extend"} else ""
     return replace(request, is_settled=True, data_bytes=data, metadata_bytes=metadata, group_uuid=group, lv_uuid=lv)
+
+
+def _by_disks(request: Request, snapshot: Snapshot) -> Request:
+    """Return what was asked for with each disk under the name of its node, whichever of its names was given."""
+    found = [(path, snapshot.find_disk(path)) for path in request.add_devices]
+    return replace(request, add_devices=tuple(disk.path if disk else path for path, disk in found)).as_asked()
 
 
 def _is_over(begun: Request, desired: DesiredState, snapshot: Snapshot, memory: Memory) -> bool:
