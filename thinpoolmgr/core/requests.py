@@ -105,13 +105,15 @@ def settle(request: Request, desired: DesiredState, snapshot: Snapshot, memory: 
 
     What is settled already, as the journal has it, stays: that is how `resume` asks.
     """
-    if request.is_settled or not request.pool:
-        return replace(request, is_settled=True)
+    if request.is_settled:
+        return request
     begun = (*memory.begun, *([memory.request] if memory.request else []))
     wanted = _by_disks(request, snapshot)
     same = [other for other in begun if other.is_settled and _by_disks(other, snapshot) == wanted]
     if same and not _is_over(same[-1], desired, snapshot, memory):
         return same[-1]
+    if not request.pool:
+        return replace(request, is_settled=True)
     view = view_pool(_pool(request, desired), snapshot)
     data = metadata = 0
     if view.lv is not None:
@@ -133,6 +135,8 @@ def _is_over(begun: Request, desired: DesiredState, snapshot: Snapshot, memory: 
 
     A rebuild makes that one itself, and goes on with it unless the configuration asks for what it cannot become.
     """
+    if not begun.pool:
+        return False
     view = view_pool(_pool(begun, desired), snapshot)
     if view.group is None or view.lv is None or not view.lv.is_thin_pool:
         return False
