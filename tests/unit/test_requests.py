@@ -549,20 +549,21 @@ def test_an_extension_of_a_pool_that_is_made_anew_is_not_gone_on_with(stage: Cal
     assert there.unfinished == []
 
 
-def test_an_apply_does_not_end_a_destroy_that_has_left_the_engines_state(stage: Callable[..., Stage]) -> None:
-    there = stage(USED)
-    destroy = Request("destroy", "docker")
-    there.cut(destroy, Killed("after"), 3)
+def test_an_apply_does_not_end_a_destroy_that_has_left_a_label(stage: Callable[..., Stage]) -> None:
+    there = stage(support.with_pool(support.with_free_disk(support.snapshot(), SDC), data_extents=1000))
+    there.cut(Request("destroy", "docker"), Killed("after"), 2)
     assert there.run(APPLY).outcome == "done"
+    assert [pv.path for pv in there.host.snapshot.orphan_pvs] == ["/dev/sdc"]
     new = pool_of(there.host.snapshot).uuid
     (unfinished,) = there.unfinished
     assert unfinished.began.request is not None
     with pytest.raises(NeedsPersonError, match="made anew after the destroy"):
         there.run(unfinished.began.request)
     assert pool_of(there.host.snapshot).uuid == new
-    there.state = WITH_ENGINE
-    assert there.run(Request("clean")).outcome == "done"
-    there.state = PLAIN
+    blank = tuple(
+        replace(disk, signatures=()) if disk.path == "/dev/sdc" else disk for disk in there.host.snapshot.disks
+    )
+    there.host.snapshot = replace(there.host.snapshot, orphan_pvs=(), disks=blank)
     assert there.run(APPLY).outcome == "nothing"
     assert there.unfinished == []
 
