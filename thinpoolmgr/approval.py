@@ -9,7 +9,14 @@ from msgspec.structs import replace
 
 from thinpoolmgr.core.plan import Plan, PlanFile, Refusal
 from thinpoolmgr.core.steps import Danger, Step, step_name, target
-from thinpoolmgr.errors import ConfigError, RefusedError, StalePlanError, ThinpoolmgrError, UnavailableError
+from thinpoolmgr.errors import (
+    ConfigError,
+    NeedsPersonError,
+    RefusedError,
+    StalePlanError,
+    ThinpoolmgrError,
+    UnavailableError,
+)
 
 
 class Approval(Struct, frozen=True):
@@ -29,7 +36,7 @@ def raise_refusals(refusals: tuple[Refusal, ...]) -> None:
     if not refusals:
         return
     first, *others = refusals
-    kinds: dict[int, type[ThinpoolmgrError]] = {69: UnavailableError, 78: ConfigError}
+    kinds: dict[int, type[ThinpoolmgrError]] = {5: NeedsPersonError, 69: UnavailableError, 78: ConfigError}
     details = "\n".join([*([first.details] if first.details else []), *(f"Also: {other.summary}" for other in others)])
     raise kinds.get(first.exit_code, RefusedError)(first.summary, details, first.resolution, code=first.code)
 

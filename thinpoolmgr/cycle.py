@@ -47,8 +47,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Planner = Callable[[Snapshot, Memory], Plan]
-_SETTLES_ALL = ("apply", "destroy", "rebuild")
-"""Commands after which nothing that was half done can be left in a pool."""
 
 
 class Host(Protocol):
@@ -159,7 +157,7 @@ def carry_out(  # noqa: PLR0913, PLR0917 - the parts of a run
             require_fresh(bound_to, plan)
         raise_refusals(plan.refusals)
         if not plan.steps:
-            _close_unfinished(runs, plan.request)
+            _close_unfinished(runs, plan.request, snapshot)
             return RunResult("", "nothing", notes=plan.notes, warnings=plan.warnings)
         reporter.show_plan(plan)
         memory = replace(memory, request=plan.request)
@@ -172,6 +170,8 @@ def carry_out(  # noqa: PLR0913, PLR0917 - the parts of a run
             try:
                 run.perform_all(plan)
                 run.require_finished(planner(run.snapshot, _after(memory, plan)))
+                not_settled = [(path, other) for path, other in runs if not settles(plan.request, other)]
+                _close_unfinished(not_settled, plan.request, run.snapshot)
             except ThinpoolmgrError as error:
                 # The journal could not be written: what was done until then must be told all the same.
                 raise RunError(name, tuple(run.results), error) from error
@@ -192,9 +192,7 @@ def _recover(runs: list[tuple[Path, Run]], snapshot: Snapshot) -> list[tuple[Pat
 
 
 def _settle(path: Path, run: Run, snapshot: Snapshot) -> Run:
-    for step in run.steps_with(run.doing):
-        if step.id in run.done:
-            continue
+    for step in run.open_steps:
         condition = condition_of(step, snapshot)
         if condition is Condition.STUCK:
             raise _needs_person(path, step, snapshot)
@@ -224,6 +222,14 @@ def _pool_uuid(step: Step, snapshot: Snapshot) -> str:
     return lv.uuid if lv else ""
 
 
+def _volumes_before(step: Step, snapshot: Snapshot) -> tuple[str, ...]:
+    """Uuids of what the group of `step` has, where a kill may leave a volume that looks like anybody's."""
+    if not isinstance(step, CreateThinPool | ExtendMetadata):
+        return ()
+    group = snapshot.find_group(step.group)
+    return tuple(lv.uuid for lv in group.lvs) if group else ()
+
+
 def _append(path: Path, record: Record) -> None:
     run_file = RunFile(path)
     try:
@@ -240,18 +246,12 @@ def _needs_person(path: Path, step: Step, snapshot: Snapshot) -> NeedsPersonErro
     return NeedsPersonError(summary, details, resolution)
 
 
-def _close_unfinished(runs: list[tuple[Path, Run]], request: Request | None) -> None:
+def _close_unfinished(runs: list[tuple[Path, Run]], request: Request | None, snapshot: Snapshot) -> None:
     """Nothing is left to do for `request`, so what was interrupted and belongs to it is finished, too."""
     unfinished = unfinished_runs([run for _, run in runs])
     for path, run in runs:
-        if run in unfinished and settles(request, run):
+        if run in unfinished and settles(request, run, snapshot):
             _append(path, Ended("done", now()))
-
-
-def _ends(request: Request | None, begun: Request | None) -> bool:
-    if request is None or begun is None or request.command in _SETTLES_ALL:
-        return True
-    return request.as_asked() == begun.as_asked()
 
 
 class _Run:
@@ -288,7 +288,7 @@ class _Run:
 
     def _perform(self, step: Step, total: int) -> None:
         self._reporter.begin_step(step, total)
-        self._file.append(Doing(step.id, now()))
+        self._file.append(Doing(step.id, now(), _volumes_before(step, self.snapshot)))
         started = time.monotonic()
         already = not why_not_done(step, self.snapshot)
         try:

@@ -162,7 +162,7 @@ class Life(RuleBasedStateMachine):
         """Ask again for what the last unfinished run was asked for."""
         unfinished = unfinished_runs([run for _, run in self.store.read_runs()])
         if unfinished and unfinished[-1].began.request:
-            self.run(unfinished[-1].began.request.as_asked())
+            self.run(unfinished[-1].began.request)
 
     def run(self, request: Request) -> str:
         desired = desired_for(request, self.desired)
@@ -193,7 +193,8 @@ class Life(RuleBasedStateMachine):
     def begun(self, request: Request) -> Request | None:
         """The request as it was when it was begun last, if that was interrupted."""
         runs = [run for _, run in self.store.read_runs()]
-        same = [begun for begun in remember(runs, self.host.snapshot.boot_id).begun if begun.as_asked() == request]
+        memory = remember(runs, self.host.snapshot.boot_id)
+        same = [begun for begun in memory.begun if begun.as_asked() == request.as_asked()]
         return same[-1] if same else None
 
     def require_extended(self, request: Request, before: LogicalVolume, first: Request | None) -> None:

@@ -132,7 +132,7 @@ def request_of(words: str, stage: Stage, store: Store) -> Request | None:
     command, *options = words.split()
     if command == "resume":
         begun = [run.began.request for run in unfinished_runs([run for _, run in store.read_runs()])]
-        return begun[-1].as_asked() if begun and begun[-1] else None
+        return begun[-1] if begun else None
     given = dict(zip(options, [*options[1:], ""], strict=False))
     disk = given.get("--add-device")
     return Request(

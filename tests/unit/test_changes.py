@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from thinpoolmgr.core.commands import commands
 from thinpoolmgr.core.desired import MAX_METADATA_BYTES
 from thinpoolmgr.core.model import Signature
-from thinpoolmgr.core.plan import MadePool, Memory
+from thinpoolmgr.core.plan import MadePool, Memory, OpenStep
 from thinpoolmgr.core.planner import plan_apply
 from thinpoolmgr.core.steps import (
     CreateThinPool,
@@ -432,7 +432,7 @@ def grown(key: str, value: str) -> tuple[DesiredPool, Any]:
 def test_an_enlargement_cut_short_anywhere_is_finished_by_one_plan(key: str, value: str, left: str) -> None:
     wanted, step = grown(key, value)
     shot = events.half_done(HEALTHY, step, left)
-    memory = Memory(interrupted=(step,), our_groups=(GROUP.uuid,), made=(MADE,))
+    memory = Memory(open_steps=(OpenStep(step),), our_groups=(GROUP.uuid,), made=(MADE,))
     after = converged(shot, wanted, memory=memory)
     assert not any(device.suspended for device in after.dm_devices)
     assert (lv_of(after).size_bytes, lv_of(after).metadata_bytes) >= (POOL.size_bytes, POOL.metadata_bytes)
@@ -445,14 +445,30 @@ def test_a_spare_left_visible_is_removed_and_its_room_used_again() -> None:
     (step,) = plan(full, wanted).steps
     left = events.half_done(full, step, "first")
     assert left.groups[0].free_extents == 0
-    found = plan(left, wanted, memory=Memory(interrupted=(step,)))
+    found = plan(left, wanted, memory=Memory(open_steps=(OpenStep(step),)))
     assert names(found) == ["remove-leftover", "refresh-pool"]
     assert "no room" in found.warnings[0]
     assert plan(support.carried_out(left, found), wanted).is_empty
     roomy = existing(2432 + 6 + 4, 2432, 3, 0, support.CHUNK)
     left = events.half_done(roomy, step, "first")
-    after = converged(left, wanted, memory=Memory(interrupted=(step,)))
+    after = converged(left, wanted, memory=Memory(open_steps=(OpenStep(step),)))
     assert lv_of(after).metadata_bytes == 5 * support.EXTENT
+
+
+@pytest.mark.parametrize(
+    ("shot", "known"),
+    [
+        (support.with_lv(HEALTHY, support.linear("lvol1", 20 * MIB)), ()),
+        (support.with_lv(support.with_spare(HEALTHY, 0), support.linear("lvol1", 20 * MIB)), ("lvol1",)),
+    ],
+    ids=["the spare is there", "it was there before"],
+)
+def test_a_volume_of_strangers_is_not_taken_for_a_spare_that_was_left(shot: Snapshot, known: tuple[str, ...]) -> None:
+    wanted, step = grown("metadata_size", "20MiB")
+    memory = Memory(open_steps=(OpenStep(step, tuple(support.uuid_of(f"lv {name}") for name in known)),))
+    assert "remove-leftover" not in names(plan(shot, wanted, memory=memory))
+    without_memory_of_lvs = Memory(open_steps=(OpenStep(step),))
+    assert ("remove-leftover" in names(plan(shot, wanted, memory=without_memory_of_lvs))) is bool(known)
 
 
 def test_a_pool_that_hangs_is_resumed_from_the_bottom_up() -> None:

@@ -326,6 +326,18 @@ def test_resume_finishes_an_interrupted_extension_to_the_same_size(cli: Changes)
     assert cli.json("resume") == (0, {"schema": 1, "run": "", "outcome": "nothing", "steps": []})
 
 
+def test_another_spelling_of_what_was_interrupted_is_the_same(cli: Changes) -> None:
+    cli.use(support.with_free_disk(SMALL, support.disk("/dev/sdc"), support.disk("/dev/sdd")))
+    disks = ("--add-device", "/dev/sdc", "--add-device", "/dev/sdd")
+    cli.killed(Killed("after"), 1, "extend", "docker", "--data", "+1GiB", *disks, "--yes")
+    for size, named in (("+1024M", disks), ("+1G", disks[2:] + disks[:2]), ("+1.0 GiB", (*disks, *disks))):
+        run = cli.store.read_runs()
+        code, out, _ = cli("extend", "docker", "--data", size, *named, "--yes")
+        assert (code, "Nothing to do" in out, cli.data_bytes) == (0, True, 1000 * support.EXTENT + GIB)
+        path, _ = run[-1]
+        path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+
+
 def test_resume_goes_on_where_it_stopped_and_needs_the_same_allowances(cli: Changes) -> None:
     cli.killed(Killed("before"), 1, "rebuild", "docker", *ALL)
     code, document = cli.json("resume", "--yes")

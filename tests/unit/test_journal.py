@@ -20,11 +20,24 @@ from thinpoolmgr.core.journal import (
     encode_record,
     fold_run,
     remember,
+    settles,
     unfinished_runs,
     whole_bytes,
 )
-from thinpoolmgr.core.plan import MadePool, Request, numbered
-from thinpoolmgr.core.steps import CreateVolumeGroup, ExtendData, ExtendMetadata, StartEngine, Step, StopEngine
+from thinpoolmgr.core.model import PhysicalVolume
+from thinpoolmgr.core.plan import MadePool, OpenStep, Request, numbered
+from thinpoolmgr.core.steps import (
+    CreateVolumeGroup,
+    DiskRef,
+    ExtendData,
+    ExtendMetadata,
+    ExtendVolumeGroup,
+    MoveStateAside,
+    RemovePhysicalVolumes,
+    StartEngine,
+    Step,
+    StopEngine,
+)
 from thinpoolmgr.units import MIB
 
 GROUP = CreateVolumeGroup(reason="r", group="docker", disks=())
@@ -175,6 +188,16 @@ def test_memory_of_an_interrupted_run() -> None:
     assert memory.our_groups == ()
 
 
+def test_only_steps_that_were_not_seen_to_be_done_may_be_half_done() -> None:
+    before = ("lv-1", "lv-2")
+    memory = remember([run(Doing("01", "t"), Done("01", 1), Doing("02", "t"), Doing("03", "t", before))], "boot-1")
+    assert memory.open_steps == (OpenStep(STEPS[1]), OpenStep(STEPS[2], before))
+
+
+def test_a_journal_of_before_there_were_volumes_in_it_can_be_read() -> None:
+    assert decode_records(line_of(b'{"record":"doing","id":"02","at":"t"}')) == [Doing("02", "t")]
+
+
 def test_memory_of_nothing_and_of_runs_that_ended_well() -> None:
     everything: list[Record] = [Doing("02", "t"), Done("02", 1, "g1"), Ended("done", "t")]
     memory = remember([run(*everything)], "boot-1")
@@ -271,11 +294,88 @@ def test_pools_that_we_made_are_remembered_with_the_size_that_was_configured(
 
 def test_what_unfinished_runs_were_asked_for_is_remembered_until_one_ends_well() -> None:
     apply = Request("apply", is_settled=True)
-    runs = [made_by(GROW, EXTEND, ended=False), made_by(CREATE, apply, ended=False)]
+    runs = [made_by(GROW, EXTEND, ended=False), made_by(STOP, apply, ended=False)]
     memory = remember(runs, "boot-1")
     assert (memory.request, memory.begun) == (apply, (EXTEND, apply))
     assert remember([*runs, made_by(GROW)], "boot-1").begun == ()
     assert remember([run()], "boot-1").request is None
+
+
+def test_an_extension_of_a_pool_that_was_made_anew_since_is_of_the_past() -> None:
+    extension, creation = made_by(GROW, EXTEND, ended=False), made_by(CREATE, Request("apply"), ended=False)
+    assert unfinished_runs([extension, creation]) == [creation]
+    assert unfinished_runs([creation, extension]) == [creation, extension]
+    elsewhere = made_by(replace(CREATE, group="other"), Request("apply"))
+    assert unfinished_runs([extension, elsewhere]) == [extension]
+
+
+REMOVE = RemovePhysicalVolumes(reason="r", pool="docker", disks=(), pv_uuids=("pv-1",))
+MOVE = MoveStateAside(reason="r", pool="docker", engine="docker", paths=("/var/lib/docker/devicemapper",), into="/i")
+TAKE = ExtendVolumeGroup(reason="r", pool="docker", group="docker", disks=())
+DESTROY, REBUILD = Request("destroy", "docker"), Request("rebuild", "docker")
+APPLY, CLEAN, ADOPT = Request("apply"), Request("clean"), Request("adopt", "docker")
+ACTIVATE, DEACTIVATE = Request("activate", "docker"), Request("deactivate", "docker")
+ANOTHER = Request("extend", "docker", add_data="+2GiB")
+
+
+def begun_by(request: Request, *steps: Step, done: tuple[str, ...] = ()) -> Run:
+    plan = numbered([replace(step, pool="docker") for step in steps])
+    records: list[Record] = [replace(BEGAN, request=request, steps=plan), Doing("01", "t")]
+    folded = fold_run([*records, *(Done(step_id, 1) for step_id in done)])
+    assert folded is not None
+    return folded
+
+
+@pytest.mark.parametrize(
+    ("ended_well", "unfinished", "is_settled"),
+    [
+        (APPLY, begun_by(APPLY, TAKE), True),
+        (APPLY, begun_by(ACTIVATE, STOP), True),
+        (APPLY, begun_by(DEACTIVATE, STOP), True),
+        (APPLY, begun_by(ADOPT, STOP), True),
+        (APPLY, begun_by(EXTEND, GROW), False),
+        (APPLY, begun_by(CLEAN, MOVE), False),
+        (APPLY, begun_by(DESTROY, STOP), True),
+        (APPLY, begun_by(DESTROY, STOP, MOVE), False),
+        (APPLY, begun_by(REBUILD, REMOVE, CREATE), False),
+        (APPLY, begun_by(REBUILD, REMOVE, CREATE, done=("01",)), True),
+        (ANOTHER, begun_by(EXTEND, GROW), True),
+        (ANOTHER, begun_by(EXTEND, TAKE), False),
+        (ANOTHER, begun_by(EXTEND, TAKE, GROW, done=("01",)), True),
+        (replace(ANOTHER, pool="other"), begun_by(EXTEND, GROW), False),
+        (replace(EXTEND, data_bytes=9), begun_by(EXTEND, TAKE), True),
+        (DESTROY, begun_by(EXTEND, TAKE), True),
+        (REBUILD, begun_by(DESTROY, MOVE), True),
+        (replace(DESTROY, pool="other"), begun_by(EXTEND, GROW), False),
+        (CLEAN, begun_by(DESTROY, MOVE), False),
+        (CLEAN, begun_by(CLEAN, MOVE), True),
+        (ADOPT, begun_by(EXTEND, GROW), False),
+        (None, begun_by(EXTEND, GROW), True),
+    ],
+)
+def test_what_a_run_that_ended_well_settles(ended_well: Request | None, unfinished: Run, *, is_settled: bool) -> None:
+    assert settles(ended_well, unfinished) is is_settled
+
+
+def test_labels_and_state_that_are_gone_from_the_host_are_not_left() -> None:
+    destroyed = begun_by(DESTROY, STOP, MOVE, REMOVE)
+    gone = support.with_engine(support.healthy(), support.docker())
+    assert settles(APPLY, destroyed, gone)
+    there = support.with_engine(support.healthy(), support.docker(state=support.STALE))
+    assert not settles(APPLY, destroyed, there)
+    assert not settles(APPLY, destroyed, support.healthy())
+    in_use = support.docker(running=True, configured=True, state=support.STALE)
+    assert settles(APPLY, destroyed, support.with_engine(support.healthy(), in_use))
+    label = PhysicalVolume("/dev/sdb", "pv-1", 0, 0)
+    assert not settles(APPLY, destroyed, replace(gone, orphan_pvs=(label,)))
+    taking = begun_by(EXTEND, replace(TAKE, disks=(DiskRef("/dev/sdb", "8:16", 1),)))
+    assert settles(ANOTHER, taking, gone)
+    assert not settles(ANOTHER, taking, replace(gone, orphan_pvs=(label,)))
+
+
+def test_in_which_order_disks_were_named_makes_no_difference() -> None:
+    one, other = (replace(EXTEND, add_devices=names) for names in (("/dev/sdc", "/dev/sdd"), ("/dev/sdd", "/dev/sdc")))
+    assert one.as_asked() == other.as_asked()
 
 
 def test_a_request_comes_back_from_the_journal_as_it_was_settled() -> None:

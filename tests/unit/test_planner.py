@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from thinpoolmgr.core.commands import commands
 from thinpoolmgr.core.fingerprint import fingerprint_of_host
 from thinpoolmgr.core.model import ConfiguredDevice, PhysicalVolume, Signature
-from thinpoolmgr.core.plan import Memory, fingerprint_of
+from thinpoolmgr.core.plan import Memory, OpenStep, fingerprint_of
 from thinpoolmgr.core.planner import plan_activate, plan_apply
 from thinpoolmgr.core.steps import CreateThinPool, StartEngine, step_mark, step_name, target
 from thinpoolmgr.units import MIB
@@ -190,11 +190,12 @@ def test_all_refusals_of_all_pools_are_collected() -> None:
         support.disk("/dev/sdb", mounts=("/srv",)),
         support.disk("/dev/sdc", signatures=(EXT4,)),
         support.disk("/dev/sdd"),
+        support.disk("/dev/sde"),
     )
     pools = (
         support.pool("a", "/dev/sdb", "/dev/sdc"),
         support.pool("b", "/dev/sdd", "/dev/sdx"),
-        support.pool("c", "/dev/sdd", data_size="1TiB"),
+        support.pool("c", "/dev/sde", data_size="1TiB"),
     )
     configured = (*support.snapshot(*disks).configured_devices, ConfiguredDevice("/dev/sdx", problem="missing"))
     found = plan(replace(support.snapshot(*disks), configured_devices=configured), *pools)
@@ -263,7 +264,7 @@ def test_an_lv_of_strangers_in_our_group_is_refused() -> None:
 
 CREATE = support.create_step(support.pool(), 2431)
 METADATA = CREATE.metadata_bytes
-INTERRUPTED = Memory(interrupted=(CREATE,))
+INTERRUPTED = Memory(interrupted=(CREATE,), open_steps=(OpenStep(CREATE),))
 SPARE = support.linear("lvol0_pmspare", METADATA)
 K1 = (support.linear("lvol0", METADATA),)
 K2 = (support.linear("thinpool", METADATA, "thinpoolmgr"), SPARE)
@@ -305,9 +306,11 @@ def test_the_spare_that_was_left_is_used_again() -> None:
 NO_EVIDENCE = [
     NOTHING,
     Memory(pending=(CREATE,)),
-    Memory(interrupted=(replace(CREATE, group="other"),)),
-    Memory(interrupted=(replace(CREATE, lv="other"),)),
-    Memory(interrupted=(replace(CREATE, metadata_bytes=METADATA * 2, data_extents=1),)),
+    Memory(open_steps=(OpenStep(replace(CREATE, group="other")),)),
+    Memory(open_steps=(OpenStep(replace(CREATE, lv="other")),)),
+    Memory(open_steps=(OpenStep(replace(CREATE, metadata_bytes=METADATA * 2, data_extents=1)),)),
+    Memory(open_steps=(OpenStep(CREATE, tuple(lv.uuid for lv in (*K1, *K2, *K2_DATA))),)),
+    Memory(interrupted=(CREATE,)),
     Memory(our_groups=(GROUP_ONLY.groups[0].uuid,)),
 ]
 

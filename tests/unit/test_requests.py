@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, get_args
 
+import msgspec
 import pytest
 import support
 from msgspec.structs import replace
 
 from thinpoolmgr.approval import Approval
 from thinpoolmgr.core.commands import commands
+from thinpoolmgr.core.desired import DesiredPool, PoolConfig
 from thinpoolmgr.core.journal import unfinished_runs
-from thinpoolmgr.core.model import ConfiguredDevice, LvmProfile
+from thinpoolmgr.core.model import ConfiguredDevice, LvmProfile, Signature
 from thinpoolmgr.core.plan import MadePool, Memory, Plan, Request
 from thinpoolmgr.core.requests import UnknownPoolError, desired_for, plan_for, settle
 from thinpoolmgr.core.steps import ExtendData, ExtendMetadata, StopEngine, step_name
 from thinpoolmgr.cycle import RunError, carry_out
-from thinpoolmgr.errors import RefusedError
+from thinpoolmgr.errors import NeedsPersonError, RefusedError
 from thinpoolmgr.host.store import Store
+from thinpoolmgr.sim import events
 from thinpoolmgr.sim.faults import Fails, Killed, Left, PowerCutError
 from thinpoolmgr.sim.host import SimulatedHost
 from thinpoolmgr.sim.parts import settle as settle_disks
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from thinpoolmgr.core.desired import DesiredState
+    from thinpoolmgr.core.journal import Run
     from thinpoolmgr.core.model import Disk, Engine, LogicalVolume, Snapshot
     from thinpoolmgr.cycle import RunResult
 
@@ -63,6 +67,11 @@ def pool_of(shot: Snapshot) -> LogicalVolume:
 
 def with_spares(*paths: str, **config: Any) -> DesiredState:
     return support.desired(support.pool(data_size="1GiB", spare_devices=paths, **config))
+
+
+def chosen(name: str, **selector: Any) -> DesiredPool:
+    """Return a pool whose only disk a selector chooses."""
+    return replace(support.pool(name), config=msgspec.convert({"match": [selector]}, PoolConfig))
 
 
 # what is looked at
@@ -194,6 +203,22 @@ def test_a_named_disk_is_taken_into_the_group_with_a_note_to_write_it_down() -> 
     assert plan(APPLY, after).is_empty
 
 
+def test_a_disk_for_a_pool_whose_disks_are_chosen_comes_with_a_warning_that_a_selector_must_choose_it() -> None:
+    shot = support.with_free_disk(SMALL, SDC)
+    request = Request("extend", "docker", add_devices=("/dev/sdc",))
+    fits = plan(request, shot, support.desired(chosen("docker", serial="S-?")))
+    assert (names(fits), fits.notes) == (["extend-volume-group"], ())
+    (warning,) = fits.warnings
+    assert warning.startswith("/dev/sdc fits pools.docker.match: raise its count by one")
+    misfits = plan(request, shot, support.desired(chosen("docker", serial="S-b")))
+    (warning,) = misfits.warnings
+    assert warning.startswith("No pools.docker.match chooses /dev/sdc: add a [[pools.docker.match]] that does")
+    after = support.carried_out(shot, fits)
+    assert plan(request, after, support.desired(chosen("docker", serial="S-?"))).warnings == ()
+    assert codes(plan(APPLY, after, support.desired(chosen("docker", serial="S-?")))) == ["MATCH_COUNT"]
+    assert codes(plan(APPLY, after, support.desired(chosen("docker", serial="S-?", count=2)))) == []
+
+
 def test_spare_devices_are_taken_in_their_order_and_only_as_far_as_needed() -> None:
     shot = support.with_free_disk(SMALL, SDC, SDD)
     state = with_spares("/dev/sdd", "/dev/sdc")
@@ -259,6 +284,55 @@ def test_a_disk_that_another_pool_is_to_have_is_not_taken(order: tuple[int, int]
     assert found.refusals[0].exit_code == 78
 
 
+OTHERS = [
+    support.pool("other", "/dev/sdc"),
+    support.pool("other", "/dev/sdz", spare_devices=("/dev/sdc",)),
+    chosen("other", serial="S-c"),
+]
+
+
+@pytest.mark.parametrize("other", OTHERS, ids=["named", "spare", "chosen"])
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_disk_that_another_pool_names_or_chooses_is_not_taken_under_its_very_name(
+    order: tuple[int, int], other: DesiredPool
+) -> None:
+    disk = support.disk("/dev/sdc", signatures=(Signature("ext4", "filesystem", 1080),))
+    pools = (support.pool(data_size="1GiB", wipe_signatures=True), other)
+    state = support.desired(*(pools[place] for place in order))
+    found = plan(Request("extend", "docker", add_devices=("/dev/sdc",)), support.with_free_disk(SMALL, disk), state)
+    assert (codes(found), names(found)) == (["SAME_DISK_TWICE"], [])
+    assert "pools.docker" in found.refusals[0].details
+    assert "pools.other" in found.refusals[0].details
+
+
+def test_a_partition_of_a_disk_that_another_pool_chooses_is_not_taken() -> None:
+    whole, part = support.disk("/dev/sdc", partitions=("/dev/sdc1",)), support.disk("/dev/sdc1", devno="8:33")
+    shot = support.with_free_disk(SMALL, whole, replace(part, kind="partition"))
+    state = support.desired(support.pool(data_size="1GiB"), chosen("other", serial="S-c"))
+    assert codes(plan(Request("extend", "docker", add_devices=("/dev/sdc1",)), shot, state)) == ["SAME_DISK_TWICE"]
+
+
+def test_a_disk_that_another_pool_may_choose_is_not_taken() -> None:
+    shot = support.with_free_disk(SMALL, SDC, SDD)
+    state = support.desired(support.pool(data_size="1GiB"), chosen("other", serial="S-[cd]"))
+    found = plan(Request("extend", "docker", add_devices=("/dev/sdc",)), shot, state)
+    assert (codes(found), names(found)) == (["MATCH_TWICE"], [])
+    assert "pools.other.match" in found.refusals[0].resolution
+
+
+def test_a_disk_beyond_those_that_another_pool_stands_on_is_taken() -> None:
+    other = chosen("other", serial="S-[cd]")
+    shot = support.with_pool(support.with_free_disk(SMALL, SDC), other)
+    shot = support.with_free_disk(shot, SDD)
+    state = support.desired(support.pool(data_size="1GiB"), other)
+    assert names(plan(Request("extend", "docker", add_devices=("/dev/sdd",)), shot, state)) == ["extend-volume-group"]
+
+
+def test_a_device_that_is_configured_and_missing_does_not_keep_a_pool_from_growing() -> None:
+    state = support.desired(support.pool("docker", "/dev/sdb", "/dev/sdx", data_size="1GiB"))
+    assert (codes(plan(GROW, SMALL, state)), names(plan(GROW, SMALL, state))) == ([], ["extend-data"])
+
+
 def test_a_spare_device_that_is_missing_does_not_matter_until_it_is_needed() -> None:
     state = with_spares("/dev/sdx")
     assert names(plan(GROW, SMALL, state)) == ["extend-data"]
@@ -295,6 +369,17 @@ def test_a_pool_that_ran_out_of_metadata_gets_more_of_it() -> None:
     after = support.carried_out(shot, found)
     memory = Memory(request=found.request)
     assert plan(request, after, memory=memory).is_empty
+
+
+def test_more_data_is_no_help_for_a_pool_that_ran_out_of_metadata() -> None:
+    shot = support.with_free_disk(support.healthy(mode="ro", used_metadata_blocks=3072), SDC)
+    for request in (GROW, replace(GROW, add_devices=("/dev/sdc",))):
+        found = plan(request, shot)
+        assert (codes(found), names(found)) == (["POOL_OUT_OF_METADATA"], [])
+        assert "--metadata +SIZE" in found.refusals[0].resolution
+    assert names(plan(Request("extend", "docker", add_devices=("/dev/sdc",)), shot)) == ["extend-volume-group"]
+    both = replace(GROW, add_metadata="+8MiB", add_devices=("/dev/sdc",))
+    assert names(plan(both, shot)) == ["extend-volume-group", "extend-metadata", "extend-data"]
 
 
 def test_a_full_pool_grows_and_an_inactive_one_is_activated_first() -> None:
@@ -348,6 +433,19 @@ class Stage:
     @property
     def data_bytes(self) -> int:
         return pool_of(self.host.snapshot).size_bytes
+
+    @property
+    def unfinished(self) -> list[Run]:
+        return unfinished_runs([run for _, run in self.store.read_runs()])
+
+
+def replace_uuid(shot: Snapshot, uuid: str) -> Snapshot:
+    """Return `shot` with another uuid where `uuid` is: as if somebody had made that volume anew."""
+    new = support.uuid_of("made anew by hand")
+    text = msgspec.json.encode(shot).replace(uuid.encode(), new.encode())
+    return msgspec.json.decode(
+        text.replace(uuid.replace("-", "").encode(), new.replace("-", "").encode()), type=type(shot)
+    )
 
 
 @pytest.fixture
@@ -409,9 +507,97 @@ def test_a_command_with_nothing_to_do_does_not_make_an_extension_forgotten(stage
 
 def test_an_apply_with_nothing_to_do_ends_what_was_interrupted(stage: Callable[..., Stage]) -> None:
     there = stage(SMALL)
-    there.cut(GROW, Killed("before"))
+    there.cut(Request("deactivate", "docker"), Killed("before"))
+    assert [run.began.command for run in there.unfinished] == ["deactivate"]
     assert there.run(APPLY).outcome == "nothing"
-    assert unfinished_runs([run for _, run in there.store.read_runs()]) == []
+    assert there.unfinished == []
+
+
+@pytest.mark.parametrize("kill", [Killed("before"), Killed("inside", "second"), Killed("after")], ids=str)
+def test_an_apply_mends_what_an_extension_left_and_does_not_end_it(stage: Callable[..., Stage], kill: Killed) -> None:
+    there = stage(SMALL)
+    there.cut(GROW, kill)
+    there.run(APPLY)
+    again = there.run(APPLY)
+    assert again.outcome == "nothing"
+    assert again.notes == ("Not finished: thinpoolmgr extend docker --data +1GiB. The same command again finishes it.",)
+    (unfinished,) = there.unfinished
+    assert unfinished.began.command == "extend"
+    there.run(GROW)
+    assert there.data_bytes == 1000 * support.EXTENT + GIB
+    assert there.unfinished == []
+    assert there.run(GROW).outcome == "done"
+    assert there.data_bytes == 1000 * support.EXTENT + 2 * GIB
+
+
+def test_a_disk_under_another_of_its_names_is_the_same(stage: Callable[..., Stage]) -> None:
+    link = "/dev/disk/by-id/c"
+    shot = support.with_free_disk(SMALL, support.disk("/dev/sdc", links=(link,)))
+    named = replace(shot.configured_devices[1], configured_path=link)
+    there = stage(replace(shot, configured_devices=(*shot.configured_devices, named)))
+    there.cut(replace(GROW, add_devices=(link,)), Killed("after"), 1)
+    assert there.run(replace(GROW, add_devices=("/dev/sdc",))).outcome == "nothing"
+    assert there.data_bytes == 1000 * support.EXTENT + GIB
+    assert there.unfinished == []
+
+
+def test_a_later_extension_that_ends_well_gives_up_the_one_that_failed(stage: Callable[..., Stage]) -> None:
+    there = stage(SMALL)
+    two = replace(GROW, add_data="+2GiB")
+    there.cut(two, Killed("before"))
+    there.run(GROW)
+    assert there.unfinished == []
+    there.run(two)
+    assert there.data_bytes == 1000 * support.EXTENT + 3 * GIB
+
+
+def test_an_extension_of_a_pool_that_is_made_anew_is_not_gone_on_with(stage: Callable[..., Stage]) -> None:
+    there = stage(SMALL)
+    there.cut(GROW, Killed("before"))
+    (unfinished,) = there.unfinished
+    there.host.snapshot = support.with_pool(support.snapshot(), data_extents=256)
+    there.host.snapshot = replace_uuid(there.host.snapshot, pool_of(SMALL).uuid)
+    assert unfinished.began.request is not None
+    with pytest.raises(NeedsPersonError, match="made anew after the extend"):
+        there.run(unfinished.began.request)
+    there.run(GROW)
+    assert there.data_bytes == 2 * GIB
+    assert there.unfinished == []
+
+
+def test_an_apply_does_not_end_a_destroy_that_has_left_a_label(stage: Callable[..., Stage]) -> None:
+    there = stage(support.with_pool(support.with_free_disk(support.snapshot(), SDC), data_extents=1000))
+    there.cut(Request("destroy", "docker"), Killed("after"), 2)
+    assert there.run(APPLY).outcome == "done"
+    assert [pv.path for pv in there.host.snapshot.orphan_pvs] == ["/dev/sdc"]
+    new = pool_of(there.host.snapshot).uuid
+    (unfinished,) = there.unfinished
+    assert unfinished.began.request is not None
+    with pytest.raises(NeedsPersonError, match="made anew after the destroy"):
+        there.run(unfinished.began.request)
+    assert pool_of(there.host.snapshot).uuid == new
+    blank = tuple(
+        replace(disk, signatures=()) if disk.path == "/dev/sdc" else disk for disk in there.host.snapshot.disks
+    )
+    there.host.snapshot = replace(there.host.snapshot, orphan_pvs=(), disks=blank)
+    assert there.run(APPLY).outcome == "nothing"
+    assert there.unfinished == []
+
+
+def test_a_destroy_that_is_asked_for_takes_down_the_pool_that_was_made_since(stage: Callable[..., Stage]) -> None:
+    there = stage(USED)
+    there.cut(Request("destroy", "docker"), Killed("after"), 3)
+    there.run(APPLY)
+    assert there.run(Request("destroy", "docker")).outcome == "done"
+    assert (there.host.snapshot.groups, there.unfinished) == ((), [])
+
+
+def test_a_destroy_whose_labels_are_used_again_is_ended_by_apply(stage: Callable[..., Stage]) -> None:
+    there = stage(SMALL)
+    there.cut(Request("destroy", "docker"), Killed("after"), 2)
+    assert there.host.snapshot.orphan_pvs
+    assert there.run(APPLY).outcome == "done"
+    assert there.unfinished == []
 
 
 def test_a_command_with_nothing_to_do_leaves_the_labels_of_an_interrupted_destroy_known(
@@ -444,6 +630,28 @@ def test_what_the_configuration_enlarged_is_not_made_smaller(stage: Callable[...
     there.state = PLAIN
     with pytest.raises(RefusedError, match="was made with data_size 2GiB, and 1GiB"):
         there.run(APPLY)
+
+
+def test_a_volume_of_strangers_is_not_taken_for_what_an_extension_left(stage: Callable[..., Stage]) -> None:
+    there = stage(support.with_lv(SMALL, support.linear("lvol1", 20 * MIB)))
+    request = replace(GROW, add_metadata="+8MiB")
+    there.cut(request, Killed("after"))
+    there.run(request)
+    assert "lvol1" in {lv.name for lv in there.host.snapshot.groups[0].lvs}
+    there.cut(request, Killed("before"), 1)
+    there.host.snapshot = events.add_volume(there.host.snapshot, "docker", "lvol2", 28 * MIB)
+    there.run(APPLY)
+    there.run(request)
+    assert "lvol2" in {lv.name for lv in there.host.snapshot.groups[0].lvs}
+
+
+def test_before_a_step_that_lvm_begins_with_a_volume_of_its_own_naming_the_volumes_are_journaled(
+    stage: Callable[..., Stage],
+) -> None:
+    there = stage(SMALL)
+    there.cut(replace(GROW, add_metadata="+8MiB"), Killed("after"), 1)
+    (_, run) = there.store.read_runs()[-1]
+    assert run.lvs_before == (("01", tuple(lv.uuid for lv in SMALL.groups[0].lvs)),)
 
 
 # rebuild
@@ -734,6 +942,35 @@ def test_a_rebuild_interrupted_in_its_second_half_is_found_behind_a_later_run_th
     there.cut(APPLY, Killed("before"))
     there.run(REBUILD)
     assert pool_of(there.host.snapshot).uuid == new
+
+
+def test_a_rebuild_that_is_done_but_for_the_engine_is_not_in_the_way_of_another(stage: Callable[..., Stage]) -> None:
+    there = stage(USED, WITH_ENGINE)
+    there.cut(REBUILD, Killed("before"), 9)
+    made = pool_of(there.host.snapshot)
+    there.state = support.desired(support.pool(data_size="1GiB", chunk_size="256KiB"), engines=(support.engine(),))
+    (unfinished,) = there.unfinished
+    assert unfinished.began.request is not None
+    with pytest.raises(RefusedError, match="chunk_size"):
+        there.run(unfinished.began.request)
+    assert there.run(REBUILD).outcome == "done"
+    assert pool_of(there.host.snapshot).uuid != made.uuid
+    assert pool_of(there.host.snapshot).chunk_bytes == 256 * 1024
+    assert there.unfinished == []
+
+
+def test_a_rebuild_that_is_done_already_says_so_and_that_once_more_makes_the_pool_anew(
+    stage: Callable[..., Stage],
+) -> None:
+    there = stage(USED, WITH_ENGINE)
+    there.cut(REBUILD, Killed("after"), 9)
+    made = pool_of(there.host.snapshot)
+    result = there.run(REBUILD)
+    assert (result.outcome, pool_of(there.host.snapshot).uuid) == ("nothing", made.uuid)
+    assert any("is finished. To make the pool anew, run it again." in note for note in result.notes)
+    again = there.run(REBUILD)
+    assert (again.outcome, pool_of(there.host.snapshot).uuid == made.uuid) == ("done", False)
+    assert not any("is finished" in note for note in again.notes)
 
 
 def test_a_group_of_strangers_in_the_place_of_a_rebuild_is_left_alone(stage: Callable[..., Stage]) -> None:

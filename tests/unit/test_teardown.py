@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from thinpoolmgr.core.commands import commands
 from thinpoolmgr.core.desired import with_implied_engine
 from thinpoolmgr.core.model import ConfiguredDevice, PhysicalVolume, ServiceState
-from thinpoolmgr.core.plan import Memory
+from thinpoolmgr.core.plan import Memory, OpenStep
 from thinpoolmgr.core.steps import (
     RemoveDmDevice,
     RemovePhysicalVolumes,
@@ -125,7 +125,7 @@ def test_half_made_leftovers_go_by_the_journals_evidence_only() -> None:
     create = support.create_step(support.pool())
     shot = support.with_lv(GROUP_ONLY, support.linear("lvol0", create.metadata_bytes))
     assert codes(destroy(shot)) == ["GROUP_HAS_OTHER_LVS"]
-    found = destroy(shot, Memory(interrupted=(create,)))
+    found = destroy(shot, Memory(open_steps=(OpenStep(create),)))
     assert names(found) == ["remove-leftover", "remove-volume-group", "remove-physical-volumes"]
     assert step_mark(found.steps[0]) == "-"
 

@@ -17,7 +17,7 @@ from thinpoolmgr.core.journal import unfinished_runs
 from thinpoolmgr.core.plan import Request
 from thinpoolmgr.errors import NeedsPersonError, UsageError
 from thinpoolmgr.host.store import Store
-from thinpoolmgr.units import parse_size
+from thinpoolmgr.units import exact_size, parse_size
 
 if TYPE_CHECKING:
     from thinpoolmgr.core.journal import Run
@@ -25,16 +25,15 @@ if TYPE_CHECKING:
 
 
 def _parse_growth(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str:
-    """Return `value`, which must be a size with a plus: sizes here are always what is added."""
+    """Return `value`, a size with a plus, since sizes here are always what is added; each size is spelt in one way."""
     if value is None:
         return ""
     if not value.startswith("+"):
         raise click.BadParameter(f"{value!r} has no plus; write how much is added, such as +10GiB")
     try:
-        parse_size(value[1:])
+        return f"+{exact_size(parse_size(value[1:]))}"
     except ValueError as error:
         raise click.BadParameter(str(error)) from error
-    return value
 
 
 @click.command()
@@ -145,7 +144,7 @@ def resume(context: click.Context, *, yes: bool, allow: frozenset[Danger]) -> No
 
 
 def _request_of(run: Run) -> Request:
-    """Return what `run` was asked for.
+    """Return what `run` was asked for, and what that came to when it began.
 
     Raises:
         NeedsPersonError: its journal does not say.
@@ -154,4 +153,4 @@ def _request_of(run: Run) -> Request:
     if run.began.request is None:
         summary = f"the journal does not say what {run.began.run} was asked for"
         raise NeedsPersonError(summary, f"Its command: {run.began.command}", "Give that command again yourself.")
-    return run.began.request.as_asked()
+    return run.began.request

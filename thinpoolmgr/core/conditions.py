@@ -71,7 +71,7 @@ def is_ready(step: Step, snapshot: Snapshot) -> bool:
             return snapshot.find_group(step.group) is None
         case TagPool():
             group = snapshot.find_group(step.group)
-            return group is not None and group.uuid == step.group_uuid
+            return group is None or group.uuid == step.group_uuid
         case (
             CreateThinPool()
             | ExtendVolumeGroup()
@@ -95,9 +95,25 @@ def is_ready(step: Step, snapshot: Snapshot) -> bool:
             return not any(pv.uuid in step.pv_uuids for group in foreign for pv in group.pvs)
         case WipeSignatures():
             disk = snapshot.find_disk(step.disk.path)
-            return disk is not None and is_same_disk(step.disk, disk)
+            return disk is None or is_same_disk(step.disk, disk)
         case _:
             return True
+
+
+def is_left_over(step: Step, snapshot: Snapshot) -> bool:
+    """Whether something is still there that `step`, begun or planned and not done, leaves where nobody else looks."""
+    match step:
+        case MoveStateAside():
+            engine = snapshot.find_engine(step.engine)
+            # It does not start on state that belongs to another pool.
+            runs_on_a_pool = engine is not None and engine.running and engine.driver == "devicemapper"
+            return not runs_on_a_pool and bool(why_not_done(step, snapshot))
+        case RemovePhysicalVolumes():
+            return any(pv.uuid in step.pv_uuids for pv in snapshot.orphan_pvs)
+        case CreateVolumeGroup() | ExtendVolumeGroup():
+            return any(pv.path == disk.path for pv in snapshot.orphan_pvs for disk in step.disks)
+        case _:
+            return False
 
 
 def why_not_done(step: Step, snapshot: Snapshot) -> str:  # noqa: PLR0912 - one branch a step

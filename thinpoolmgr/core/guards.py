@@ -17,9 +17,9 @@ PV_SIGNATURE = "LVM2_member"
 
 
 def check_paths(desired: DesiredState, snapshot: Snapshot) -> list[Refusal]:
-    """Return refusals for configured paths that lead nowhere, or twice to the same disk."""
+    """Return refusals for paths that lead nowhere, to a disk that is named already, or to one that two pools name."""
     refusals: list[Refusal] = []
-    seen: dict[str, str] = {}
+    seen: dict[str, tuple[str, str]] = {}
     for pool in desired.pools:
         for path in (*pool.config.devices, *pool.config.spare_devices):
             device = _lead(path, pool, snapshot)
@@ -27,9 +27,9 @@ def check_paths(desired: DesiredState, snapshot: Snapshot) -> list[Refusal]:
                 refusals.append(_unusable(pool, path, device))
                 continue
             twice = _same_or_nested(device.disk, seen, snapshot)
-            if twice and seen[twice] != path:
-                refusals.append(_same_disk(pool, path, seen[twice], twice))
-            seen.setdefault(device.disk, path)
+            if twice and seen[twice] != (pool.name, path):
+                refusals.append(_same_disk((pool.name, path), seen[twice], twice))
+            seen.setdefault(device.disk, (pool.name, path))
     return refusals
 
 
@@ -40,7 +40,7 @@ def _lead(path: str, pool: DesiredPool, snapshot: Snapshot) -> ConfiguredDevice 
     return ConfiguredDevice(path, disk.path) if disk else named
 
 
-def _same_or_nested(disk: str, seen: dict[str, str], snapshot: Snapshot) -> str:
+def _same_or_nested(disk: str, seen: dict[str, tuple[str, str]], snapshot: Snapshot) -> str:
     """Return the disk of `seen` that is `disk`, a partition of it, or what it is a partition of; empty when none is."""
     if disk in seen:
         return disk
@@ -64,15 +64,15 @@ def _unusable(pool: DesiredPool, path: str, device: ConfiguredDevice | None) -> 
     )
 
 
-def _same_disk(pool: DesiredPool, path: str, other: str, disk: str) -> Refusal:
-    return Refusal(
-        "SAME_DISK_TWICE",
-        path,
-        f"{path} and {other} are, or are on, the same disk, {disk}",
-        f"pools.{pool.name} of the configuration names it a second time.",
-        "Name each disk once.",
-        exit_code=78,
-    )
+def _same_disk(second: tuple[str, str], first: tuple[str, str], disk: str) -> Refusal:
+    (pool, path), (other_pool, other) = second, first
+    summary = f"{path} and {other} are, or are on, the same disk, {disk}"
+    details = f"pools.{pool} has it a second time."
+    if pool != other_pool:
+        details = f"pools.{other_pool} has {other}, and pools.{pool} is to have {path}: a disk carries one pool only."
+    if path == other:
+        summary = f"pools.{other_pool} and pools.{pool} both take {path}"
+    return Refusal("SAME_DISK_TWICE", path, summary, details, "Name each disk once, for one pool.", exit_code=78)
 
 
 def check_disk(disk: Disk, pool: DesiredPool, snapshot: Snapshot, memory: Memory) -> list[Refusal]:

@@ -8,14 +8,29 @@ checksum; a torn last line was never written, a damaged line anywhere else is fo
 from __future__ import annotations
 
 import zlib
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from thinpoolmgr.core.plan import MadePool, Memory, Request
-from thinpoolmgr.core.steps import CreateThinPool, ExtendData, StartEngine, Step, StopEngine
+from thinpoolmgr.core.conditions import is_left_over
+from thinpoolmgr.core.plan import MadePool, Memory, OpenStep, Request
+from thinpoolmgr.core.steps import (
+    CreateThinPool,
+    CreateVolumeGroup,
+    ExtendData,
+    ExtendMetadata,
+    ExtendVolumeGroup,
+    MoveStateAside,
+    RemovePhysicalVolumes,
+    StartEngine,
+    Step,
+    StopEngine,
+)
+
+if TYPE_CHECKING:
+    from thinpoolmgr.core.model import Snapshot
 
 SCHEMA = 1
 Outcome = Literal["done", "failed", "interrupted"]
@@ -36,10 +51,14 @@ class Began(Struct, frozen=True, tag="began", tag_field="record"):
 
 
 class Doing(Struct, frozen=True, tag="doing", tag_field="record"):
-    """A step is about to be performed."""
+    """A step is about to be performed; the uuids are those of the logical volumes that its group has until then.
+
+    They are kept of steps that LVM begins with a volume of its own naming: what was there before is never ours.
+    """
 
     id: str
     at: str
+    lv_uuids: tuple[str, ...] = ()
 
 
 class Done(Struct, frozen=True, tag="done", tag_field="record"):
@@ -144,6 +163,8 @@ class Run(Struct, frozen=True):
     group_uuids: tuple[str, ...] = ()
     lv_uuids: tuple[tuple[str, str], ...] = ()
     """Id of a step, and uuid of the thin pool that it made or enlarged."""
+    lvs_before: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """Id of a step, and uuids of the logical volumes that its group had before it."""
     ended_at: str = ""
     seconds: tuple[float, ...] = ()
     """How long each step of `done` took."""
@@ -159,6 +180,11 @@ class Run(Struct, frozen=True):
         """Return the steps with these ids, in the order of the plan."""
         return tuple(step for step in self.began.steps if step.id in ids)
 
+    @property
+    def open_steps(self) -> tuple[Step, ...]:
+        """Return the steps that were begun and not seen to be done."""
+        return tuple(step for step in self.steps_with(self.doing) if step.id not in self.done)
+
 
 def fold_run(records: list[Record]) -> Run | None:
     """Return the run that `records` tell of; None when not even its beginning was written."""
@@ -172,6 +198,7 @@ def fold_run(records: list[Record]) -> Run | None:
         done=tuple(r.id for r in done),
         group_uuids=tuple(r.group_uuid for r in done if r.group_uuid),
         lv_uuids=tuple((r.id, r.lv_uuid) for r in done if r.lv_uuid),
+        lvs_before=tuple((r.id, r.lv_uuids) for r in records if isinstance(r, Doing) and r.lv_uuids),
         ended_at=next((r.at for r in reversed(records) if isinstance(r, Ended)), ""),
         seconds=tuple(r.seconds for r in done),
         failed=next((r for r in records if isinstance(r, Failed)), None),
@@ -187,6 +214,9 @@ def remember(runs: list[Run], boot_id: str) -> Memory:
     return Memory(
         interrupted,
         pending,
+        open_steps=tuple(
+            OpenStep(step, dict(run.lvs_before).get(step.id, ())) for run in unfinished for step in run.open_steps
+        ),
         our_groups=tuple(dict.fromkeys(uuid for run in runs for uuid in run.group_uuids)),
         made=_made_pools(runs),
         stopped_engines=_stopped_engines(runs, boot_id),
@@ -199,26 +229,51 @@ def unfinished_runs(runs: list[Run]) -> list[Run]:
     """Return the runs of `runs`, oldest first, of which something may still be half done."""
     trailing: list[Run] = []
     ended_well: list[Request | None] = []
+    made_anew: set[str] = set()
     for run in reversed(runs):
         if not run.is_unfinished:
             ended_well.append(run.began.request)
-        elif not any(settles(request, run) for request in ended_well):
+        elif not _is_of_the_past(run, made_anew) and not any(settles(request, run) for request in ended_well):
             trailing.insert(0, run)
+        made_anew |= {step.group for step in run.steps_with(run.done) if isinstance(step, CreateThinPool)}
     return trailing
 
 
-def settles(request: Request | None, unfinished: Run) -> bool:
-    """Whether a run for `request` that ended well left nothing half done of an `unfinished` run before it.
+def _is_of_the_past(run: Run, made_anew: set[str]) -> bool:
+    """Whether `run` was to enlarge a pool that has been made anew since: its size was meant for the old one."""
+    is_extension = run.began.request is not None and run.began.request.command == "extend"
+    return is_extension and any(
+        isinstance(step, ExtendVolumeGroup | ExtendMetadata | ExtendData) and step.group in made_anew
+        for step in run.began.steps
+    )
 
-    What makes or unmakes a pool looks at all of it; other requests only finish their like.
+
+def settles(request: Request | None, unfinished: Run, snapshot: Snapshot | None = None) -> bool:
+    """Whether a run for `request` that ended well leaves nothing to do of an `unfinished` run before it.
+
+    What takes a pool down leaves nothing of it. `apply` knows nothing of sizes that were asked for by hand, nor of
+    what is to be cleaned; an extension ends those before it. Of a run that either would end something may be left
+    that neither looks at: the engine's state, labels on disks. Without a `snapshot` that counts as left.
     """
-    if request is None or request.command == "apply":
-        return True
-    begun = unfinished.began.request
-    if begun is not None and begun.as_asked() == request.as_asked():
+    begun = unfinished.began.request or Request("apply")
+    if request is None or request.as_asked() == begun.as_asked():
         return True
     pools = {step.pool for step in unfinished.began.steps}
-    return request.command in {"destroy", "rebuild"} and pools <= {request.pool}
+    if request.command in {"destroy", "rebuild"} and pools <= {request.pool}:
+        return True
+    is_next = (request.command, request.pool) == ("extend", begun.pool) and begun.command == "extend"
+    is_over = request.command == "apply" and begun.command not in {"extend", "clean"}
+    return (is_next or is_over) and not any(
+        snapshot is None or is_left_over(step, snapshot) for step in _leaving(unfinished)
+    )
+
+
+def _leaving(run: Run) -> list[Step]:
+    """Return the steps of `run` that may have left something which only running it again clears away."""
+    undone = [step for step in run.began.steps if step.id not in run.done]
+    to_clear = [step for step in undone if isinstance(step, MoveStateAside | RemovePhysicalVolumes)]
+    half_done = [step for step in run.open_steps if isinstance(step, CreateVolumeGroup | ExtendVolumeGroup)]
+    return [*to_clear, *half_done]
 
 
 def _made_pools(runs: list[Run]) -> tuple[MadePool, ...]:

@@ -2,13 +2,13 @@
 
 `lvcreate --type thin-pool` commits three times (measured, LVM 2.03.16), so a kill leaves one of:
 
-- a visible, untagged linear LV `lvolN` of the metadata's size (it was to become the spare or the metadata);
+- a visible, untagged linear LV `lvolN` of the metadata's size (it was to become the spare or the metadata), no pool;
 - an LV with the pool's own name and our tag, but of type linear, beside `lvolN_pmspare`;
 - the complete pool, not active.
 
 `lvextend --poolmetadatasize` makes its new spare the same way: a kill leaves a visible, untagged `lvolN` of the new
-size, and no spare. For what carries no tag the journal must show that we were at it; type, size and tag must fit.
-Names alone prove nothing.
+size, and no spare. For what carries no tag the journal must show that we were at it and that the LV was not there
+before; type, size and tag must fit. Names alone prove nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from thinpoolmgr.core.desired import DesiredPool
 from thinpoolmgr.core.model import LogicalVolume, VolumeGroup
 from thinpoolmgr.core.names import OUR_TAG
 from thinpoolmgr.core.plan import Memory, Refusal
-from thinpoolmgr.core.steps import CreateThinPool, ExtendMetadata, RemoveLeftover
+from thinpoolmgr.core.steps import CreateThinPool, ExtendMetadata, RemoveLeftover, Step
 from thinpoolmgr.units import ceil_to, format_size
 
 _GENERATED_NAME = re.compile(r"lvol\d+", re.ASCII)
@@ -29,12 +29,14 @@ _HIDDEN_SUFFIXES = ("_tdata", "_tmeta", "_pmspare")
 
 def find_leftovers(group: VolumeGroup, pool: DesiredPool, memory: Memory) -> list[LogicalVolume]:
     """Return the half-made LVs in `group` that an interrupted creation or enlargement of `pool` left."""
-    begun = [
-        s
-        for s in memory.interrupted
-        if isinstance(s, CreateThinPool | ExtendMetadata) and (s.group, s.lv) == (group.name, pool.lv)
+    return [
+        lv
+        for lv in group.lvs
+        if _is_half_made(lv, pool, group)
+        or any(
+            _was_made_by(lv, begun.step, pool, group) for begun in memory.open_steps if lv.uuid not in begun.lv_uuids
+        )
     ]
-    return [lv for lv in group.lvs if _is_half_made(lv, pool, group) or _was_made_by(lv, begun, group)]
 
 
 def _is_half_made(lv: LogicalVolume, pool: DesiredPool, group: VolumeGroup) -> bool:
@@ -42,10 +44,20 @@ def _is_half_made(lv: LogicalVolume, pool: DesiredPool, group: VolumeGroup) -> b
     return lv.name == pool.lv and OUR_TAG in lv.tags and lv.segment_type in _PLAIN and group.spare is not None
 
 
-def _was_made_by(lv: LogicalVolume, begun: list[CreateThinPool | ExtendMetadata], group: VolumeGroup) -> bool:
-    if lv.segment_type not in _PLAIN or not begun:
+def _was_begun(lv: LogicalVolume, pool: DesiredPool, group: VolumeGroup, memory: Memory) -> bool:
+    """What was there before a step began is not of its making, whatever it looks like."""
+    new_since = [begun.step for begun in memory.open_steps if lv.uuid not in begun.lv_uuids]
+    return any(_was_made_by(lv, step, pool, group) for step in new_since)
+
+
+def _was_made_by(lv: LogicalVolume, step: Step, pool: DesiredPool, group: VolumeGroup) -> bool:
+    """Whether `step`, begun and not seen to be done, leaves such an LV; a spare, or the pool, shows that it did not."""
+    if not isinstance(step, CreateThinPool | ExtendMetadata) or (step.group, step.lv) != (group.name, pool.lv):
         return False
-    step = begun[-1]
+    made = group.find_lv(pool.lv)
+    is_over = group.spare is not None if isinstance(step, ExtendMetadata) else made is not None and made.is_thin_pool
+    if is_over or lv.segment_type not in _PLAIN:
+        return False
     metadata_bytes = ceil_to(step.metadata_bytes, group.extent_bytes)
     if _GENERATED_NAME.fullmatch(lv.name):
         return not lv.tags and lv.size_bytes == metadata_bytes

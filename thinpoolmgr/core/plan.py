@@ -51,11 +51,20 @@ class Request(Struct, frozen=True, omit_defaults=True):
     """The group that a rebuild takes down; empty: there was none."""
     set_aside: tuple[str, ...] = ()
     """The folders that a purge deletes: those that were aside when it began."""
+    lv_uuid: str = ""
+    """The pool that is extended or destroyed; empty: there was none."""
 
     def as_asked(self) -> Request:
-        """Return only what was asked for."""
-        return msgspec.structs.replace(
-            self, is_settled=False, data_bytes=0, metadata_bytes=0, group_uuid="", set_aside=()
+        """Return only what was asked for; in which order disks were named makes no difference."""
+        return Request(
+            self.command,
+            self.pool,
+            self.engine,
+            keep_devices=self.keep_devices,
+            purge=self.purge,
+            add_data=self.add_data,
+            add_metadata=self.add_metadata,
+            add_devices=tuple(sorted(set(self.add_devices))),
         )
 
 
@@ -107,13 +116,23 @@ class MadePool(Struct, frozen=True):
     metadata_bytes: int
 
 
+class OpenStep(Struct, frozen=True):
+    """A step that was begun and not seen to be done."""
+
+    step: Step
+    lv_uuids: tuple[str, ...] = ()
+    """The logical volumes that its group had before; empty, too, where an older journal does not say."""
+
+
 class Memory(Struct, frozen=True):
     """What the journal knows that a snapshot cannot show."""
 
     interrupted: tuple[Step, ...] = ()
-    """Steps of the last, unfinished run that were begun."""
+    """Steps of the unfinished runs that were begun, whether they are done or not."""
     pending: tuple[Step, ...] = ()
-    """Its steps that were not begun."""
+    """Their steps that were not begun."""
+    open_steps: tuple[OpenStep, ...] = ()
+    """Those of `interrupted` that may be half done."""
     our_groups: tuple[str, ...] = ()
     """Uuids of volume groups that we made."""
     made: tuple[MadePool, ...] = ()

@@ -18,7 +18,8 @@ from thinpoolmgr.core.desired import DesiredPool, DesiredState, with_engine_anyw
 from thinpoolmgr.core.fingerprint import fingerprint_of_host
 from thinpoolmgr.core.guards import check_paths
 from thinpoolmgr.core.lifecycle import PoolState, view_pool
-from thinpoolmgr.core.plan import Memory, Plan, Refusal, Request, numbered
+from thinpoolmgr.core.matching import is_unresolved, is_wanted, resolve_matches
+from thinpoolmgr.core.plan import Memory, Plan, Refusal, Request, command_line, numbered
 from thinpoolmgr.core.planner import bring_up, plan_activate, plan_apply, with_lost_tags
 from thinpoolmgr.core.steps import StopEngine
 from thinpoolmgr.core.teardown import plan_deactivate, plan_destroy, remove_left_labels
@@ -27,7 +28,7 @@ from thinpoolmgr.units import parse_size
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from thinpoolmgr.core.model import Snapshot
+    from thinpoolmgr.core.model import Disk, Snapshot
     from thinpoolmgr.core.steps import Step
 
     Predict = Callable[[Snapshot, Step], Snapshot]
@@ -84,19 +85,37 @@ def plan_for(
 
     """
     settled = settle(request, desired, snapshot, memory)
-    return replace(_plan(settled, desired, snapshot, memory, predict), request=settled)
+    if settled.lv_uuid and _is_over(settled, desired, snapshot, memory):
+        refusal = _made_since(_pool(settled, desired), settled)
+        return Plan(refusals=(refusal,), fingerprint=fingerprint_of_host(desired, snapshot, memory), request=settled)
+    plan = _plan(settled, desired, snapshot, memory, predict)
+    return replace(plan, notes=(*plan.notes, *_notes_on_what_was_begun(settled, plan, memory)), request=settled)
+
+
+def _notes_on_what_was_begun(request: Request, plan: Plan, memory: Memory) -> list[str]:
+    """Say where "nothing to do" would mislead: after a rebuild that was finished, and before an extend that is not."""
+    if request.command == "rebuild" and request in memory.begun and plan.is_empty:
+        return [f"The rebuild of {request.pool} that was interrupted is finished. To make the pool anew, run it again."]
+    extensions = [begun for begun in memory.begun if begun.command == "extend" and request.command == "apply"]
+    return [f"Not finished: {command_line(begun)}. The same command again finishes it." for begun in extensions]
 
 
 def settle(request: Request, desired: DesiredState, snapshot: Snapshot, memory: Memory) -> Request:
-    """Return `request` with what it comes to on this host, or as it was settled when it was first begun."""
+    """Return `request` with what it comes to on this host, or as it was settled when it was first begun.
+
+    What is settled already, as the journal has it, stays: that is how `resume` asks.
+    """
+    if request.is_settled:
+        return request
     begun = (*memory.begun, *([memory.request] if memory.request else []))
-    same = [other for other in begun if other.is_settled and other.as_asked() == request.as_asked()]
-    if same:
+    wanted = _by_disks(request, snapshot)
+    same = [other for other in begun if other.is_settled and _by_disks(other, snapshot) == wanted]
+    if same and not _is_over(same[-1], desired, snapshot, memory):
         return same[-1]
-    if request.purge and not request.is_settled:
+    if request.purge:
         aside = tuple(path for engine in snapshot.engines for path in engine.set_aside)
         return replace(request, is_settled=True, set_aside=aside)
-    if request.is_settled or not request.pool:
+    if not request.pool:
         return replace(request, is_settled=True)
     view = view_pool(_pool(request, desired), snapshot)
     data = metadata = 0
@@ -104,7 +123,46 @@ def settle(request: Request, desired: DesiredState, snapshot: Snapshot, memory: 
         data = view.lv.size_bytes + parse_size(request.add_data.lstrip("+")) if request.add_data else 0
         metadata = view.lv.metadata_bytes + parse_size(request.add_metadata.lstrip("+")) if request.add_metadata else 0
     group = view.group.uuid if view.group and request.command == "rebuild" else ""
-    return replace(request, is_settled=True, data_bytes=data, metadata_bytes=metadata, group_uuid=group)
+    lv = view.lv.uuid if view.lv and view.lv.is_thin_pool and request.command in {"destroy", "extend"} else ""
+    return replace(request, is_settled=True, data_bytes=data, metadata_bytes=metadata, group_uuid=group, lv_uuid=lv)
+
+
+def _by_disks(request: Request, snapshot: Snapshot) -> Request:
+    """Return what was asked for with each disk under the name of its node, whichever of its names was given."""
+    found = [(path, snapshot.find_disk(path)) for path in request.add_devices]
+    return replace(request, add_devices=tuple(disk.path if disk else path for path, disk in found)).as_asked()
+
+
+def _is_over(begun: Request, desired: DesiredState, snapshot: Snapshot, memory: Memory) -> bool:
+    """Whether what was begun was meant for a pool in whose place there is another one now.
+
+    A rebuild makes that one itself, and goes on with it unless the configuration asks for what it cannot become.
+    """
+    if not begun.pool:
+        return False
+    view = view_pool(_pool(begun, desired), snapshot)
+    if view.group is None or view.lv is None or not view.lv.is_thin_pool:
+        return False
+    if begun.command != "rebuild":
+        return begun.lv_uuid not in {"", view.lv.uuid}
+    if view.group.uuid == begun.group_uuid:
+        return False
+    refusals = plan_apply(desired, snapshot, memory, only=begun.pool).refusals
+    return any(refusal.code == "SETTING_DIFFERS" for refusal in refusals)
+
+
+def _made_since(pool: DesiredPool, begun: Request) -> Refusal:
+    summary = f"{pool.path} was made anew after the {begun.command} that was interrupted"
+    details = "To go on with it would enlarge the new pool by what was meant for the old one."
+    resolution = f"Ask anew: thinpoolmgr extend {pool.name}; when that ends well, the interrupted run is over, too."
+    if begun.command == "destroy":
+        details = "To go on with it would destroy the new pool. The engine's old state, or labels on disks, are left."
+        resolution = (
+            "thinpoolmgr clean moves the old state of an engine in the configuration aside, pvremove takes a label off "
+            "a disk that is not used; then thinpoolmgr apply ends the interrupted run. If the new pool is to go, too: "
+            f"thinpoolmgr destroy {pool.name}."
+        )
+    return Refusal("NEEDS_PERSON", pool.path, summary, details, resolution, exit_code=5)
 
 
 def _plan(request: Request, desired: DesiredState, snapshot: Snapshot, memory: Memory, predict: Predict | None) -> Plan:
@@ -134,30 +192,58 @@ def _plan_extend(
     pool: DesiredPool, request: Request, desired: DesiredState, snapshot: Snapshot, memory: Memory
 ) -> Plan:
     fingerprint = fingerprint_of_host(desired, snapshot, memory)
-    ours = {*request.add_devices, *pool.config.devices}
-    # A disk named twice is refused whichever of its names comes second, and may be another pool's.
-    refusals = [r for r in check_paths(desired, snapshot) if r.target in ours or r.code == "SAME_DISK_TWICE"]
+    refusals = _refuse_devices(pool, request, desired, snapshot)
     view, tags = with_lost_tags(view_pool(pool, snapshot), snapshot, memory)
     if view.state is PoolState.ABSENT:
         way = "thinpoolmgr apply makes it."
         refusals.append(Refusal("POOL_ABSENT", pool.path, f"{pool.path} does not exist", view.because, way))
         return Plan(refusals=tuple(refusals), fingerprint=fingerprint)
     # Larger metadata is what brings this one back: the kernel leaves its read-only mode by itself.
-    can_grow = view.state is PoolState.OUT_OF_METADATA
+    can_grow = view.state is PoolState.OUT_OF_METADATA and (request.add_metadata or not request.add_data)
     steps, found = ([], []) if can_grow else bring_up(view, memory)
     if refusals or found:
         return Plan(refusals=(*refusals, *found), fingerprint=fingerprint)
     changes = plan_extension(view, request, snapshot, memory)
-    known = {*pool.config.devices}
-    notes = [
-        f"Add {device} to pools.{pool.name}.devices of the configuration, so that it says what there is."
-        for device in request.add_devices
-        if device not in known
-    ]
     steps = [*tags, *without_repeats(steps, changes.steps), *changes.steps]
-    return Plan(
-        numbered(steps), tuple(changes.refusals), tuple(notes if steps else ()), tuple(changes.warnings), fingerprint
-    )
+    added = [path for path in request.add_devices if path not in pool.config.devices] if steps else []
+    notes, warnings = [], changes.warnings
+    if pool.config.match:
+        warnings += [_say_to_choose(path, pool, snapshot) for path in added]
+    else:
+        where = f"pools.{pool.name}.devices"
+        notes = [f"Add {path} to {where} of the configuration, so that it says what there is." for path in added]
+    return Plan(numbered(steps), tuple(changes.refusals), tuple(notes), tuple(warnings), fingerprint)
+
+
+def _say_to_choose(path: str, pool: DesiredPool, snapshot: Snapshot) -> str:
+    """A pool whose disks are chosen cannot name one besides: its selectors must choose this one, too."""
+    where, disk = f"pools.{pool.name}.match", snapshot.find_disk(path)
+    if disk is not None and is_wanted(disk, pool, snapshot):
+        return f"{path} fits {where}: raise its count by one in the configuration, or apply will refuse from then on."
+    return f"No {where} chooses {path}: add a [[{where}]] that does, so that the configuration says what there is."
+
+
+def _refuse_devices(pool: DesiredPool, request: Request, desired: DesiredState, snapshot: Snapshot) -> list[Refusal]:
+    """Return why disks that are to be added cannot be used: they lead nowhere, or another pool is to have them."""
+    others = tuple(other for other in desired.pools if other is not pool)
+    resolved, _ = resolve_matches(replace(desired, pools=others), snapshot)
+    found = check_paths(replace(desired, pools=(*resolved.pools, pool)), snapshot)
+    # A disk named twice is refused whichever of its names comes second.
+    refusals = [r for r in found if r.target in request.add_devices or r.code == "SAME_DISK_TWICE"]
+    disks = [disk for path in request.add_devices if (disk := snapshot.find_disk(path))]
+    return refusals + [
+        _may_be_chosen(disk, other)
+        for other in resolved.pools
+        for disk in disks
+        if is_unresolved(other) and is_wanted(disk, other, snapshot)
+    ]
+
+
+def _may_be_chosen(disk: Disk, other: DesiredPool) -> Refusal:
+    summary = f"pools.{other.name}.match fits {disk.path}, too"
+    details = f"It fits more disks than it asks for, or fewer, so that this one may be meant for pools.{other.name}."
+    resolution = f"Narrow pools.{other.name}.match, with a serial or a path, until thinpoolmgr plan does not refuse it."
+    return Refusal("MATCH_TWICE", disk.path, summary, details, resolution)
 
 
 def _plan_rebuild(  # noqa: PLR0913, PLR0917 - as plan_for

@@ -144,19 +144,19 @@ def journal_sightings(journal: Journal, snapshot: Snapshot | None) -> list[Sight
         return damaged
     files = {run.name: run.file for run in journal.stored}
     for run in unfinished:
-        for step in run.steps_with(run.doing):
-            if step.id not in run.done and condition_of(step, snapshot) is Condition.STUCK:
+        for step in run.open_steps:
+            if condition_of(step, snapshot) is Condition.STUCK:
                 evidence = f"{_what(step)}: {why_not_done(step, snapshot)}"
                 name = run.began.run
                 return [sight("NEEDS_PERSON", name, evidence, file=files.get(name, f"{name}.jsonl"))]
     last = unfinished[-1]
-    requests = (last.began.request.as_asked(),) if last.began.request else ()
+    requests = (last.began.request,) if last.began.request else ()
     return [sight("RUN_INTERRUPTED", last.began.run, _where(last), *requests)]
 
 
 def _where(run: Run) -> str:
     steps, total = run.began.steps, len(run.began.steps)
-    open_steps = [step for step in run.steps_with(run.doing) if step.id not in run.done]
+    open_steps = run.open_steps
     if run.failed is not None and open_steps:
         error = run.failed.error.strip().partition("\n")[0]
         return f"step {open_steps[-1].id} of {total}, {_what(open_steps[-1])}, failed: {error}"
