@@ -106,7 +106,8 @@ def observe_docker(desired: DesiredEngine, run: Run, paths: DockerPaths | None =
         name=desired.name,
         kind=desired.kind,
         installed=bool(daemon or processes),
-        version=answers.version or (_ask_version(run, daemon) if daemon else ""),
+        # A version matters to who wants it on a pool; to ask is slow.
+        version=answers.version or (_ask_version(run, daemon) if daemon and desired.config.pool else ""),
         running=answers.running,
         pids=tuple(process.pid for process in processes),
         driver=answers.driver,
