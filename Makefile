@@ -19,12 +19,13 @@ ifneq ($(shell id -u),0)
 PACKAGES += uidmap
 endif
 
-.PHONY: help demo test bench setup packages venv root lint types architecture unit property lab system man clean
+.PHONY: help demo test bench setup packages venv root lint types architecture unit property lab campaign system man clean
 
 help:
 	@echo "make demo   the main job, step by step, in a throw-away kernel (under three minutes)"
 	@echo "make test   lint, types, architecture, unit and lab tests, the last with real LVM and Docker"
 	@echo "            each alone: make lint types architecture unit property lab system"
+	@echo "make campaign  the lab tests that take too long for every run (half an hour)"
 	@echo "make bench  time against plain LVM and Docker's own set-up, in a throw-away kernel (half an hour)"
 	@echo "make setup  only install what both need; make root: only make the lab's Docker root"
 	@echo "make man    write docs/man/thinpoolmgr.1 from the command line's help"
@@ -94,6 +95,10 @@ property: setup
 lab: setup
 	@echo "== lab tests: real LVM and Docker, in throw-away kernels"
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash tests/lab/run.sh
+
+campaign: setup
+	@echo "== campaign: the lab tests that take too long for every run"
+	@PATH="$(CURDIR)/$(BIN):$$PATH" bash tests/lab/run.sh campaign
 
 system: setup
 	@if compgen -G 'tests/system/test_*.py' >/dev/null; then \

@@ -1,13 +1,14 @@
 #!/bin/bash
 # Runs the lab tests. On the host: a throw-away kernel for each test file, two at a time, and one with systemd for those
-# that need it; or, with arguments, one kernel with these as pytest's arguments. Inside the kernel: is pytest.
+# that need it; or, with arguments, one kernel with these as pytest's arguments. With the one argument `campaign` it runs
+# the tests that take too long for every run. Inside the kernel: is pytest.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 if [[ ${THINPOOLMGR_LAB:-} ]]; then
     # the checkout is read-only in here
     export HYPOTHESIS_STORAGE_DIRECTORY=/lab/hypothesis
-    exec python3 -m pytest "$@"
+    exec python3 -m pytest --durations=3 "$@"
 fi
 
 in_guest() {
@@ -16,7 +17,10 @@ in_guest() {
     thinpoolmgr lab run --docker --memory 2500 --timeout 1200 "${options[@]}" tests/lab/run.sh "$@"
 }
 
-(($#)) && { in_guest "$@"; exit; }
+case $* in
+    '' | campaign) ;;
+    *) in_guest "$@"; exit ;;
+esac
 
 # two write at the same time: what a kernel said is shown when it has ended
 show_in_one_piece() {
@@ -31,10 +35,12 @@ lock=$(mktemp)
 trap 'rm -f "$lock"' EXIT
 export lock
 export -f in_guest show_in_one_piece
-# long files tend to hold long tests: begun first, they do not keep the last one waiting
-{
+if [[ ${1:-} == campaign ]]; then
+    grep -l campaign tests/lab/test_*.py | sed 's/$/ -m campaign/'
+else
+    # long files tend to hold long tests: begun first, they do not keep the last one waiting
     printf '%s\n' tests/lab/test_parity{,_changed,_cut_short}.py
     echo tests/unit -m root
     echo tests/lab/systemd
     find tests/lab -maxdepth 1 -name 'test_*.py' ! -name 'test_parity*' -printf '%s %p\n' | sort -rn | cut -d' ' -f2
-} | xargs -P 2 -I{} bash -euo pipefail -c 'show_in_one_piece {}'
+fi | xargs -P 2 -I{} bash -euo pipefail -c 'show_in_one_piece {}'

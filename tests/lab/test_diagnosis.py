@@ -110,6 +110,7 @@ def test_a_tight_pool_is_extended_by_what_is_named(tool: Tool, loop_disks: MakeD
     sh("dmsetup", "remove", "docker-t1")
 
 
+@pytest.mark.campaign
 def test_a_tight_pool_without_room_says_what_is_missing(tool: Tool, loop_disks: MakeDisk) -> None:
     tool.configure(loop_disks().path)
     tool.succeed(*APPLY)
@@ -197,6 +198,7 @@ def test_a_pool_that_needs_a_check_is_healed_by_the_commands_that_are_named(tool
         tool.succeed("destroy", "docker", "--yes", "--allow", "destroy,outage")
 
 
+@pytest.mark.campaign
 def test_suspended_devices(tool: Tool, loop_disks: MakeDisk) -> None:
     tool.configure(loop_disks().path)
     tool.succeed(*APPLY)
@@ -210,6 +212,7 @@ def test_suspended_devices(tool: Tool, loop_disks: MakeDisk) -> None:
         sh("dmsetup", "resume", "docker-thinpool", check=False)
 
 
+@pytest.mark.campaign
 def test_a_spare_that_was_removed(tool: Tool, loop_disks: MakeDisk) -> None:
     tool.configure(loop_disks().path, extra=HALF)
     tool.succeed(*APPLY)
@@ -219,6 +222,7 @@ def test_a_spare_that_was_removed(tool: Tool, loop_disks: MakeDisk) -> None:
     is_healed(tool)
 
 
+@pytest.mark.campaign
 def test_tags_that_were_removed(tool: Tool, loop_disks: MakeDisk) -> None:
     tool.configure(loop_disks().path)
     tool.succeed(*APPLY)
@@ -272,6 +276,7 @@ vgcfgrestore -q -y --force -f /run/vg docker
 @pytest.mark.parametrize(
     ("more", "code"), [("", "KERNEL_BEHIND"), ("dmsetup suspend docker-thinpool", "DEVICE_SUSPENDED")]
 )
+@pytest.mark.campaign
 def test_an_extension_that_the_kernel_has_not_seen(tool: Tool, loop_disks: MakeDisk, more: str, code: str) -> None:
     tool.configure(loop_disks().path, extra=HALF)
     tool.succeed(*APPLY)
@@ -287,7 +292,7 @@ def test_an_extension_that_the_kernel_has_not_seen(tool: Tool, loop_disks: MakeD
     assert tool.pool()["data"]["total_bytes"] == 255 * 40 // 100 * 4 * 2**20 + 100 * 2**20
 
 
-@pytest.mark.parametrize("seconds", [0.1, 0.2, 0.3, 0.5])
+@pytest.mark.parametrize("seconds", [0.2, *(pytest.param(n, marks=pytest.mark.campaign) for n in (0.1, 0.3, 0.5))])
 def test_an_extension_killed_at_any_time(tool: Tool, loop_disks: MakeDisk, seconds: float) -> None:
     tool.configure(loop_disks().path, extra=HALF)
     tool.succeed(*APPLY)

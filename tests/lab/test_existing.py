@@ -90,6 +90,7 @@ def test_sizes_downward_and_another_chunk_size_are_refused_with_the_way(tool: To
     assert seqno("docker") == before
 
 
+@pytest.mark.campaign
 def test_a_pool_that_has_grown_is_not_asked_to_shrink(tool: Tool, loop_disks: MakeDisk) -> None:
     built(tool, loop_disks())
     assert steps_of(tool, "extend", "docker", "--data", "+100MiB") == ["extend-data"]
@@ -133,7 +134,7 @@ def test_extend_takes_what_is_asked_for_once(tool: Tool, loop_disks: MakeDisk) -
     assert kernel("data") == 1000
 
 
-@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("before", [pytest.param(True, marks=pytest.mark.campaign), False])
 def test_an_extension_that_was_killed_goes_on_to_where_it_was_going(
     tool: Tool, loop_disks: MakeDisk, *, before: bool
 ) -> None:
@@ -227,6 +228,7 @@ def test_a_lost_tag_comes_back_when_the_journal_knows_the_group(tool: Tool, loop
     nothing_left(tool)
 
 
+@pytest.mark.campaign
 def test_a_missing_spare_comes_back(tool: Tool, loop_disks: MakeDisk) -> None:
     built(tool, loop_disks())
     sh("lvremove", "-q", "-y", "docker/lvol0_pmspare")
@@ -235,6 +237,7 @@ def test_a_missing_spare_comes_back(tool: Tool, loop_disks: MakeDisk) -> None:
     nothing_left(tool)
 
 
+@pytest.mark.campaign
 def test_without_room_for_a_spare_it_is_said(tool: Tool, loop_disks: MakeDisk) -> None:
     built(tool, loop_disks(), extra='data_size = "100%FREE"')
     sh("lvremove", "-q", "-y", "docker/lvol0_pmspare")
@@ -244,7 +247,7 @@ def test_without_room_for_a_spare_it_is_said(tool: Tool, loop_disks: MakeDisk) -
 
 
 # measured with LVM 2.03.16: before its commit, with the larger table loaded, suspended, committed and suspended
-@pytest.mark.parametrize("number", [20, 56, 70, 76, 85])
+@pytest.mark.parametrize("number", [70, *(pytest.param(n, marks=pytest.mark.campaign) for n in (20, 56, 76, 85))])
 def test_data_whose_enlargement_was_killed_inside_lvextend(tool: Tool, loop_disks: MakeDisk, number: int) -> None:
     built(tool, loop_disks())
     kill_inside(number, "lvextend", "-l", "100", "docker/thinpool")
@@ -257,7 +260,7 @@ def test_data_whose_enlargement_was_killed_inside_lvextend(tool: Tool, loop_disk
     assert steps_of(tool, "extend", "docker", "--data", "+100MiB") == ["extend-data"]
 
 
-@pytest.mark.parametrize("number", [29, 40, 50])
+@pytest.mark.parametrize("number", [40, *(pytest.param(n, marks=pytest.mark.campaign) for n in (29, 50))])
 def test_metadata_whose_enlargement_was_killed_inside_lvextend(
     tool: Tool, loop_disks: MakeDisk, number: int, tmp_path: Path
 ) -> None:
@@ -279,6 +282,7 @@ def test_metadata_whose_enlargement_was_killed_inside_lvextend(
     nothing_left(tool)
 
 
+@pytest.mark.campaign
 def test_a_suspended_pool_is_resumed(tool: Tool, loop_disks: MakeDisk) -> None:
     built(tool, loop_disks())
     sh("dmsetup", "suspend", "docker-thinpool")
@@ -404,6 +408,7 @@ def test_a_plan_file_is_carried_out_once_and_never_on_another_host(
     sh("vgremove", "-q", "other")
 
 
+@pytest.mark.campaign
 def test_metadata_out_of_space_comes_back_with_more(tool: Tool, loop_disks: MakeDisk) -> None:
     built(tool, loop_disks(), extra='data_size = "300MiB"\nmetadata_size = "4MiB"')
     for number in range(1, 1100):

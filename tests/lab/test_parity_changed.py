@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from agree import require_agreement
+from agree import require_agreement, with_campaign
 from changed import ENLARGED, REBUILDS, SETTINGS
 
 if TYPE_CHECKING:
@@ -17,6 +17,6 @@ if TYPE_CHECKING:
 SCENARIOS = {**ENLARGED, **SETTINGS, **REBUILDS}
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize("name", with_campaign(SCENARIOS))
 def test_kernel_and_simulation_agree(name: str, loop_disks: Callable[..., LoopDisk], tmp_path: Path) -> None:
     require_agreement(SCENARIOS[name], loop_disks, tmp_path)

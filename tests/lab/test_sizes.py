@@ -19,7 +19,7 @@ SIZES = (GIB, 10 * GIB, 100 * GIB, TIB, 10 * TIB)
 EXTENT_BYTES = 4 * MIB
 
 
-@pytest.mark.parametrize(("chunk_bytes", "data_bytes"), itertools.product(CHUNKS, SIZES))
+@pytest.mark.parametrize(("chunk_bytes", "data_bytes"), list(itertools.product(CHUNKS, SIZES)))
 def test_computed_metadata_is_never_below_what_thin_metadata_size_says(chunk_bytes: int, data_bytes: int) -> None:
     pool = DesiredPool(
         "docker", PoolConfig(devices=("/dev/x",), chunk_size=f"{chunk_bytes}B", data_size=f"{data_bytes}B")

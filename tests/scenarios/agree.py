@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
 from on_kernel import KernelStage
 from on_sim import SimStage
 from play import differences, play
@@ -12,10 +13,23 @@ from words import Run, Scenario
 from thinpoolmgr.host.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
+    from _pytest.mark.structures import ParameterSet
+
     from thinpoolmgr.lab.loop import LoopDisk
+
+
+_IN_EVERY_RUN = 3
+
+
+def with_campaign(names: Iterable[str]) -> list[ParameterSet]:
+    """Return `names` as parameters: each third is for every run, the others are for the campaign."""
+    return [
+        pytest.param(name, marks=() if place % _IN_EVERY_RUN == 0 else pytest.mark.campaign)
+        for place, name in enumerate(names)
+    ]
 
 
 def require_agreement(scenario: Scenario, loop_disks: Callable[..., LoopDisk], folder: Path) -> None:
