@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from device_lab import SIZE, MakeDisk, codes, live, look_at, multipath, partitions
 from lab_tool import Tool, fingerprint, is_blank, sh
 
@@ -17,6 +18,7 @@ def test_a_partition_carries_a_pool(tool: Tool, loop_disks: MakeDisk) -> None:
         assert fingerprint(second) == before
 
 
+@pytest.mark.campaign
 def test_two_partitions_carry_one_pool(tool: Tool, loop_disks: MakeDisk) -> None:
     with partitions(loop_disks(SIZE)) as (first, second):
         tool.configure(first, second)
@@ -63,6 +65,7 @@ def test_a_multipath_device_carries_a_pool(tool: Tool, loop_disks: MakeDisk) -> 
         live(tool, whole)
 
 
+@pytest.mark.campaign
 def test_a_multipath_device_and_a_disk_carry_one_pool(tool: Tool, loop_disks: MakeDisk) -> None:
     other = loop_disks(SIZE)
     with multipath(loop_disks(SIZE)) as whole:
@@ -82,6 +85,7 @@ def test_a_path_of_a_multipath_device_is_refused_with_the_devices_name(tool: Too
     assert is_blank(disk.path)
 
 
+@pytest.mark.campaign
 def test_two_disks_carry_one_pool(tool: Tool, loop_disks: MakeDisk) -> None:
     disks = loop_disks(SIZE), loop_disks(SIZE)
     tool.configure(*(disk.path for disk in disks))

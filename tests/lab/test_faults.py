@@ -33,12 +33,16 @@ def kill_at(tool: Tool, program: str, *arguments: str, before: bool) -> None:
 
 APPLY = ("apply", "--yes")
 STEPS = [
-    *(("vgcreate", APPLY, before) for before in (True, False)),
-    *(("lvcreate", APPLY, before) for before in (True, False)),
-    *(("lvchange", DESTROY, before) for before in (True, False)),
-    *(("lvremove", DESTROY, before) for before in (True, False)),
-    *(("vgremove", DESTROY, before) for before in (True, False)),
-    *(("pvremove", DESTROY, before) for before in (True, False)),
+    pytest.param(program, command, before, marks=pytest.mark.campaign if before else ())
+    for program, command in (
+        ("vgcreate", APPLY),
+        ("lvcreate", APPLY),
+        ("lvchange", DESTROY),
+        ("lvremove", DESTROY),
+        ("vgremove", DESTROY),
+        ("pvremove", DESTROY),
+    )
+    for before in (True, False)
 ]
 
 

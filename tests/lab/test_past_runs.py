@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from lab_tool import Tool, dm_names
 from test_diagnosis import APPLY, HALF, MakeDisk, follow, is_healed, only, thin
 
@@ -36,6 +37,7 @@ def test_history_after_a_failed_run_shows_its_last_commands(tool: Tool, loop_dis
     assert [run["outcome"] for run in tool.succeed("history", "--json").document["runs"]] == ["done", "failed", "done"]
 
 
+@pytest.mark.campaign
 def test_a_long_failed_run_keeps_sixteen_commands(tool: Tool, loop_disks: MakeDisk) -> None:
     disk = loop_disks()
     settings = 'when_full = "error"\n[pools.docker.extend]\nmonitor = "dmeventd"'
