@@ -165,6 +165,13 @@ def test_a_pool_that_cannot_be_written_is_not_as_described(status: dict[str, obj
     assert (codes(found), found.steps) == ([code], ())
 
 
+def test_the_way_out_of_a_state_is_a_command_that_can_be_copied() -> None:
+    full = plan(support.healthy(mode="ro", used_metadata_blocks=3072)).refusals[0]
+    foreign = plan(support.untagged(HEALTHY)).refusals[0]
+    assert "thinpoolmgr extend docker --metadata +" in full.resolution
+    assert "thinpoolmgr adopt docker." in foreign.resolution
+
+
 def test_what_differs_does_not_keep_a_pool_from_being_activated() -> None:
     wanted = support.pool(discards="ignore", data_size="20GiB")
     found = plan_activate(wanted, support.desired(wanted), support.deactivated(HEALTHY), NOTHING)

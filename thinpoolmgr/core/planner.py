@@ -327,7 +327,7 @@ _WAYS_OUT = {
     PoolState.FOREIGN: (
         "POOL_FOREIGN",
         "thinpoolmgr did not make it and leaves it alone.",
-        "Choose another volume_group; or take it over, when it is yours: thinpoolmgr adopt.",
+        "Choose another volume_group; or take it over, when it is yours: thinpoolmgr adopt {pool}.",
     ),
     PoolState.PARTIAL: (
         "POOL_PARTIAL",
@@ -342,7 +342,8 @@ _WAYS_OUT = {
     PoolState.LOST: (
         "POOL_LOST",
         "The kernel still runs the pool, and LVM has lost its description of it.",
-        "Save what is in it while it runs; then bring its label back (vgcfgrestore), or let go: thinpoolmgr destroy.",
+        "Save what is in it while it runs; then bring its label back (vgcfgrestore), or let go: "  # noqa: ISC004
+        "thinpoolmgr destroy {pool}.",
     ),
     PoolState.FAILED: (
         "POOL_FAILED",
@@ -358,7 +359,7 @@ _WAYS_OUT = {
     PoolState.OUT_OF_METADATA: (
         "POOL_OUT_OF_METADATA",
         _SICK,
-        "Enlarge its metadata: thinpoolmgr extend POOL --metadata +SIZE.",
+        "Enlarge its metadata: thinpoolmgr extend {pool} --metadata +SIZE.",
     ),
     PoolState.READ_ONLY: (
         "POOL_READ_ONLY",
@@ -373,4 +374,5 @@ def refuse_state(view: PoolView) -> Refusal | None:
     if view.state not in _WAYS_OUT:
         return None
     code, details, resolution = _WAYS_OUT[view.state]
-    return Refusal(code, view.pool.path, f"{view.pool.path} is {view.state}: {view.because}", details, resolution)
+    summary, way_out = f"{view.pool.path} is {view.state}: {view.because}", resolution.format(pool=view.pool.name)
+    return Refusal(code, view.pool.path, summary, details, way_out)
