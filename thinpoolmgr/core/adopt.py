@@ -16,7 +16,7 @@ from thinpoolmgr.core.leftovers import unexpected_lvs
 from thinpoolmgr.core.lifecycle import PoolState, view_pool
 from thinpoolmgr.core.names import OUR_TAG
 from thinpoolmgr.core.plan import Memory, Plan, Refusal, numbered
-from thinpoolmgr.core.planner import refuse_state, tag_pool, with_tags
+from thinpoolmgr.core.planner import refuse_absent, refuse_state, tag_pool, with_tags
 from thinpoolmgr.core.steps import step_name, target
 
 if TYPE_CHECKING:
@@ -36,9 +36,7 @@ def plan_adopt(pool: DesiredPool, desired: DesiredState, snapshot: Snapshot, mem
     if view.state in _NEVER and (refusal := refuse_state(view)):
         return Plan(refusals=(refusal,), fingerprint=fingerprint)
     if group is None:
-        way = "thinpoolmgr apply makes it."
-        refusal = Refusal("POOL_ABSENT", pool.path, f"{pool.path} does not exist", view.because, way)
-        return Plan(refusals=(refusal,), fingerprint=fingerprint)
+        return Plan(refusals=(refuse_absent(view),), fingerprint=fingerprint)
     refusals = [*_refuse_group(group), *_refuse_contents(view, group, lv)]
     if refusals or lv is None:
         return Plan(refusals=tuple(refusals), fingerprint=fingerprint)

@@ -193,10 +193,8 @@ def add_disks(
     if refusals:
         return [], refusals
     named = ", ".join(f"{disk.path} ({format_size(disk.size_bytes)})" for disk in disks)
-    selectors = "; ".join(dict.fromkeys(pool.chosen_by))
-    chosen = f"; chosen by {selectors}" if selectors else ""
     step = ExtendVolumeGroup(
-        reason=f"the volume group {group.name} does not have {named}{chosen}",
+        reason=f"the volume group {group.name} does not have {named}{pool.say_chosen()}",
         pool=pool.name,
         group=group.name,
         disks=tuple(disk_ref(disk) for disk in disks),

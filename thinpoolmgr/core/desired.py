@@ -107,6 +107,11 @@ class DesiredPool(Struct, frozen=True):
         """Size of one data block."""
         return parse_size(self.config.chunk_size)
 
+    def say_chosen(self) -> str:
+        """Return the end of a reason, which says by what selectors the disks were chosen; empty when they are named."""
+        selectors = "; ".join(dict.fromkeys(self.chosen_by))
+        return f"; chosen by {selectors}" if selectors else ""
+
 
 class DesiredEngine(Struct, frozen=True):
     """An engine of the configuration."""

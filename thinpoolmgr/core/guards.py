@@ -14,6 +14,7 @@ from thinpoolmgr.core.steps import CreateVolumeGroup, DiskRef, ExtendVolumeGroup
 
 MIN_DISK_BYTES = 16 * 1024 * 1024
 PV_SIGNATURE = "LVM2_member"
+_PATH_CODES = {"missing": "DISK_MISSING", "not a block device": "NOT_A_BLOCK_DEVICE"}
 
 
 def check_paths(desired: DesiredState, snapshot: Snapshot) -> list[Refusal]:
@@ -54,14 +55,18 @@ def _same_or_nested(disk: str, seen: dict[str, tuple[str, str]], snapshot: Snaps
 
 def _unusable(pool: DesiredPool, path: str, device: ConfiguredDevice | None) -> Refusal:
     problem = device.problem if device else "was not looked at"
-    code = {"missing": "DISK_MISSING", "not a block device": "NOT_A_BLOCK_DEVICE"}.get(problem, "DISK_UNREADABLE")
     return Refusal(
-        code,
+        path_code(problem),
         path,
-        f"{path} is {problem}" if problem in ("missing", "not a block device") else f"{path}: {problem}",
+        f"{path} is {problem}" if problem in _PATH_CODES else f"{path}: {problem}",
         f"pools.{pool.name} of the configuration names it.",
         "Attach the disk, or correct the path; lsblk -o NAME,SIZE,SERIAL,MODEL and /dev/disk/by-id show what there is.",
     )
+
+
+def path_code(problem: str) -> str:
+    """Return the code for what is wrong with a path of the configuration."""
+    return _PATH_CODES.get(problem, "DISK_UNREADABLE")
 
 
 def _same_disk(second: tuple[str, str], first: tuple[str, str], disk: str) -> Refusal:

@@ -29,14 +29,7 @@ _HIDDEN_SUFFIXES = ("_tdata", "_tmeta", "_pmspare")
 
 def find_leftovers(group: VolumeGroup, pool: DesiredPool, memory: Memory) -> list[LogicalVolume]:
     """Return the half-made LVs in `group` that an interrupted creation or enlargement of `pool` left."""
-    return [
-        lv
-        for lv in group.lvs
-        if _is_half_made(lv, pool, group)
-        or any(
-            _was_made_by(lv, begun.step, pool, group) for begun in memory.open_steps if lv.uuid not in begun.lv_uuids
-        )
-    ]
+    return [lv for lv in group.lvs if _is_half_made(lv, pool, group) or _was_begun(lv, pool, group, memory)]
 
 
 def _is_half_made(lv: LogicalVolume, pool: DesiredPool, group: VolumeGroup) -> bool:

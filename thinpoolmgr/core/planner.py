@@ -92,10 +92,7 @@ def plan_activate(pool: DesiredPool, desired: DesiredState, snapshot: Snapshot, 
     """Return the plan that makes `pool` active, and starts the engine again that we stopped for it."""
     view, tags = with_lost_tags(view_pool(pool, snapshot), snapshot, memory)
     if view.state is PoolState.ABSENT:
-        refusal = Refusal(
-            "POOL_ABSENT", pool.path, f"{pool.path} does not exist", view.because, "thinpoolmgr apply makes it."
-        )
-        return Plan(refusals=(refusal,), fingerprint=fingerprint_of_host(desired, snapshot, memory))
+        return Plan(refusals=(refuse_absent(view),), fingerprint=fingerprint_of_host(desired, snapshot, memory))
     steps, refusals = bring_up(view)
     engine = desired.engine_of(pool.name)
     notes: tuple[str, ...] = ()
@@ -230,9 +227,7 @@ def _create_group(pool: DesiredPool, disks: list[Disk], *, wiped: bool) -> Creat
         "is" if len(disks) == 1 else "are",
         "unused, and blank after the wipe" if wiped else "blank and unused",
     )
-    selectors = "; ".join(dict.fromkeys(pool.chosen_by))
-    chosen = f"; chosen by {selectors}" if selectors else ""
-    reason = f"there is no volume group {pool.group}; {sizes} {verb} {condition}{chosen}"
+    reason = f"there is no volume group {pool.group}; {sizes} {verb} {condition}{pool.say_chosen()}"
     return CreateVolumeGroup(
         reason=reason, pool=pool.name, group=pool.group, disks=tuple(disk_ref(disk) for disk in disks)
     )
@@ -367,6 +362,12 @@ _WAYS_OUT = {
         "Look at dmesg for the reason; deactivate it, thin_check it.",
     ),
 }
+
+
+def refuse_absent(view: PoolView) -> Refusal:
+    """Return why nothing can be done to a pool that is not there."""
+    path, way_out = view.pool.path, "thinpoolmgr apply makes it."
+    return Refusal("POOL_ABSENT", path, f"{path} does not exist", view.because, way_out)
 
 
 def refuse_state(view: PoolView) -> Refusal | None:

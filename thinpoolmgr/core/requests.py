@@ -20,7 +20,7 @@ from thinpoolmgr.core.guards import check_paths
 from thinpoolmgr.core.lifecycle import PoolState, view_pool
 from thinpoolmgr.core.matching import is_unresolved, is_wanted, resolve_matches
 from thinpoolmgr.core.plan import Memory, Plan, Refusal, Request, command_line, numbered
-from thinpoolmgr.core.planner import bring_up, plan_activate, plan_apply, with_lost_tags
+from thinpoolmgr.core.planner import bring_up, plan_activate, plan_apply, refuse_absent, with_lost_tags
 from thinpoolmgr.core.steps import StopEngine
 from thinpoolmgr.core.teardown import plan_deactivate, plan_destroy, remove_left_labels
 from thinpoolmgr.units import parse_size
@@ -195,9 +195,7 @@ def _plan_extend(
     refusals = _refuse_devices(pool, request, desired, snapshot)
     view, tags = with_lost_tags(view_pool(pool, snapshot), snapshot, memory)
     if view.state is PoolState.ABSENT:
-        way = "thinpoolmgr apply makes it."
-        refusals.append(Refusal("POOL_ABSENT", pool.path, f"{pool.path} does not exist", view.because, way))
-        return Plan(refusals=tuple(refusals), fingerprint=fingerprint)
+        return Plan(refusals=(*refusals, refuse_absent(view)), fingerprint=fingerprint)
     # Larger metadata is what brings this one back: the kernel leaves its read-only mode by itself.
     can_grow = view.state is PoolState.OUT_OF_METADATA and (request.add_metadata or not request.add_data)
     steps, found = ([], []) if can_grow else bring_up(view, memory)

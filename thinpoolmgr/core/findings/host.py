@@ -10,6 +10,7 @@ from msgspec import Struct
 from thinpoolmgr.core.conditions import Condition, condition_of, why_not_done
 from thinpoolmgr.core.desired import unstable_names
 from thinpoolmgr.core.findings.sighting import Sighting, sight
+from thinpoolmgr.core.guards import path_code
 from thinpoolmgr.core.journal import Doing, Done, Failed, Run, StoredRun, fold_run, unfinished_runs
 from thinpoolmgr.core.steps import step_name, target
 
@@ -71,12 +72,11 @@ class Journal(Struct, frozen=True):
 def disk_sightings(pool: DesiredPool, snapshot: Snapshot) -> list[Sighting]:
     """Return what is to be said about the devices that the configuration names for `pool`."""
     found = []
-    codes = {"missing": "DISK_MISSING", "not a block device": "NOT_A_BLOCK_DEVICE"}
     for path in (*pool.config.devices, *pool.config.spare_devices):
         device = next((d for d in snapshot.configured_devices if d.configured_path == path), None)
         if device is not None and device.problem:
             evidence = f"pools.{pool.name} of the configuration names it: {device.problem}"
-            found.append(sight(codes.get(device.problem, "DISK_UNREADABLE"), path, evidence, pool=pool.name))
+            found.append(sight(path_code(device.problem), path, evidence, pool=pool.name))
     for path in unstable_names(pool):
         disk = snapshot.find_disk(path)
         if disk is not None:

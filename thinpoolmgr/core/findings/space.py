@@ -13,7 +13,6 @@ from thinpoolmgr.units import ceil_to, exact_size, floor_to, parse_size
 if TYPE_CHECKING:
     from thinpoolmgr.core.model import LogicalVolume
 
-_FULL = (PoolState.OUT_OF_DATA, PoolState.OUT_OF_METADATA)
 _MOST_STEPS = 100
 
 
