@@ -280,7 +280,7 @@ def move_aside(paths: tuple[str, ...], into: str, *, proc: str = "/proc") -> Non
             raise RefusedError(f"{path} is not moved into {into}", "it is not beside it", code="MOVE_OUTSIDE")
     try:
         _refuse_mounts((*paths, into), proc)
-        with _open_path(parent) as root:
+        with open_path(parent) as root:
             places = [_find_places(root, name, below) for below in relative]
             _check_places(paths, places, os.fstat(root).st_dev)
             with _prepare_target(root, name, into, relative) as target:
@@ -303,8 +303,18 @@ def _refuse_mounts(paths: tuple[str, ...], proc: str) -> None:
 
 
 @contextmanager
-def _open_path(path: str, dir_fd: int | None = None, *, make: bool = False) -> Iterator[int]:
-    """Open a folder one name after the other, so that no symbolic link is followed anywhere."""
+def open_path(path: str, dir_fd: int | None = None, *, make: bool = False) -> Iterator[int]:
+    """Open a folder one name after the other, so that no symbolic link is followed anywhere.
+
+    Args:
+        path: absolute, or below `dir_fd`; that itself when empty.
+        dir_fd: an open folder.
+        make: whether what is missing on the way is made.
+
+    Raises:
+        OSError: ELOOP or ENOTDIR for a symbolic link or another kind of file on the way.
+
+    """
     with ExitStack() as stack:
         fd = dir_fd if dir_fd is not None else stack.enter_context(_open_folder("/"))
         for part in path.split("/"):
@@ -326,7 +336,7 @@ def _find_places(root: int, name: str, below: str) -> tuple[os.stat_result | Non
 def _status_below(root: int, below: str) -> os.stat_result | None:
     folder, _, last = below.rpartition("/")
     try:
-        with _open_path(folder, root) as fd:
+        with open_path(folder, root) as fd:
             return os.stat(last, dir_fd=fd, follow_symlinks=False)
     except FileNotFoundError:
         return None
@@ -353,7 +363,7 @@ def _check_places(
 @contextmanager
 def _prepare_target(root: int, name: str, into: str, relative: tuple[str, ...]) -> Iterator[int]:
     manifest = json.dumps({"schema": 1, "moved": list(relative)}, indent=2) + "\n"
-    with _open_path(name, root, make=True) as target:
+    with open_path(name, root, make=True) as target:
         try:
             known = read_text(MANIFEST, _TEXT_LIMIT_BYTES, dir_fd=target, follow=False)
         except FileNotFoundError:
@@ -371,7 +381,7 @@ def _prepare_target(root: int, name: str, into: str, relative: tuple[str, ...]) 
 
 def _rename_below(root: int, target: int, below: str) -> None:
     folder, _, last = below.rpartition("/")
-    with _open_path(folder, root) as source, _open_path(folder, target, make=True) as destination:
+    with open_path(folder, root) as source, open_path(folder, target, make=True) as destination:
         os.rename(last, last, src_dir_fd=source, dst_dir_fd=destination)
         # The new place first: a crash between the two leaves the folder in both or in the new one, never in none.
         os.fsync(destination)
