@@ -9,6 +9,7 @@ import support
 from msgspec.structs import replace
 
 from thinpoolmgr.core.clean import plan_clean
+from thinpoolmgr.core.engine_graph import EngineContainer, EngineGraph, EngineImage
 from thinpoolmgr.core.model import ConfiguredDevice, PhysicalVolume
 from thinpoolmgr.core.plan import Memory, Request
 from thinpoolmgr.core.requests import plan_for
@@ -16,7 +17,7 @@ from thinpoolmgr.core.steps import DeleteSetAside, MoveStateAside, step_mark, st
 
 if TYPE_CHECKING:
     from thinpoolmgr.core.desired import DesiredState
-    from thinpoolmgr.core.model import Engine, Snapshot
+    from thinpoolmgr.core.model import Engine, EngineState, Snapshot
     from thinpoolmgr.core.plan import Plan
 
 NOTHING = Memory()
@@ -117,11 +118,59 @@ def test_state_of_a_living_pool_is_left_alone() -> None:
         assert (plan.is_empty, plan.warnings) == (True, ())
 
 
-def test_state_in_loop_files_is_left_alone_with_a_warning() -> None:
-    plan = clean(replace(STALE, state=replace(support.STALE, loop_files=("/var/lib/docker/devicemapper/data",))))
-    assert plan.is_empty
-    assert "is a pool in a file" in plan.warnings[0]
-    assert "is left alone" in plan.warnings[0]
+LOOP = replace(support.STALE, loop_files=("/var/lib/docker/devicemapper/data",), loop_data_bytes=4096)
+
+
+def test_state_in_loop_files_is_let_go_of_only_when_that_is_allowed() -> None:
+    service = support.docker(running=True).service
+    plan = clean(
+        replace(STALE, state=LOOP, running=True, driver="devicemapper", pids=(1,), service=service), shot=HEALTHY
+    )
+    assert [(step_name(step), step.danger) for step in plan.steps] == [
+        ("stop-engine", "outage"),
+        ("move-state-aside", "destroys"),
+    ]
+    assert plan.notes == (
+        "docker stays stopped: it would make loop files again. thinpoolmgr apply puts it on its pool.",
+    )
+    assert converged(replace(STALE, state=LOOP)).state is None
+
+
+IMAGE, CONTAINER = EngineImage("sha256:abc", ("lab:1",)), EngineContainer("c0ffee", "web")
+
+
+def test_state_of_a_wiped_pool_is_let_go_of_with_the_containers_and_says_what_is_lost() -> None:
+    made_at = 1000.0
+    group = HEALTHY.groups[0]
+    lvs = tuple(replace(lv, made_at=made_at) for lv in group.lvs)
+    shot = replace(HEALTHY, groups=(replace(group, lvs=lvs),))
+    state = replace(support.STALE, written_at=made_at + 1, containers_folder="/var/lib/docker/containers")
+    found = replace(STALE, state=state, graph=EngineGraph((IMAGE,), (), (CONTAINER, CONTAINER)))
+    (step,) = clean(found, shot=shot).steps
+    assert isinstance(step, MoveStateAside)
+    assert (step.danger, step.paths[0]) == ("destroys", "/var/lib/docker/containers")
+    assert "lost with it: 1 image (lab:1), 2 containers (web, web)" in step.reason
+    (kept,) = clean(replace(found, state=replace(state, other_drivers=("overlay2",))), shot=shot).steps
+    assert isinstance(kept, MoveStateAside)
+    assert "/var/lib/docker/containers" not in kept.paths
+    older = replace(found, state=replace(state, written_at=made_at - 1))
+    assert [step.danger for step in clean(older, shot=shot).steps] == ["safe"]
+    mounted = clean(replace(found, state=replace(state, obstacle="/x is a mount point")), shot=shot)
+    assert codes(mounted) == ["ENGINE_STATE_IMMOVABLE"]
+
+
+@pytest.mark.parametrize(
+    ("state", "code"),
+    [
+        (replace(support.STALE, damage="base cannot be read"), "ENGINE_STATE_DAMAGED"),
+        (support.STALE, "ENGINE_STATE_OTHER_POOL"),
+        (None, "ENGINE_POOL_TAKEN"),
+    ],
+)
+def test_what_needs_a_new_pool_is_refused_and_the_way_out_named(state: EngineState | None, code: str) -> None:
+    plan = clean(replace(STALE, state=state), shot=support.healthy(transaction_id=3, used_data_blocks=9))
+    assert (codes(plan), plan.steps) == ([code], ())
+    assert "thinpoolmgr rebuild docker --allow outage,destroy" in plan.refusals[0].resolution
 
 
 def refused(found: Engine, shot: Snapshot, word: str, state: DesiredState = STATE) -> None:

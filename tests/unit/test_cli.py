@@ -302,7 +302,8 @@ def test_the_apply_document_of_nothing_and_of_a_refusal(cli: Cli) -> None:
 
 def test_the_status_document(cli: Cli) -> None:
     shot = support.with_engine(
-        support.healthy(used_data_blocks=16000), replace(support.docker(running=True), state=support.STALE)
+        support.healthy(used_data_blocks=16000, transaction_id=7),
+        replace(support.docker(running=True), state=support.STALE),
     )
     cli.set(shot, ENGINE)
     code, document = cli.json("status")

@@ -294,11 +294,13 @@ def test_clean_of_a_running_engine_needs_its_outage(cli: Changes) -> None:
 
 
 def test_clean_says_what_it_leaves_alone(cli: Changes) -> None:
-    loop = replace(support.STALE, loop_files=("/var/lib/docker/devicemapper/data",))
-    cli.use(support.with_engine(support.snapshot(), support.docker(state=loop)), ENGINE)
+    more = support.with_free_disk(support.snapshot(), support.disk("/dev/sdc"))
+    other = support.with_pool(support.with_group(more, "other"), support.pool("other"), 100)
+    text = (support.docker(configured=True).config_text or "").replace("docker-thinpool", "other-thinpool")
+    cli.use(support.with_engine(other, support.docker(state=support.STALE, config_text=text)), ENGINE)
     code, out, err = cli("clean", "--yes")
     assert (code, "Nothing to do" in out) == (0, True)
-    assert "is left alone: /var/lib/docker/devicemapper/data is a pool in a file" in " ".join(err.split())
+    assert "is left alone: /var/lib/docker/devicemapper belongs to the pool that" in " ".join(err.split())
 
 
 def test_clean_deletes_nothing_while_the_disk_of_the_pool_is_away(cli: Changes) -> None:

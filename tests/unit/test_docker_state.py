@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from thinpoolmgr.core.engines.docker_state import state_verdict
-from thinpoolmgr.core.model import Engine, EngineDevice, EngineState, ThinPoolStatus
+from thinpoolmgr.core.model import Engine, EngineDevice, EngineState, FileSystem, ThinPoolStatus
 
 BASE = EngineDevice(name="base", device_id=1, size_bytes=10 * 1024**3, transaction_id=1)
 LAYER = EngineDevice(name="0" * 64, device_id=2, size_bytes=10 * 1024**3, transaction_id=6)
@@ -34,7 +35,43 @@ def verdict(
 
 def test_no_state_is_none() -> None:
     assert verdict(None, new=True) == "none"
-    assert verdict(None, USED_POOL) == "none"
+    assert verdict(None, NEW_POOL) == "none"
+    assert verdict(None) == "none"
+
+
+@pytest.mark.parametrize(
+    "status", [USED_POOL, ThinPoolStatus(mode="rw", transaction_id=1), ThinPoolStatus("rw", 0, 0, 0, 1)]
+)
+def test_a_used_pool_without_a_record_is_somebodys(status: ThinPoolStatus) -> None:
+    assert verdict(None, status) == "taken"
+    assert verdict(BLANK, status) == "taken"
+
+
+def test_a_damaged_record_comes_before_all_else() -> None:
+    damaged = replace(USED, damage="metadata/base: Input data was truncated")
+    assert state_verdict(engine(damaged), True, None, False).kind == "damaged"  # noqa: FBT003
+    assert state_verdict(engine(damaged), False, USED_POOL, False).evidence == damaged.damage  # noqa: FBT003
+
+
+def test_an_empty_pool_that_is_older_than_the_state_was_wiped() -> None:
+    written = replace(USED, written_at=100.0)
+    for made_at, kind in ((99.0, "wiped"), (101.0, "stale"), (None, "stale")):
+        assert state_verdict(engine(written), False, NEW_POOL, False, made_at).kind == kind  # noqa: FBT003
+    assert state_verdict(engine(replace(BLANK, written_at=100.0)), False, NEW_POOL, False, 99.0).kind == "matching"  # noqa: FBT003
+
+
+def test_a_base_device_with_another_uuid_is_of_another_pool() -> None:
+    for uuid, kind in (("u", "matching"), ("v", "other_pool")):
+        found = replace(USED, base_file_system=FileSystem("xfs", uuid, 1))
+        assert verdict(found, USED_POOL) == kind
+
+
+def test_loop_files_that_were_never_written_to_are_no_pool() -> None:
+    beside = replace(USED, loop_files=("/d/data",), loop_data_bytes=0)
+    assert verdict(beside, USED_POOL) == "dropped"
+    assert verdict(beside, NEW_POOL) == "stale"
+    assert verdict(replace(beside, devices=()), USED_POOL) == "loop_lvm"
+    assert verdict(replace(beside, loop_data_bytes=512), USED_POOL) == "loop_lvm"
 
 
 def test_a_problem_makes_everything_unknown() -> None:
@@ -80,12 +117,8 @@ def test_state_matches_a_pool_as_far_as_itself() -> None:
     )
 
 
-def test_state_ahead_of_a_used_pool_is_unknown() -> None:
-    assert verdict(USED, ThinPoolStatus(mode="rw", transaction_id=4, used_data_blocks=1)) == "unknown"
-
-
-def test_state_without_records_on_a_used_pool_is_unknown() -> None:
-    assert verdict(BLANK, USED_POOL) == "unknown"
+def test_state_ahead_of_a_used_pool_is_of_another_one() -> None:
+    assert verdict(USED, ThinPoolStatus(mode="rw", transaction_id=4, used_data_blocks=1)) == "other_pool"
 
 
 @pytest.mark.parametrize("mode", ["Fail", "Error"])

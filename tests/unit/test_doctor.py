@@ -420,7 +420,7 @@ ENGINES = [
     (docker(state_problem="unreadable"), "ENGINE_STATE_UNKNOWN", []),
     (docker(state=support.STALE), "ENGINE_STATE_STALE", ["move-state-aside"]),
     (docker(state=replace(support.STALE, obstacle="a mount")), "ENGINE_STATE_IMMOVABLE", []),
-    (docker(state=EngineState("/x", loop_files=("/x/data",))), "ENGINE_LOOP_LVM", []),
+    (docker(state=EngineState("/x", loop_files=("/x/data",))), "ENGINE_LOOP_LVM", ["move-state-aside"]),
     (docker(), "ENGINE_STOPPED", []),
     (replace(docker(running=True), driver="overlay2"), "ENGINE_NOT_ON_POOL", []),
     (support.docker(running=True), "ENGINE_NOT_ON_POOL", ["stop-engine", "write-engine-config", "start-engine"]),
@@ -546,7 +546,7 @@ def test_the_worst_comes_first() -> None:
 def test_the_words_of_the_table_ask_for_what_they_get() -> None:
     known = {
         *("target", "pool", "path", "command", "asked", "state", "because", "hint", "group", "by_lvm", "what"),
-        *("resolution", "unit", "driver", "file", "package"),
+        *("resolution", "unit", "driver", "file", "package", "files", "drivers", "disks", "engine"),
     }
     for code, kind in FINDINGS.items():
         for text in (kind.summary, kind.way_out, kind.otherwise):

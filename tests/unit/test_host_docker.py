@@ -581,21 +581,68 @@ def test_loop_files_are_seen(host: Host) -> None:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
+        ("x", '{"device_id": 1, "size": 1, "transaction_id": 1}' + " " * 65536),
+        ("y", b"\xff"),
+    ],
+)
+def test_a_record_that_cannot_be_read_makes_the_state_unknown(used: Host, name: str, text: str | bytes) -> None:
+    used.write(f"var/lib/docker/devicemapper/metadata/{name}", text)
+    engine = used.observe()
+    assert engine.state is None
+    assert f"/devicemapper/metadata/{name} cannot be read as Docker's record" in engine.state_problem
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
         ("base", ""),
         ("ab", '{"device_id":2,"si'),
         ("ab", "{}"),
         ("deviceset-metadata", "\0\0\0"),
         ("transaction-metadata", '{"open_transaction_id": "4"}'),
         ("transaction-metadata", '{"open_transaction_id": -'),
-        ("x", '{"device_id": 1, "size": 1, "transaction_id": 1}' + " " * 65536),
-        ("y", b"\xff"),
     ],
 )
-def test_a_broken_record_makes_the_state_unknown_and_is_named(used: Host, name: str, text: str | bytes) -> None:
+def test_a_damaged_record_is_named_and_the_others_are_read(used: Host, name: str, text: str) -> None:
     used.write(f"var/lib/docker/devicemapper/metadata/{name}", text)
-    engine = used.observe()
-    assert engine.state is None
-    assert f"/devicemapper/metadata/{name} cannot be read as Docker's record" in engine.state_problem
+    state = used.observe().state
+    assert state is not None
+    assert f"/devicemapper/metadata/{name} cannot be read as Docker's record" in state.damage
+    assert len(state.devices) >= 1
+
+
+def test_what_is_beside_the_records_is_seen(used: Host) -> None:
+    bare = used.observe().state
+    assert bare is not None
+    assert (bare.other_drivers, bare.containers_folder, bare.made_by_engine, bare.loop_data_bytes) == (
+        (),
+        "",
+        False,
+        None,
+    )
+    used.write("var/lib/docker/overlay2/l", "")
+    (used.root / "var/lib/docker/zfs").mkdir()
+    used.write("var/lib/docker/containers/x", "")
+    used.write("var/lib/docker/devicemapper/setup-config.json", "{}")
+    used.write("var/lib/docker/devicemapper/devicemapper/data", "")
+    state = used.observe().state
+    assert state is not None
+    assert (state.other_drivers, state.containers_folder) == (("overlay2",), f"{used.root}/var/lib/docker/containers")
+    assert (state.made_by_engine, state.loop_data_bytes) == (True, 0)
+    folder = (used.root / "var/lib/docker/devicemapper").stat()
+    assert state.base_dm_name == f"docker-{os.major(folder.st_dev)}:{os.minor(folder.st_dev)}-{folder.st_ino}-base"
+    assert state.base_record.startswith("{")
+
+
+def test_the_newest_record_tells_when_the_state_was_written_and_the_transaction_does_not(used: Host) -> None:
+    metadata = used.root / "var/lib/docker/devicemapper/metadata"
+    for place, path in enumerate(sorted(metadata.iterdir())):
+        os.utime(path, (1000 + place, 1000 + place))
+    newest = max(path.stat().st_mtime for path in metadata.iterdir() if path.name != "transaction-metadata")
+    os.utime(metadata / "transaction-metadata", (5000, 5000))
+    state = used.observe().state
+    assert state is not None
+    assert state.written_at == newest
 
 
 def test_a_record_behind_a_link_is_not_followed(used: Host) -> None:

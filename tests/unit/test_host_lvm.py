@@ -49,6 +49,7 @@ LV = {
     "lv_when_full": "queue",
     "lv_metadata_size": "4194304",
     "lv_profile": "",
+    "lv_time": "2026-11-24 15:24:16 +0000",
 }
 SEGMENT = {
     "lv_uuid": "lv-1",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from thinpoolmgr.core.engine_plan import around_engine, check_files, check_process
-from thinpoolmgr.core.engine_state import judge_state, move_stale, refuse_verdict
+from thinpoolmgr.core.engine_state import check_obstacle, judge_state, move_lost, move_stale, refuse_verdict
 from thinpoolmgr.core.engines import ENGINES
 from thinpoolmgr.core.fingerprint import fingerprint_of_host
 from thinpoolmgr.core.lifecycle import PoolView, view_pool
@@ -18,6 +18,10 @@ from thinpoolmgr.core.steps import DeleteSetAside, StartEngine, Step
 if TYPE_CHECKING:
     from thinpoolmgr.core.desired import DesiredEngine, DesiredState
     from thinpoolmgr.core.model import Engine, Snapshot
+
+# What nothing else brings back is moved aside, when that is asked for and allowed; what needs the pool to go is not.
+_LET_GO = ("wiped", "loop_lvm")
+_REFUSED = ("stale", "unknown", "other_pool", "taken", "damaged")
 
 
 def plan_clean(request: Request, desired: DesiredState, snapshot: Snapshot, memory: Memory) -> Plan:
@@ -48,15 +52,20 @@ def _clean(engine: DesiredEngine, view: PoolView, request: Request, snapshot: Sn
     if refusal is not None:
         return Plan(refusals=(refusal,))
     verdict = judge_state(found, view, snapshot)
+    moves = move_stale(found, verdict, view.pool.name, memory)
     warnings: tuple[str, ...] = ()
-    if verdict is not None and verdict.kind in ("stale", "unknown"):
-        refusal = refuse_verdict(found, verdict)
-    elif verdict is not None and verdict.kind not in ("none", "matching"):
+    if verdict is not None and verdict.kind in _LET_GO:
+        moves = move_lost(found, verdict, view.pool.name, memory)
+        refusal = check_obstacle(found.state) if found.running is False else None
+    elif verdict is not None and verdict.kind in _REFUSED:
+        refusal = refuse_verdict(found, verdict, view.pool)
+    elif verdict is not None and verdict.kind not in ("none", "matching", "dropped"):
         warnings = (f"{found.name}: its state is left alone: {verdict.evidence}.",)
     if refusal is not None:
         return Plan(refusals=(refusal,))
-    moves = move_stale(found, verdict, view.pool.name, memory)
-    plan = _around([*moves, *_delete(found, request, view.pool.name)], found, snapshot, memory, view.pool.name)
+    makes_loop_files = verdict is not None and verdict.kind == "loop_lvm"
+    changes = [*moves, *_delete(found, request, view.pool.name)]
+    plan = _around(changes, found, snapshot, memory, view.pool.name, stays_stopped=makes_loop_files)
     return replace(plan, warnings=warnings)
 
 
@@ -74,7 +83,9 @@ def _delete(found: Engine, request: Request, pool: str) -> list[Step]:
     ]
 
 
-def _around(changes: list[Step], found: Engine, snapshot: Snapshot, memory: Memory, pool: str) -> Plan:
+def _around(  # noqa: PLR0913 - as around_engine
+    changes: list[Step], found: Engine, snapshot: Snapshot, memory: Memory, pool: str, *, stays_stopped: bool
+) -> Plan:
     """Put `changes` where the engine is stopped; only one that this run stopped is started, and not without its pool.
 
     A run that was cut short has left its start to be done: that tells its engine from one that was stopped otherwise.
@@ -83,8 +94,11 @@ def _around(changes: list[Step], found: Engine, snapshot: Snapshot, memory: Memo
     stopped = tuple(name for name in memory.stopped_engines if name in left)
     plan = around_engine(changes, found, replace(memory, stopped_engines=stopped), pool)
     named = ENGINES[found.kind].configured_pool_dm_name(found.config_text)
-    if not named or snapshot.find_dm(named) is not None:
+    runs = not named or snapshot.find_dm(named) is not None
+    if runs and not (stays_stopped and changes):
         return plan
     steps = tuple(step for step in plan.steps if not isinstance(step, StartEngine))
     note = f"{found.name} stays stopped: {found.config_path} names {named}, which does not run."
+    if runs:
+        note = f"{found.name} stays stopped: it would make loop files again. thinpoolmgr apply puts it on its pool."
     return replace(plan, steps=steps, notes=(note,) if steps else ())

@@ -24,7 +24,7 @@ def plan_engine(engine: DesiredEngine, view: PoolView, snapshot: Snapshot, memor
     rules = ENGINES[engine.kind]
     options = rules.storage_options(engine.config, view.dm_name)
     verdict = judge_state(found, view, snapshot)
-    refusal = refuse_verdict(found, verdict) or refuse_shrinking(engine, found, verdict)
+    refusal = refuse_verdict(found, verdict, view.pool) or refuse_shrinking(engine, found, verdict)
     if refusal is not None:
         return Plan(refusals=(refusal,))
     changes = [*move_stale(found, verdict, view.pool.name, memory), *_configure(rules, found, options, view)]
@@ -59,9 +59,9 @@ def plan_implied_engine(engine: DesiredEngine, view: PoolView, snapshot: Snapsho
     if not _may_be_on(found, engine, view, memory):
         return Plan()
     verdict = judge_state(found, view, snapshot)
-    if verdict is not None and verdict.kind not in ("none", "matching", "stale"):
+    if verdict is not None and verdict.kind not in ("none", "matching", "dropped", "stale"):
         return Plan(notes=(f"{found.name} is not started: {verdict.evidence}.",))
-    refusal = refuse_verdict(found, verdict)
+    refusal = refuse_verdict(found, verdict, view.pool)
     if refusal is not None:
         return Plan(refusals=(refusal,))
     return around_engine(move_stale(found, verdict, view.pool.name, memory), found, memory, view.pool.name)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from thinpoolmgr.core.engines import ENGINES
 from thinpoolmgr.core.engines.docker_state import StateVerdict
 from thinpoolmgr.core.guards import PV_SIGNATURE
@@ -14,7 +16,7 @@ from thinpoolmgr.core.steps import MoveStateAside, Step
 from thinpoolmgr.units import exact_size, parse_size
 
 if TYPE_CHECKING:
-    from thinpoolmgr.core.desired import DesiredEngine
+    from thinpoolmgr.core.desired import DesiredEngine, DesiredPool
     from thinpoolmgr.core.model import Engine, EngineState, Snapshot
 
 
@@ -25,11 +27,13 @@ def judge_state(found: Engine, view: PoolView, snapshot: Snapshot) -> StateVerdi
     """
     rules = ENGINES[found.kind]
     is_new = view.state is PoolState.ABSENT
-    if not is_new and (view.status is None or (found.running and found.driver == "devicemapper")):
+    is_on_files = found.state is not None and bool(found.state.loop_files)
+    runs_on_pool = found.running and found.driver == "devicemapper" and not is_on_files
+    if not is_new and (view.status is None or runs_on_pool):
         return None
     configured = rules.configured_pool_dm_name(found.config_text)
     other = configured not in ("", view.dm_name) and _pool_exists(configured, snapshot)
-    verdict = rules.state_verdict(found, is_new, view.status, other)
+    verdict = rules.state_verdict(found, is_new, view.status, other, view.lv.made_at if view.lv else None)
     if verdict.kind != "stale":
         return verdict
     evidence = _why_not_gone(found, configured, view, snapshot)
@@ -79,31 +83,71 @@ def _pool_exists(dm_name: str, snapshot: Snapshot) -> bool:
     )
 
 
-def refuse_verdict(found: Engine, verdict: StateVerdict | None) -> Refusal | None:
-    """Return why an engine with this state is not put on its pool; None when it can be."""
+_WELL = ("none", "matching", "dropped")
+_REFUSED = {
+    "foreign": (
+        "ENGINE_STATE_FOREIGN",
+        "{engine} still has images and containers in another pool",
+        "Empty that pool first (docker rm, docker rmi), or move {path} away yourself if they may be lost.",
+    ),
+    "loop_lvm": (
+        "ENGINE_LOOP_LVM",
+        "{engine} keeps its images in loop files (loop-lvm)",
+        (
+            "Save what you need (docker save). Then let go of the rest: thinpoolmgr clean {engine} --allow "
+            "outage,destroy moves it aside, and thinpoolmgr apply puts {engine} on the pool."
+        ),
+    ),
+    "other_pool": (
+        "ENGINE_STATE_OTHER_POOL",
+        "{path} does not belong to the pool {pool}",
+        (
+            "Bring its own pool back, if there is one. To let go of all images and containers in both: "
+            "thinpoolmgr rebuild {name} --allow outage,destroy"
+        ),
+    ),
+    "taken": (
+        "ENGINE_POOL_TAKEN",
+        "the pool {pool} has been used, and not by this {engine}",
+        (
+            "If its data root was moved, name the right one (data-root). Else give {engine} a pool of its own; or, if "
+            "what is in this one may be lost: thinpoolmgr rebuild {name} --allow outage,destroy"
+        ),
+    ),
+    "wiped": (
+        "ENGINE_POOL_WIPED",
+        "the metadata of {pool} was wiped: the pool is empty, and {engine} has images and containers in it",
+        (
+            "Do not start {engine}. With a copy of the metadata (thin_dump) they can be brought back: thin_restore. If "
+            "they may be lost: thinpoolmgr clean {engine} --allow outage,destroy moves {path} aside."
+        ),
+    ),
+    "damaged": (
+        "ENGINE_STATE_DAMAGED",
+        "a record of {engine} is damaged, and {engine} does not start with it",
+        (
+            "Bring that file back from a backup. Or move it away: what is on that one device is lost then (all, if "
+            "it is base). Or begin with nothing: thinpoolmgr rebuild {name} --allow outage,destroy"
+        ),
+    ),
+    "unknown": (
+        "ENGINE_STATE_UNKNOWN",
+        "it cannot be told to which pool {path} belongs",
+        "Settle that, and run this again; or, if {engine} may start with nothing, move {path} away yourself.",
+    ),
+}
+
+
+def refuse_verdict(found: Engine, verdict: StateVerdict | None, pool: DesiredPool) -> Refusal | None:
+    """Return why an engine with this state is not put on `pool`; None when it can be."""
     path = found.state.path if found.state else found.data_root
-    if verdict is None or verdict.kind in ("none", "matching"):
+    if verdict is None or verdict.kind in _WELL:
         return None
     if verdict.kind == "stale":
         return check_obstacle(found.state)
-    texts = {
-        "foreign": (
-            "ENGINE_STATE_FOREIGN",
-            f"{found.name} still has images and containers in another pool",
-            f"Empty that pool first (docker rm, docker rmi), or move {path} away yourself if they may be lost.",
-        ),
-        "loop_lvm": (
-            "ENGINE_LOOP_LVM",
-            f"{found.name} keeps its images in loop files (loop-lvm)",
-            f"Save what you need (docker save), stop {found.name}, move {path} away, and run this again.",
-        ),
-        "unknown": (
-            "ENGINE_STATE_UNKNOWN",
-            f"it cannot be told to which pool {path} belongs",
-            f"Settle that, and run this again; or, if {found.name} may start with nothing, move {path} away yourself.",
-        ),
-    }
-    code, summary, resolution = texts[verdict.kind]
+    code, summary, resolution = (
+        text.format(engine=found.name, path=path, pool=pool.path, name=pool.name) for text in _REFUSED[verdict.kind]
+    )
     return Refusal(code, path, summary, verdict.evidence, resolution)
 
 
@@ -139,14 +183,42 @@ def move_stale(found: Engine, verdict: StateVerdict | None, pool: str, memory: M
     return [move_aside(found, found.state, f"its pool is gone: {verdict.evidence}", pool, memory)]
 
 
-def move_aside(found: Engine, state: EngineState, reason: str, pool: str, memory: Memory) -> MoveStateAside:
+def move_lost(found: Engine, verdict: StateVerdict, pool: str, memory: Memory) -> list[Step]:
+    """Return the step that lets go of state whose contents nothing else brings back: the user decides, not we."""
+    if found.state is None:
+        return []
+    reason = f"{verdict.evidence}; lost with it: {say_contents(found)}"
+    step = move_aside(found, found.state, reason, pool, memory, with_containers=True)
+    return [replace(step, danger="destroys")]
+
+
+def say_contents(found: Engine) -> str:
+    """Return which images and containers an engine has, for people: a few by name, and how many."""
+    if found.graph is None:
+        return "all its images and containers"
+    images = [next(iter(image.names), image.id[:19]) for image in found.graph.images]
+    containers = [container.name or container.id[:12] for container in found.graph.containers]
+    return f"{_listed(images, 'image')}, {_listed(containers, 'container')}"
+
+
+def _listed(names: list[str], noun: str) -> str:
+    shown = f" ({', '.join(names[:8])}{', ...' if len(names) > 8 else ''})" if names else ""
+    return f"{len(names) or 'no'} {noun}{'' if len(names) == 1 else 's'}{shown}"
+
+
+def move_aside(  # noqa: PLR0913 - what is moved, why, for whom, and how much
+    found: Engine, state: EngineState, reason: str, pool: str, memory: Memory, *, with_containers: bool = False
+) -> MoveStateAside:
     """Return the step that moves `state` into a folder beside it; the same state always gives the same folder.
 
-    The driver's own folder goes last: while it is there, what a killed run left to be moved is seen.
+    The driver's own folder goes last: while it is there, what a killed run left to be moved is seen. The containers'
+    folder is moved only where all of them are lost, and stays where it may have those of another storage driver.
     """
-    paths = (*state.related, state.path)
+    has_containers = with_containers and state.containers_folder and not state.other_drivers
+    paths = (*((state.containers_folder,) if has_containers else ()), *state.related, state.path)
     # Beside where it is, also where the data root is a link; a rename across file systems would not be one.
-    into = f"{state.path.rpartition('/')[0]}/thinpoolmgr-stale-{fingerprint_of(state)[:12]}"
+    name = fingerprint_of(replace(state, base_file_system=None))[:12]
+    into = f"{state.path.rpartition('/')[0]}/thinpoolmgr-stale-{name}"
     begun = [step for step in memory.interrupted if isinstance(step, MoveStateAside) and set(paths) < set(step.paths)]
     if begun:
         paths, into = begun[-1].paths, begun[-1].into

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from thinpoolmgr.core.engine_graph import EngineGraph
+
 
 class Signature(Struct, frozen=True):
     """One signature found on a device by libblkid: what, of which use, at which byte."""
@@ -99,6 +101,8 @@ class LogicalVolume(Struct, frozen=True):
     devices: tuple[str, ...] = ()
     profile: str = ""
     """Name of the LVM profile attached to it."""
+    made_at: float | None = None
+    """When it was made, in seconds since 1970 (`lv_time`); None where LVM's word for it cannot be read."""
 
     @property
     def is_thin_pool(self) -> bool:
@@ -197,6 +201,15 @@ class EngineDevice(Struct, frozen=True):
     transaction_id: int = 0
 
 
+class FileSystem(Struct, frozen=True):
+    """What a superblock says."""
+
+    type: str
+    """`xfs` or `ext4`."""
+    uuid: str
+    size_bytes: int
+
+
 class EngineState(Struct, frozen=True):
     """What an engine keeps on disk about the pool it used."""
 
@@ -212,6 +225,24 @@ class EngineState(Struct, frozen=True):
     """What refers to `path` and is useless without it, such as `image/devicemapper`."""
     obstacle: str = ""
     """Why it must not be moved: a symbolic link, or a mount point on it or below it."""
+    damage: str = ""
+    """The record that cannot be read, and why: the engine does not start with it."""
+    written_at: float | None = None
+    """When the newest record of a device was written, in seconds since 1970; None where there is none."""
+    base_record: str = ""
+    """The text of the base device's record."""
+    base_dm_name: str = ""
+    """The name that the base device has in the kernel while it is active."""
+    base_file_system: FileSystem | None = None
+    """What is on the base device; None while it is not active, or cannot be read."""
+    loop_data_bytes: int | None = None
+    """How much of Docker's loop file for data is really allocated; None where there is none."""
+    containers_folder: str = ""
+    """The folder of the containers' configurations; empty where there is none."""
+    other_drivers: tuple[str, ...] = ()
+    """Storage drivers that have a state beside this one, as Docker finds them."""
+    made_by_engine: bool = False
+    """The engine made its pool itself, and ended that well."""
 
 
 class ServiceState(Struct, frozen=True):
@@ -252,6 +283,8 @@ class Engine(Struct, frozen=True):
     """Names of running containers."""
     set_aside: tuple[str, ...] = ()
     """Folders into which stale state was moved."""
+    graph: EngineGraph | None = None
+    """Its images and containers; None where nobody asked for them."""
 
 
 class Snapshot(Struct, frozen=True):
@@ -269,6 +302,8 @@ class Snapshot(Struct, frozen=True):
     """Names directly below /dev that are also volume group names of the configuration."""
     boot_id: str = ""
     lvm_profiles: tuple[LvmProfile, ...] = ()
+    config_text: str | None = None
+    """Text of the configuration file of ours that is to be edited; None where none is, or it does not exist."""
 
     def find_profile(self, name: str) -> LvmProfile | None:
         """Return our LVM profile called `name`."""

@@ -315,7 +315,7 @@ def _refuse_state_in_doubt(
     resolved, _ = resolve_matches(desired, snapshot)
     pool = resolved.find_pool(view.pool.name) or view.pool
     verdict = judge_state(found, view_pool(pool, snapshot), snapshot)
-    return refuse_verdict(found, verdict) if verdict is not None and verdict.kind == "unknown" else None
+    return refuse_verdict(found, verdict, pool) if verdict is not None and verdict.kind == "unknown" else None
 
 
 def _move_state(
@@ -335,4 +335,4 @@ def _move_state(
     if not is_stopped_first and (obstacle := check_obstacle(state)):
         return [], [], [obstacle]
     reason = f"it describes the images and containers in {view.pool.path}, which is gone"
-    return [move_aside(found, state, reason, view.pool.name, memory)], [], []
+    return [move_aside(found, state, reason, view.pool.name, memory, with_containers=True)], [], []

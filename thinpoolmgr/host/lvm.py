@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ _COLUMNS = {
     "vg": "vg_name,vg_uuid,vg_attr,vg_tags,vg_extent_size,vg_extent_count,vg_free_count,vg_seqno,vg_systemid",
     "pv": "pv_name,pv_uuid,pv_size,dev_size,pv_free,pv_missing,pv_duplicate,pv_tags",
     "lv": "lv_name,lv_uuid,lv_attr,lv_tags,lv_size,lv_dm_path,data_lv,metadata_lv,pool_lv,lv_health_status,"
-    "lv_when_full,lv_metadata_size,lv_profile",
+    "lv_when_full,lv_metadata_size,lv_profile,lv_time",
     "seg": "lv_uuid,segtype,chunk_size,discards,zero,devices,transaction_id",
     "pvseg": "pvseg_start",
 }
@@ -185,7 +186,16 @@ def _lv(row: Row, segment: Row) -> LogicalVolume:
         health=row["lv_health_status"],
         devices=_words(segment.get("devices", "")),
         profile=row["lv_profile"],
+        made_at=_seconds(row["lv_time"]),
     )
+
+
+def _seconds(text: str) -> float | None:
+    """Read a time in LVM's usual format; None where lvm.conf (report/time_format) asks for another."""
+    try:
+        return datetime.strptime(text, "%Y-%m-%d %H:%M:%S %z").timestamp()
+    except ValueError:
+        return None
 
 
 def _bare(name: str) -> str:

@@ -27,7 +27,7 @@ class EngineRules(NamedTuple):
     """From the file's text to its new text; raises a ValueError that names line and column."""
     is_configured: Callable[[Engine, tuple[str, ...]], bool]
     configured_pool_dm_name: Callable[[str | None], str]
-    state_verdict: Callable[[Engine, bool, ThinPoolStatus | None, bool], StateVerdict]
+    state_verdict: Callable[[Engine, bool, ThinPoolStatus | None, bool, float | None], StateVerdict]
 
 
 ENGINES: Mapping[str, EngineRules] = {

@@ -19,11 +19,26 @@ class StateVerdict(Struct, frozen=True):
     """To which pool an engine's state on disk belongs, and the one line of evidence for it.
 
     `none`: there is no state. `matching`: it belongs to the pool of the configuration. `stale`: its pool is gone.
-    `foreign`: it belongs to another pool that still exists. `loop_lvm`: to Docker's own loop files. `unknown`: it
-    cannot be told, so the state must be left alone.
+    `foreign`: it belongs to another pool that still exists. `other_pool`: not to this one. `taken`: there is no state,
+    and the pool has been used. `wiped`: the pool was made before the state was written, and is empty. `damaged`: a
+    record of it cannot be read. `loop_lvm`: it belongs to Docker's own loop files. `dropped`: to the pool of the
+    configuration, and loop files lie beside it that were never written to. `unknown`: it cannot be told, so the state
+    must be left alone.
     """
 
-    kind: Literal["none", "matching", "stale", "foreign", "loop_lvm", "unknown"]
+    kind: Literal[
+        "none",
+        "matching",
+        "stale",
+        "foreign",
+        "other_pool",
+        "taken",
+        "wiped",
+        "damaged",
+        "loop_lvm",
+        "dropped",
+        "unknown",
+    ]
     evidence: str
 
 
@@ -32,6 +47,7 @@ def state_verdict(
     pool_will_be_new: bool,  # noqa: FBT001 - the planner passes it by name
     pool_status: ThinPoolStatus | None,
     other_pool_exists: bool,  # noqa: FBT001
+    pool_made_at: float | None = None,
 ) -> StateVerdict:
     """Return to which pool the engine's state belongs.
 
@@ -40,38 +56,69 @@ def state_verdict(
         pool_will_be_new: the pool of the configuration does not exist yet.
         pool_status: the kernel's word on that pool; None when there is none.
         other_pool_exists: daemon.json names another pool, and that one is there.
+        pool_made_at: when LVM made that pool, in seconds since 1970; None when that is not known.
 
     """
     state = engine.state
     if engine.state_problem:
         return StateVerdict("unknown", engine.state_problem)
     if state is None:
-        return StateVerdict("none", "there is no devicemapper state")
-    if state.loop_files:
+        return _verdict_without_state(pool_will_be_new, pool_status)
+    if state.damage:
+        return StateVerdict("damaged", state.damage)
+    if state.loop_files and not _was_dropped(state):
         return StateVerdict("loop_lvm", f"{state.loop_files[0]} is a pool in a file, made by Docker itself")
     if other_pool_exists:
         return StateVerdict("foreign", f"{state.path} belongs to the pool that daemon.json names, which exists")
     if pool_will_be_new:
         return StateVerdict("stale", f"it records {_describe(state)}, and that pool does not exist")
-    return _verdict_of_status(state, pool_status)
+    verdict = _verdict_of_status(state, pool_status, pool_made_at)
+    if verdict.kind == "matching" and state.loop_files:
+        file, evidence = state.loop_files[0], verdict.evidence
+        return StateVerdict("dropped", f"nothing was ever written to {file}; {evidence}")
+    return verdict
 
 
-def _verdict_of_status(state: EngineState, status: ThinPoolStatus | None) -> StateVerdict:
+def _verdict_without_state(pool_will_be_new: bool, status: ThinPoolStatus | None) -> StateVerdict:  # noqa: FBT001
+    if pool_will_be_new or status is None or not (status.transaction_id or status.used_data_blocks):
+        return StateVerdict("none", "there is no devicemapper state")
+    return StateVerdict("taken", f"Docker has no record of a device, and {_say_status(status)}")
+
+
+def _was_dropped(state: EngineState) -> bool:
+    """Whether the records cannot be of the loop files beside them: in those no block was ever allocated."""
+    return bool(state.devices) and state.loop_data_bytes == 0
+
+
+def _verdict_of_status(state: EngineState, status: ThinPoolStatus | None, made_at: float | None) -> StateVerdict:
     if status is None:
         return StateVerdict("unknown", f"{state.path} holds {_describe(state)}; the kernel says nothing of the pool")
     newest = max([state.transaction_id or 0, *(device.transaction_id for device in state.devices)])
     was_used = bool(state.base_device_uuid or state.devices or newest)
-    kernel = f"the pool has transaction id {status.transaction_id} and {status.used_data_blocks} used data blocks"
-    evidence = f"{state.path} holds {_describe(state)}; {kernel}"
+    evidence = f"{state.path} holds {_describe(state)}; {_say_status(status)}"
     # In these two modes the status line is a single word: the zeros are ours, not the kernel's.
     if status.mode in ("Fail", "Error"):
         return StateVerdict("unknown", f"{state.path} holds {_describe(state)}; the pool's status is {status.mode}")
     if status.transaction_id == 0 and status.used_data_blocks == 0:
+        if was_used and made_at is not None and state.written_at is not None and state.written_at > made_at:
+            # A zeroed superblock is formatted anew without a word when the pool is activated (dm-thin-metadata.c).
+            return StateVerdict("wiped", f"{evidence}, and LVM made it before that was written")
         return StateVerdict("stale" if was_used else "matching", evidence)
+    if not was_used:
+        return StateVerdict("taken", f"Docker has no record of a device, and {_say_status(status)}")
+    found = state.base_file_system
+    if found is not None and state.base_device_uuid and found.uuid != state.base_device_uuid:
+        return StateVerdict(
+            "other_pool", f"the base device has UUID {found.uuid}, {state.base_device_uuid} is recorded"
+        )
     # Docker opens a transaction in its files before it tells the pool: a crash leaves them one ahead, never more.
-    if not was_used or newest > status.transaction_id + 1:
-        return StateVerdict("unknown", evidence)
+    if newest > status.transaction_id + 1:
+        return StateVerdict("other_pool", f"{evidence}: more than one transaction ahead of the pool")
     return StateVerdict("matching", evidence)
+
+
+def _say_status(status: ThinPoolStatus) -> str:
+    return f"the pool has transaction id {status.transaction_id} and {status.used_data_blocks} used data blocks"
 
 
 def _describe(state: EngineState) -> str:

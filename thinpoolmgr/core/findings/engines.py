@@ -12,6 +12,7 @@ from thinpoolmgr.core.engines import ENGINES
 from thinpoolmgr.core.engines.docker import DRIVER
 from thinpoolmgr.core.findings.pools import APPLY, is_well
 from thinpoolmgr.core.findings.sighting import Sighting, sight
+from thinpoolmgr.core.names import OUR_TAG
 from thinpoolmgr.core.plan import Request
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from thinpoolmgr.core.lifecycle import PoolView
     from thinpoolmgr.core.model import Engine, Snapshot
     from thinpoolmgr.core.plan import Refusal
+
+_FOR_DOCTOR = ("foreign", "loop_lvm")
+_SETUP_GROUP, _SETUP_VOLUMES, _SETUP_OPTION = "docker", {"thinpool", "thinpoolmeta"}, "dm.directlvm_device"
 
 
 def engine_sightings(engine: DesiredEngine, found: Engine, view: PoolView, snapshot: Snapshot) -> list[Sighting]:
@@ -40,7 +44,7 @@ def engine_sightings(engine: DesiredEngine, found: Engine, view: PoolView, snaps
             sight("ENGINE_CONFIG_INVALID", found.config_path, found.config_problem, because=found.config_problem)
         )
     sightings += _state(found, view, snapshot)
-    return sightings or _running(found, view)
+    return [*(sightings or _running(found, view)), *_remarks(found, view, snapshot)]
 
 
 def _state(found: Engine, view: PoolView, snapshot: Snapshot) -> list[Sighting]:
@@ -51,11 +55,52 @@ def _state(found: Engine, view: PoolView, snapshot: Snapshot) -> list[Sighting]:
     verdict = None if found.config_problem else judge_state(found, view, snapshot)
     if verdict is None:
         return []
-    refusal = refuse_verdict(found, verdict)
+    refusal = refuse_verdict(found, verdict, view.pool)
     if verdict.kind == "stale":
         stale = sight("ENGINE_STATE_STALE", path, verdict.evidence, Request("clean", engine=found.name))
         return [stale, *([_refused(refusal)] if refusal else [])]
-    return [_refused(refusal)] if refusal else []
+    if refusal is None:
+        return []
+    requests = (Request("clean", engine=found.name),) if verdict.kind in ("wiped", "loop_lvm") else ()
+    return [replace(_refused(refusal), requests=requests, for_doctor=verdict.kind in _FOR_DOCTOR)]
+
+
+def _remarks(found: Engine, view: PoolView, snapshot: Snapshot) -> list[Sighting]:
+    """What does not keep the engine from its pool, and is better known."""
+    sightings = _unfinished_setup(found, snapshot)
+    state, path = found.state, view.pool.path
+    if state is None:
+        return sightings
+    if state.other_drivers:
+        evidence = ", ".join(f"{state.path.rpartition('/')[0]}/{driver}" for driver in state.other_drivers)
+        sightings.append(sight("ENGINE_OTHER_DRIVERS", found.name, evidence, drivers=", ".join(state.other_drivers)))
+    verdict = None if found.config_problem else judge_state(found, view, snapshot)
+    if verdict is not None and verdict.kind == "dropped":
+        files = " ".join(state.loop_files)
+        sightings.append(sight("ENGINE_OPTIONS_DROPPED", found.name, verdict.evidence, APPLY, files=files, path=path))
+    status = view.status
+    if found.running is False and status and state.transaction_id == status.transaction_id + 1:
+        evidence = f"its files say {state.transaction_id}, the pool {status.transaction_id}"
+        sightings.append(sight("ENGINE_TRANSACTION_OPEN", found.name, evidence, path=path))
+    return sightings
+
+
+def _unfinished_setup(found: Engine, snapshot: Snapshot) -> list[Sighting]:
+    """What Docker's own set-up of a disk (dm.directlvm_device) leaves when it is cut short (devmapper_setup_linux.go).
+
+    It makes the group `docker` with two plain volumes, then a pool of them; `setup-config.json` comes last.
+    """
+    group = snapshot.find_group(_SETUP_GROUP)
+    if group is None or OUR_TAG in group.tags or (found.state is not None and found.state.made_by_engine):
+        return []
+    names = {lv.name for lv in group.lvs if not lv.name.endswith("_pmspare")}
+    is_plain = names <= _SETUP_VOLUMES and not any(lv.is_thin_pool for lv in group.lvs)
+    if not is_plain or not (names or _SETUP_OPTION in (found.config_text or "")):
+        return []
+    disks = " ".join(pv.path for pv in group.pvs)
+    volumes = ", ".join(sorted(names)) or "no volume"
+    evidence = f"the group {group.name} on {disks} has {volumes} and no thin pool, and there is no setup-config.json"
+    return [sight("ENGINE_SETUP_UNFINISHED", group.name, evidence, disks=disks, engine=found.name)]
 
 
 def _refused(refusal: Refusal) -> Sighting:

@@ -175,7 +175,37 @@ FINDINGS: Mapping[str, Kind] = {
     "ENGINE_STATE_IMMOVABLE": Kind("warning", "{what}", "{resolution}", in_status=False),
     "ENGINE_STATE_FOREIGN": Kind("warning", "{what}", "{resolution}", in_status=False),
     "ENGINE_STATE_UNKNOWN": Kind("warning", "{because}", "{resolution}"),
-    "ENGINE_LOOP_LVM": Kind("warning", "{what}", "{resolution}", in_status=False),
+    "ENGINE_LOOP_LVM": Kind("warning", "{what}", "{resolution}", "{resolution}", in_status=False),
+    "ENGINE_STATE_OTHER_POOL": Kind("error", "{what}", "{resolution}"),
+    "ENGINE_POOL_TAKEN": Kind("error", "{what}", "{resolution}"),
+    "ENGINE_POOL_WIPED": Kind("error", "{what}", "{resolution}", "{resolution}"),
+    "ENGINE_STATE_DAMAGED": Kind("error", "{what}", "{resolution}"),
+    "ENGINE_OPTIONS_DROPPED": Kind(
+        "warning",
+        "{target} made loop files beside its state: its storage options were dropped",
+        "Its images are still in {path}. {command} writes the options back.",
+        "Its images are still in {path}, and its options are right again. The files are of no use: rm {files}",
+    ),
+    "ENGINE_OTHER_DRIVERS": Kind(
+        "info",
+        "{target} has state of other storage drivers, too: {drivers}",
+        "Nothing needs to be done while the storage driver is named in its configuration. To have those images on the "
+        "pool: docker save with the old driver, docker load with the new one. If they may be lost, delete the folders "
+        "that the evidence names while {target} is stopped.",
+        in_status=False,
+    ),
+    "ENGINE_TRANSACTION_OPEN": Kind(
+        "info",
+        "{target} was cut short while it made or removed a device in {path}",
+        "Start it: it takes that one device back by itself, and loses nothing else.",
+        in_status=False,
+    ),
+    "ENGINE_SETUP_UNFINISHED": Kind(
+        "warning",
+        "the volume group {target} was left by {engine}'s own set-up, which was cut short",
+        "No image was ever in it. Remove it: vgremove {target}; pvremove {disks}. Then thinpoolmgr apply makes the "
+        "pool, and takes dm.directlvm_device out of {engine}'s configuration.",
+    ),
     "ENGINE_STOPPED": Kind(
         "warning",
         "{target} does not run, though its pool {path} is well",

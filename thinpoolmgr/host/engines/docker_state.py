@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import stat
-from typing import TypeVar
 
 import msgspec
 
@@ -20,7 +19,8 @@ _MAX_FILES = 1_000_000
 _FOLDER_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY | os.O_NOFOLLOW
 _REMAPPED = re.compile(r"\d+\.\d+", re.ASCII)
 _SET_FILE, _TRANSACTION_FILE = "deviceset-metadata", "transaction-metadata"
-_Record = TypeVar("_Record")
+# What Docker looks for before it chooses a driver (daemon/graphdriver/driver.go, scanPriorDrivers): never vfs.
+_OTHER_DRIVERS = ("aufs", "btrfs", "fuse-overlayfs", "overlay", "overlay2", "zfs")
 
 
 class StateUnreadableError(Exception):
@@ -51,14 +51,14 @@ def read_state(data_root: str, proc: str = "/proc") -> EngineState | None:
 
     """
     root = os.path.realpath(data_root)
-    path, related = f"{root}/devicemapper", f"{root}/image/devicemapper"
+    path = f"{root}/devicemapper"
     try:
         _refuse_remapped(root)
         if not os.path.lexists(path):
             return None
         if stat.S_ISLNK(os.lstat(path).st_mode):
             return EngineState(path=path, obstacle=f"{path} is a symbolic link")
-        return _read_below(path, tuple(folder for folder in (related,) if os.path.lexists(folder)), proc)
+        return _read_below(path, root, proc)
     except (OSError, ValueError) as error:
         raise StateUnreadableError(str(error)) from error
 
@@ -71,56 +71,100 @@ def _refuse_remapped(root: str) -> None:
             raise ValueError(msg)
 
 
-def _read_below(path: str, related: tuple[str, ...], proc: str) -> EngineState | None:
+def _read_below(path: str, root: str, proc: str) -> EngineState | None:
+    related = tuple(folder for folder in (f"{root}/image/devicemapper",) if os.path.lexists(folder))
     fd = os.open(path, _FOLDER_FLAGS)
     try:
-        if not os.listdir(fd):
+        names = os.listdir(fd)
+        if not names:
             return None
-        device_set, transaction, devices = _read_records(path, fd)
+        records = _read_records(path, fd)
+        folder = os.fstat(fd)
     finally:
         os.close(fd)
-    base = next((device for device in devices if device.name == "base"), None)
-    loop_files = (f"{path}/devicemapper/{name}" for name in ("data", "metadata"))
+    base = records.devices.get("base")
+    loop_files = tuple(file for name in ("data", "metadata") if os.path.lexists(file := f"{path}/devicemapper/{name}"))
     return EngineState(
         path=path,
-        base_device_uuid=device_set.base_uuid if device_set else "",
-        base_size_bytes=base.size_bytes if base else None,
-        transaction_id=transaction.open_transaction_id if transaction else None,
-        devices=devices,
-        loop_files=tuple(file for file in loop_files if os.path.lexists(file)),
+        base_device_uuid=records.device_set.base_uuid,
+        base_size_bytes=base.size if base else None,
+        transaction_id=records.transaction_id,
+        devices=tuple(EngineDevice(n, d.device_id, d.size, d.transaction_id) for n, d in records.devices.items()),
+        loop_files=loop_files,
         related=related,
         obstacle=_find_obstacle((path, *related), proc),
+        damage=records.damage,
+        written_at=records.written_at,
+        base_record=records.base_text,
+        # deviceset.go, initDevmapper: the prefix of all names in the kernel
+        base_dm_name=f"docker-{os.major(folder.st_dev)}:{os.minor(folder.st_dev)}-{folder.st_ino}-base",
+        loop_data_bytes=os.lstat(loop_files[0]).st_blocks * 512 if loop_files else None,
+        containers_folder=f"{root}/containers" if os.path.isdir(f"{root}/containers") else "",
+        other_drivers=tuple(name for name in _OTHER_DRIVERS if _has_entries(f"{root}/{name}")),
+        made_by_engine="setup-config.json" in names,
     )
 
 
-def _read_records(path: str, fd: int) -> tuple[_DeviceSet | None, _Transaction | None, tuple[EngineDevice, ...]]:
+def _has_entries(folder: str) -> bool:
+    try:
+        with os.scandir(folder) as entries:
+            return next(entries, None) is not None
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+class _Records:
+    """What could be read of the driver's records, and the first that could not."""
+
+    def __init__(self) -> None:
+        self.device_set = _DeviceSet()
+        self.transaction_id: int | None = None
+        self.devices: dict[str, _Device] = {}
+        self.base_text = ""
+        self.written_at: float | None = None
+        self.damage = ""
+
+
+def _read_records(path: str, fd: int) -> _Records:
+    records = _Records()
     try:
         metadata = os.open("metadata", _FOLDER_FLAGS, dir_fd=fd)
     except FileNotFoundError:
-        return None, None, ()
+        return records
     shown = f"{path}/metadata"
     try:
         names = sorted(os.listdir(metadata))
         if len(names) > _MAX_FILES:
             msg = f"{shown} holds more than {_MAX_FILES} files"
             raise ValueError(msg)
-        special = (_SET_FILE, _TRANSACTION_FILE)
-        # The driver itself passes over these two kinds: what it was about to write, and what it converted.
-        of_devices = [n for n in names if n not in special and not n.startswith(".") and not n.endswith(".migrated")]
-        found = ((name, _read_record(metadata, name, _Device, shown)) for name in of_devices)
-        devices = tuple(EngineDevice(n, d.device_id, d.size, d.transaction_id) for n, d in found if d)
-        device_set = _read_record(metadata, _SET_FILE, _DeviceSet, shown)
-        return device_set, _read_record(metadata, _TRANSACTION_FILE, _Transaction, shown), devices
+        for name in names:
+            # The driver itself passes over these two kinds: what it was about to write, and what it converted.
+            if not name.startswith(".") and not name.endswith(".migrated"):
+                _read_into(records, metadata, name, shown)
     finally:
         os.close(metadata)
+    return records
 
 
-def _read_record(folder: int, name: str, record: type[_Record], shown: str) -> _Record | None:
+def _read_into(records: _Records, folder: int, name: str, shown: str) -> None:
     try:
-        return msgspec.json.decode(read_text(name, _FILE_LIMIT_BYTES, dir_fd=folder, follow=False), type=record)
+        text = read_text(name, _FILE_LIMIT_BYTES, dir_fd=folder, follow=False)
+        if name == _TRANSACTION_FILE:
+            records.transaction_id = msgspec.json.decode(text, type=_Transaction).open_transaction_id
+            return
+        written_at = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime
+        records.written_at = max(written_at, records.written_at or written_at)
+        if name == _SET_FILE:
+            records.device_set = msgspec.json.decode(text, type=_DeviceSet)
+            return
+        records.devices[name] = msgspec.json.decode(text, type=_Device)
+        if name == "base":
+            records.base_text = text
     except FileNotFoundError:
         # A running engine removes devices while we read.
-        return None
+        return
+    except msgspec.DecodeError as error:
+        records.damage = records.damage or f"{shown}/{name} cannot be read as Docker's record: {error}"
     except (OSError, ValueError) as error:
         msg = f"{shown}/{name} cannot be read as Docker's record: {error}"
         raise ValueError(msg) from error
