@@ -1,0 +1,196 @@
+"""Docker's state and its pool do not fit: what is told apart, what is refused, and the way back."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import wait_until
+from docker_lab import DAEMON_JSON, DATA_ROOT, ENGINE, SETTINGS, Dockerd, load_image, run_container, storage
+from lab_tool import STATE_FOLDER, Tool, dm_names, sh
+
+from thinpoolmgr.lab.loop import LoopDisk
+
+MakeDisk = Callable[..., LoopDisk]
+SIZE = 3 * 2**30
+METADATA = DATA_ROOT / "devicemapper/metadata"
+END_SECONDS = 120.0
+
+
+@pytest.fixture
+def tool(tmp_path: Path) -> Iterator[Tool]:
+    clean()
+    DAEMON_JSON.parent.mkdir(exist_ok=True)
+    DAEMON_JSON.write_text(SETTINGS, "utf-8")
+    yield Tool(tmp_path)
+    clean()
+
+
+def clean() -> None:
+    shutil.rmtree(STATE_FOLDER, ignore_errors=True)
+    shutil.rmtree(DATA_ROOT, ignore_errors=True)
+    DAEMON_JSON.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def used(tool: Tool, loop_disks: MakeDisk, tmp_path: Path) -> Tool:
+    """Return the command line of a host on which Docker has an image and a container in its pool, and is stopped."""
+    tool.configure(loop_disks(SIZE).path, engine=ENGINE)
+    tool.succeed("apply", "--yes")
+    with Dockerd(tmp_path / "log"):
+        sh("docker", "create", "--name", "web", "--network=none", load_image(tmp_path), "true")
+    return tool
+
+
+def findings(tool: Tool) -> dict[str, str]:
+    return {f["code"]: f["summary"] for f in tool.succeed("status", "--json").document["findings"]}
+
+
+def why_docker_ends(log: Path) -> str:
+    """Start a dockerd that cannot start, wait until it has ended, and return what it said."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(["dockerd"], stdout=output, stderr=output, stdin=subprocess.DEVNULL)
+        try:
+            process.wait(END_SECONDS)
+        finally:
+            process.kill()
+    return log.read_text("utf-8", "replace")
+
+
+def refused(tool: Tool, *command: str) -> str:
+    answer = tool(*command)
+    assert answer.code == 3, (answer.out, answer.err)
+    return answer.err
+
+
+def test_a_wiped_superblock_is_seen_and_let_go_of_only_when_that_is_allowed(used: Tool, tmp_path: Path) -> None:
+    words = sh("dmsetup", "table", "docker-thinpool_tmeta").split()
+    sh("lvchange", "--activate", "n", "docker/thinpool")
+    disk = next(
+        Path("/dev") / path.parent.name for path in Path("/sys/block").glob("*/dev") if is_number(path, words[3])
+    )
+    with disk.open("r+b") as file:
+        file.seek(int(words[4]) * 512)
+        file.write(bytes(4096))
+        os.fsync(file.fileno())
+    sh("lvchange", "--activate", "y", "docker/thinpool")
+    assert "ENGINE_POOL_WIPED" in findings(used)
+    assert "ENGINE_POOL_WIPED" in refused(used, "apply", "--yes", "--allow", "outage,destroy")
+    message = refused(used, "clean", "--yes")
+    assert "--allow destroy" in message
+    assert "1 container (web)" in " ".join(used("clean").err.split())
+    assert METADATA.is_dir()
+    used.succeed("clean", "--yes", "--allow", "destroy")
+    (aside,) = DATA_ROOT.glob("thinpoolmgr-stale-*")
+    assert (aside / "devicemapper/metadata/base").is_file()
+    assert [path.name for path in aside.iterdir() if path.name == "containers"] == ["containers"]
+    assert len(list((aside / "containers").iterdir())) == 1
+    with Dockerd(tmp_path / "log"):
+        assert storage() == ("devicemapper", "docker-thinpool")
+        assert sh("docker", "ps", "--all", "--quiet") == ""
+        assert "new" in run_container(load_image(tmp_path), "echo", "new")
+    assert findings(used) == {}
+
+
+def is_number(path: Path, number: str) -> bool:
+    return path.read_text("ascii").strip() == number
+
+
+@pytest.mark.campaign
+def test_a_truncated_record_is_named_and_a_rebuild_begins_with_nothing(used: Tool, tmp_path: Path) -> None:
+    record = next(path for path in METADATA.iterdir() if len(path.name) == 64)
+    whole = record.read_text("utf-8")
+    record.write_text(whole[:20], "utf-8")
+    assert "Failed to load device files" in why_docker_ends(tmp_path / "log")
+    assert "ENGINE_STATE_DAMAGED" in findings(used)
+    assert str(record) in refused(used, "apply", "--yes")
+    record.write_text(whole, "utf-8")
+    assert "ENGINE_STATE_DAMAGED" not in findings(used)
+    # A transaction that was cut short is taken back by Docker itself.
+    transaction = METADATA / "transaction-metadata"
+    opened = json.loads(transaction.read_text("utf-8"))
+    opened |= {"open_transaction_id": opened["open_transaction_id"] + 1, "device_hash": "x", "device_id": 99}
+    transaction.write_text(json.dumps(opened), "utf-8")
+    assert "ENGINE_TRANSACTION_OPEN" in [f["code"] for f in used("doctor", "--json").document["findings"]]
+    assert used("plan").code == 0
+    with Dockerd(tmp_path / "log"):
+        assert sh("docker", "ps", "--all", "--format", "{{.Names}}").strip() == "web"
+    assert "ENGINE_TRANSACTION_OPEN" not in [f["code"] for f in used("doctor", "--json").document["findings"]]
+    record.write_text("", "utf-8")
+    used.succeed("rebuild", "docker", "--yes", "--allow", "destroy")
+    with Dockerd(tmp_path / "log"):
+        assert "new" in run_container(load_image(tmp_path), "echo", "new")
+
+
+@pytest.mark.campaign
+def test_a_pool_whose_data_root_is_gone_counts_as_taken(used: Tool, tmp_path: Path) -> None:
+    shutil.rmtree(DATA_ROOT)
+    assert "Unable to take ownership of thin-pool" in why_docker_ends(tmp_path / "log")
+    assert "ENGINE_POOL_TAKEN" in findings(used)
+    assert "ENGINE_POOL_TAKEN" in refused(used, "apply", "--yes", "--allow", "outage,destroy")
+    used.succeed("rebuild", "docker", "--yes", "--allow", "destroy")
+    with Dockerd(tmp_path / "log"):
+        assert "new" in run_container(load_image(tmp_path), "echo", "new")
+
+
+@pytest.mark.campaign
+def test_loop_files_of_dropped_options_are_told_from_those_that_are_used(used: Tool, tmp_path: Path) -> None:
+    right = DAEMON_JSON.read_text("utf-8")
+    DAEMON_JSON.write_text(SETTINGS.replace("none", 'none",\n\t"storage-driver": "devicemapper'), "utf-8")
+    before = dm_names()
+    assert "Base Device UUID and Filesystem verification failed" in why_docker_ends(tmp_path / "log")
+    for name in dm_names() - before:
+        sh("dmsetup", "remove", "--retry", name)
+    assert (DATA_ROOT / "devicemapper/devicemapper/data").is_file()
+    assert "ENGINE_OPTIONS_DROPPED" in findings(used)
+    assert [step["do"] for step in used("plan", "--json").document["steps"]] == ["write-engine-config"]
+    used.succeed("apply", "--yes")
+    assert json.loads(DAEMON_JSON.read_text("utf-8")) == json.loads(right)
+    with Dockerd(tmp_path / "log"):
+        assert storage() == ("devicemapper", "docker-thinpool")
+        assert "still there" in run_container("lab:1", "echo", "still there")
+        assert "ENGINE_OPTIONS_DROPPED" in findings(used)
+    shutil.rmtree(DATA_ROOT / "devicemapper/devicemapper")
+    assert findings(used) == {}
+
+
+@pytest.mark.campaign
+def test_a_set_up_of_dockers_own_that_was_killed_is_cleared_away_by_hand_and_the_pool_is_made(
+    tool: Tool, loop_disks: MakeDisk, tmp_path: Path
+) -> None:
+    disk = loop_disks(SIZE).path
+    tool.configure(disk, engine=ENGINE)
+    own = json.dumps([f"dm.directlvm_device={disk}", "dm.directlvm_device_force=true"])
+    DAEMON_JSON.write_text(
+        SETTINGS.replace("none", 'none",\n\t"storage-driver": "devicemapper').replace(
+            'mapper"', f'mapper", "storage-opts": {own}'
+        ),
+        "utf-8",
+    )
+    with (tmp_path / "log").open("wb") as output:
+        dockerd = subprocess.Popen(
+            ["dockerd"], stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True
+        )
+    wait_until(lambda: dockerd.poll() is not None or "docker-thinpool" in dm_names(), END_SECONDS)
+    os.killpg(dockerd.pid, signal.SIGKILL)
+    dockerd.wait()
+    sh("dmsetup", "udevcomplete_all", "--yes")
+    assert "already part of a volume group" in why_docker_ends(tmp_path / "log")
+    assert "ENGINE_SETUP_UNFINISHED" in findings(tool)
+    assert "POOL_FOREIGN" in refused(tool, "apply", "--yes", "--allow", "outage,destroy")
+    way_out = next(
+        f["resolution"] for f in tool("doctor", "--json").document["findings"] if f["code"] == "ENGINE_SETUP_UNFINISHED"
+    )
+    assert f"vgremove docker; pvremove {disk}" in way_out
+    sh("vgremove", "--yes", "docker")
+    sh("pvremove", disk)
+    tool.succeed("apply", "--yes")
+    assert "directlvm" not in DAEMON_JSON.read_text("utf-8")
+    with Dockerd(tmp_path / "log"):
+        assert storage() == ("devicemapper", "docker-thinpool")
