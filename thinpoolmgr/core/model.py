@@ -186,6 +186,8 @@ class DmDevice(Struct, frozen=True):
     """Only for `thin-pool` targets; None there means the status was unreadable."""
     table: str = ""
     """Table of a `thin-pool` or `thin` target's only segment, without start and length."""
+    is_examined: bool = True
+    """False: a thin device of an engine, of which only name, number and pool are known."""
 
 
 class EngineDevice(Struct, frozen=True):

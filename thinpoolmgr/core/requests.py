@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
     Predict = Callable[[Snapshot, Step], Snapshot]
 
+REMOVES_THIN_DEVICES = frozenset({"destroy", "deactivate", "rebuild"})
+"""Commands that need to know whether an engine's thin devices are open, not only that they are there."""
 _STOPS_OR_STARTS = ("destroy", "deactivate", "rebuild", "activate")
 
 

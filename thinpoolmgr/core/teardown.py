@@ -164,7 +164,7 @@ def _needs_stop(found: Engine, view: PoolView) -> bool:
 
 def _refuse_open(view: PoolView, *, stopping: bool) -> list[Refusal]:
     """Open devices: while the engine is to be stopped first they are expected, otherwise somebody else has them."""
-    busy = [device for device in view.thin_devices if device.open_count]
+    busy = [device for device in view.thin_devices if device.open_count or not device.is_examined]
     if stopping or not busy:
         return []
     names = ", ".join(f"{device.name} ({device.open_count} times)" for device in busy[:5])

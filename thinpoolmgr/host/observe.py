@@ -34,17 +34,20 @@ def require_thin_pool_target() -> None:
         raise UnavailableError(summary, "", "Load its module (modprobe dm_thin_pool), or try thinpoolmgr lab run.")
 
 
-def observe(desired: DesiredState, runner: CommandRunner, *, all_disks: bool = False) -> Snapshot:
+def observe(
+    desired: DesiredState, runner: CommandRunner, *, all_disks: bool = False, all_thin_devices: bool = True
+) -> Snapshot:
     """Return the snapshot of this host, as far as `desired` has to do with it.
 
     Where a pool has selectors, all disks are in it, and those that no selector matches are not opened. With
-    `all_disks` everything is found out about every disk.
+    `all_disks` everything is found out about every disk. Without `all_thin_devices` those of engines, of which there
+    may be thousands, are not examined.
 
     Raises:
         UnavailableError: LVM is not installed, or the kernel has no device-mapper.
 
     """
-    dm_devices = dm.list_dm_devices()
+    dm_devices = dm.list_dm_devices(users_of=None if all_thin_devices else _dm_users_of)
     state = lvm.read_lvm(runner.run)
     configured = _resolve_configured(desired)
     ours = {pool.group for pool in desired.pools}
@@ -70,6 +73,20 @@ def observe(desired: DesiredState, runner: CommandRunner, *, all_disks: bool = F
         boot_id=_BOOT_ID.read_text("ascii").strip(),
         lvm_profiles=lvm.read_profiles(),
     )
+
+
+def _dm_users_of(devno: str) -> tuple[str, ...]:
+    """Return `MAJOR:MINOR` of the device-mapper devices that stand on the device-mapper device `devno`.
+
+    Their kernel names hold their minor numbers (drivers/md/dm.c), so that no file of theirs is read.
+    """
+    try:
+        names = os.listdir(f"/sys/dev/block/{devno}/holders")
+    except OSError:
+        # What is not known to stand on it is examined.
+        return ()
+    major, _, _ = devno.partition(":")
+    return tuple(f"{major}:{name.removeprefix('dm-')}" for name in names if name.startswith("dm-"))
 
 
 def _resolve_configured(desired: DesiredState) -> tuple[ConfiguredDevice, ...]:

@@ -36,10 +36,18 @@ if TYPE_CHECKING:
 class RealHost:
     """The host we run on, behind the two methods that the run cycle knows."""
 
-    def __init__(self, desired: DesiredState, runner: CommandRunner | None = None, *, all_disks: bool = False) -> None:
-        """Look at what `desired` names or selects, or at all disks, through `runner`."""
+    def __init__(
+        self,
+        desired: DesiredState,
+        runner: CommandRunner | None = None,
+        *,
+        all_disks: bool = False,
+        all_thin_devices: bool = True,
+    ) -> None:
+        """Look at what `desired` names or selects, or at all disks, through `runner`; see `host.observe`."""
         self._desired = desired
         self._all_disks = all_disks
+        self._all_thin_devices = all_thin_devices
         self._runner = runner or CommandRunner()
 
     @property
@@ -49,7 +57,7 @@ class RealHost:
 
     def observe(self) -> Snapshot:
         """Return one look at the host; see `host.observe`."""
-        return observe(self._desired, self._runner, all_disks=self._all_disks)
+        return observe(self._desired, self._runner, all_disks=self._all_disks, all_thin_devices=self._all_thin_devices)
 
     def perform(self, step: Step) -> None:
         """Carry out `step`.
