@@ -41,6 +41,7 @@ def find() -> tuple[Holder, ...]:
 
 def test_holders_of_all_kinds_are_named(held: Path, processes: list[subprocess.Popen[bytes]], tmp_path: Path) -> None:
     sh("mkfs.ext4", "-q", held)
+    sh("udevadm", "settle")
     point = tmp_path / "a b"
     point.mkdir()
     sh("mount", held, point)

@@ -35,6 +35,7 @@ STATUS_TABLE_FLAG = 1 << 4
 ACTIVE_PRESENT_FLAG = 1 << 5
 BUFFER_FULL_FLAG = 1 << 8
 NOFLUSH_FLAG = 1 << 11
+DEFERRED_REMOVE_FLAG = 1 << 17
 
 _HEADER = Struct("=3I2IIiIIIQ128s129s7x")
 # The part of the header that every answer is read by.
@@ -305,6 +306,7 @@ def _observe(control: Control, name: str) -> DmDevice | None:
             size_bytes=sum(target.length_sectors for target in targets) * SECTOR_BYTES,
             pool_status=_pool_status(only),
             table=table,
+            deferred_remove=bool(header.flags & DEFERRED_REMOVE_FLAG),
         )
     except OSError as error:
         if error.errno == errno.ENXIO:

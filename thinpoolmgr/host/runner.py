@@ -120,15 +120,16 @@ class CommandRunner:
         self._remember(argv, str(run.code), started)
         return run
 
-    def change(self, argv: Argv) -> CompletedRun:
+    def change(self, argv: Argv, *, seconds: float = CHANGE_SECONDS) -> CompletedRun:
         """Run a command that changes something.
 
         Raises:
-            CommandFailedError: it returned something else than 0; the details hold its own words.
+            CommandFailedError: it returned something else than 0, and the details hold its own words; or it did not
+                end within `seconds`.
             UnavailableError: the program is not installed.
 
         """
-        run = self.run(argv, seconds=CHANGE_SECONDS)
+        run = self.run(argv, seconds=seconds)
         if run.code != 0:
             raise failed(run)
         return run

@@ -80,7 +80,9 @@ class _Answers(NamedTuple):
     version: str = ""
     driver: str = ""
     data_root: str = ""
-    containers: tuple[str, ...] = ()
+    containers: tuple[docker_api.Container, ...] = ()
+    live_restore: bool = False
+    socket: str = ""
 
 
 def observe_docker(desired: DesiredEngine, run: Run, paths: DockerPaths | None = None) -> Engine:
@@ -119,7 +121,10 @@ def observe_docker(desired: DesiredEngine, run: Run, paths: DockerPaths | None =
         service=service,
         state=state,
         state_problem=state_problem,
-        containers=answers.containers,
+        containers=tuple(container.name for container in answers.containers),
+        container_ids=tuple(container.Id for container in answers.containers),
+        live_restore=answers.live_restore,
+        socket=answers.socket,
         set_aside=find_set_aside(data_root),
     )
 
@@ -241,14 +246,15 @@ def _ask(config: _Config, processes: tuple[_Process, ...], paths: DockerPaths, *
         if info is None:
             return _Answers(running=None if processes else False)
         version = docker_api.get(socket, "/version", docker_api.Version)
-        containers = docker_api.get(socket, "/containers/json", tuple[docker_api.Container, ...])
+        containers = docker_api.running_containers(socket)
     except docker_api.ApiError:
         return _Answers(running=None)
     if version is None or containers is None:
         return _Answers(running=None)
     running = True
-    names = tuple(next(iter(c.Names or ()), c.Id[:12]).lstrip("/") for c in containers)
-    return _Answers(running, version.Version, info.Driver, info.DockerRootDir, names)
+    return _Answers(
+        running, version.Version, info.Driver, info.DockerRootDir, containers, info.LiveRestoreEnabled, socket
+    )
 
 
 def _configured_socket(config: _Config, processes: tuple[_Process, ...]) -> str:
