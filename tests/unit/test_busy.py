@@ -32,6 +32,8 @@ def holder(*processes: Process, **facts: Any) -> Holder:
         holder(INSIDE),
         holder(DOCKERD, INSIDE, Process(13, "x", "docker.service")),
         holder(STRANGER, follows=True),
+        holder(STRANGER, places=(MNT,)),
+        holder(INSIDE, STRANGER, places=(MNT,), user_count=1),
         holder(DOCKERD, kind="open"),
         holder(Process(5, "/lib/systemd/systemd-udevd"), kind="open"),
         holder(INSIDE, kind="files"),
@@ -46,7 +48,9 @@ def test_what_ends_with_the_engine_does_not_stand_against_stopping_it(found: Hol
     [
         holder(is_host=True, places=("/mnt",)),
         holder(is_host=True, places=(MNT, "/mnt")),
-        holder(STRANGER, is_host=True, places=(MNT,)),
+        holder(STRANGER, is_host=True, places=(MNT,), user_count=1),
+        holder(STRANGER, places=(MNT,), user_count=1),
+        holder(STRANGER, follows=True, user_count=1),
         holder(STRANGER),
         holder(DOCKERD, STRANGER),
         holder(STRANGER, follows=True, is_host=True),
@@ -95,6 +99,7 @@ def test_only_what_goes_by_itself_and_nobody_is_seen_to_have_is_waited_for() -> 
         (holder(STRANGER, is_host=True), "End the process 9 of backup.service."),
         (holder(Process(9, "sh"), kind="open"), "End the process 9."),
         (holder(kind="stacked", places=("crypt",)), "Remove what stands on it: dmsetup remove crypt."),
+        (holder(kind="stacked", places=("loop3",)), "Remove what stands on it: losetup --detach /dev/loop3."),
         (holder(INSIDE), "Start docker (systemctl start docker.service) and stop its containers"),
     ],
 )

@@ -143,6 +143,7 @@ def test_a_process_that_uses_files_on_a_mount_is_named_first(fake: FakeProc, tmp
     (fake.proc / "1/fd/3").symlink_to(tmp_path)
     found = fake.find(devices).found
     assert [[process.pid for process in holder.processes] for holder in found] == [[1], [51, 50]]
+    assert [holder.user_count for holder in found] == [1, 1]
     assert holder_text(found[0]) == "thin is mounted at /mnt/x, in use by /sbin/init (pid 1)"
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _TOLD_HOLDERS = 10
 # It opens what is new or was written to for a moment, to see what is on it.
 _UDEV = "udevd"
-_NOBODY = "No process was found that has it; it may just be let go of, or a loop device or swap may stand on it."
+_NOBODY = "No process was found that has it; it may just be let go of, or be in use as swap."
 
 
 def refuse_stopping(busy: list[DmDevice], holders: Holders | None, engine: Engine, pool: str) -> Refusal | None:
@@ -57,14 +57,16 @@ def _names(holders: tuple[Holder, ...]) -> str:
 
 
 def _way_out(holders: tuple[Holder, ...], engine: Engine | None) -> str:
-    ways = list(dict.fromkeys(_way(holder, engine) for holder in holders)) or ["See dmsetup ls --tree and losetup."]
+    ways = list(dict.fromkeys(_way(holder, engine) for holder in holders)) or ["See dmsetup ls --tree and /proc/swaps."]
     return f"{' '.join(ways[:3])} Then run this again; nothing that is open is ever removed by force."
 
 
 def _way(holder: Holder, engine: Engine | None) -> str:
     first = holder.processes[0] if holder.processes else None
     if holder.kind == "stacked":
-        return f"Remove what stands on it: dmsetup remove {holder.places[0]}."
+        place = holder.places[0]
+        how = f"losetup --detach /dev/{place}" if place.startswith("loop") else f"dmsetup remove {place}"
+        return f"Remove what stands on it: {how}."
     if engine is not None and engine.installed and any(process.container for process in holder.processes):
         start = f" (systemctl start {engine.service.unit})" if engine.service.unit else ""
         return f"Start {engine.name}{start} and stop its containers, or end their processes."
@@ -82,13 +84,16 @@ def _ends_with(holder: Holder, engine: Engine) -> bool:
         return False
     if holder.kind == "open":
         return all(_is_of(process, engine) or _UDEV in process.command for process in holder.processes)
-    if not all(_is_of(process, engine) for process in holder.processes):
-        # A copy that follows the engine's own mount goes with it; nobody may be in it.
-        return holder.kind == "mount" and holder.follows and not holder.is_host
+    if all(_is_of(process, engine) for process in holder.processes) and not holder.is_host:
+        return True
+    if holder.kind != "mount" or not all(_is_of(user, engine) for user in holder.processes[: holder.user_count]):
+        return False
+    # Copies of the engine's own mounts that nobody uses go with them, also where unmounting does not reach them: Docker
+    # removes the folders (devmapper/driver.go, Put), and since Linux 3.18 that unmounts what is there in any namespace.
     # The data root may be reached through a link; where the state is, is not.
     roots = [engine.data_root, *([engine.state.path] if engine.state else [])]
     below = tuple(f"{root.rstrip('/')}/" for root in roots if root)
-    return not holder.is_host or all(place.startswith(below) for place in holder.places)
+    return (holder.follows and not holder.is_host) or all(place.startswith(below) for place in holder.places)
 
 
 def _is_of(process: Process, engine: Engine) -> bool:

@@ -40,11 +40,13 @@ class Holder(Struct, frozen=True):
     is_host: bool = False
     """Whether `namespace` is that of process 1."""
     follows: bool = False
-    """Whether it is unmounted together with a mount of another namespace: of its own kind is what pins a device."""
+    """Whether it is unmounted together with a mount of another namespace."""
     processes: tuple[Process, ...] = ()
     """The first few, those that use files first, then by pid."""
     process_count: int = 0
     """How many there are in all."""
+    user_count: int = 0
+    """How many of `processes` use files on it."""
 
 
 class Holders(Struct, frozen=True):

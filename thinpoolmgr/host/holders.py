@@ -150,7 +150,8 @@ class _Search:
             places = tuple(dict.fromkeys(printable(mount.point) for mount in mounts))
             holder = self._holder(devno, "mount", pids, places)
             follows = all(mount.follows for mount in mounts)
-            yield replace(holder, namespace=namespace, is_host=is_host, follows=follows)
+            users = min(len(using), _NAMED_PROCESSES)
+            yield replace(holder, namespace=namespace, is_host=is_host, follows=follows, user_count=users)
 
     def _files(self, uses: _Uses) -> Iterator[Holder]:
         for devno, users in uses.files.items():
@@ -163,11 +164,24 @@ class _Search:
             yield self._holder(devno, "open", list(users))
 
     def _stacked(self) -> Iterator[Holder]:
+        on_top: dict[str, list[str]] = {}
         for devno in self._devices:
             with suppress(OSError):
                 names = sorted(os.listdir(self._sys / "dev/block" / devno / "holders"))
-                if names:
-                    yield self._holder(devno, "stacked", [], tuple(self._block_name(name) for name in names))
+                on_top.setdefault(devno, []).extend(self._block_name(name) for name in names)
+        for devno, loop in self._loops():
+            on_top.setdefault(devno, []).append(loop)
+        for devno, names in on_top.items():
+            if names:
+                yield self._holder(devno, "stacked", [], tuple(names))
+
+    def _loops(self) -> Iterator[tuple[str, str]]:
+        """Loop devices do not count as holders in sysfs, and no process has what they stand on."""
+        for file in sorted((self._sys / "block").glob("loop*/loop/backing_file")):
+            with suppress(OSError):
+                status = os.stat(_text(file))
+                if stat.S_ISBLK(status.st_mode) and (devno := _devno(status.st_rdev)) in self._devices:
+                    yield devno, file.parent.parent.name
 
     def _block_name(self, name: str) -> str:
         dm_name = _text(self._sys / "class/block" / name / "dm/name")
