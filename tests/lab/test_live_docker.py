@@ -46,7 +46,7 @@ def set_live_restore() -> None:
 
 def run_in_background(image: str, name: str) -> int:
     """Start a container that goes on, and return the process id of its first process."""
-    sh("docker", "run", "--detach", "--name", name, "--network=none", image, "sleep", "1000")
+    sh("docker", "run", "--detach", "--name", name, "--network=none", "--stop-timeout=1", image, "sleep", "1000")
     return int(sh("docker", "inspect", "--format", "{{.State.Pid}}", name))
 
 

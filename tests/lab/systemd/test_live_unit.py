@@ -44,7 +44,7 @@ def test_containers_that_would_outlive_docker_are_stopped_and_a_pinning_service_
     assert storage() == ("devicemapper", "docker-thinpool")
     image = load_image(tmp_path)
     for name in ("web", "db"):
-        sh("docker", "run", "--detach", "--name", name, "--network=none", image, "sleep", "1000")
+        sh("docker", "run", "--detach", "--name", name, "--network=none", "--stop-timeout=1", image, "sleep", "1000")
     refused = tool("destroy", "docker", "--yes", "--json")
     assert refused.code == 3
     assert "--allow outage,destroy" in refused.document["error"]["summary"]
