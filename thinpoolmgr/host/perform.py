@@ -18,6 +18,7 @@ from thinpoolmgr.core.steps import (
     MoveStateAside,
     RemoveDmDevice,
     RemovePhysicalVolumes,
+    StartEngine,
     Step,
     StopContainers,
     StopEngine,
@@ -85,7 +86,7 @@ class RealHost:
                 for disk in _disks_of(step):
                     _require_same_disk(disk)
                 for argv in commands(step):
-                    self._runner.change(argv)
+                    self._runner.change(argv, is_long=isinstance(step, StartEngine))
 
     def _remove_dm_device(self, step: RemoveDmDevice) -> None:
         (argv,) = commands(step)
@@ -97,7 +98,7 @@ class RealHost:
     def _stop_engine(self, step: StopEngine) -> None:
         (argv,) = commands(step)
         try:
-            self._runner.change(argv, seconds=STOP_ENGINE_SECONDS)
+            self._runner.change(argv, is_long=True, seconds=STOP_ENGINE_SECONDS)
         except CommandFailedError as error:
             details = f"{error.summary}\n{error.details}"
             resolution = f"See journalctl --unit={step.units[-1]} and systemctl list-jobs; then run this again."
