@@ -107,7 +107,7 @@ def test_a_thread_may_have_a_namespace_of_its_own(fake: FakeProc) -> None:
 
 
 def test_a_process_with_another_root_does_not_hide_its_namespace(fake: FakeProc) -> None:
-    fake.add(40, OTHER, ROOT_LINE, command="jailed", root="/srv/jail")
+    fake.add(40, OTHER, THIN_LINE.replace("/mnt/x", "/x"), command="jailed", root="/mnt")
     fake.add(50, OTHER, ROOT_LINE, THIN_LINE, command="free")
     assert [holder.places for holder in fake.find().found] == [("/mnt/x",)]
 
