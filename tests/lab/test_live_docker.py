@@ -76,7 +76,6 @@ def test_a_hung_docker_is_unknown_and_a_pinned_mount_is_named(tool: Tool, loop_d
         hung = tool(*DESTROY)
         assert (hung.code, hung.document["error"]["code"]) == (3, "ENGINE_UNKNOWN")
         assert f"pid {dockerd.pid}" in hung.document["error"]["summary"]
-        assert tool(*DEACTIVATE).code == 3
         assert tool.pool()["state"] == "healthy"
         os.kill(dockerd.pid, signal.SIGCONT)
 

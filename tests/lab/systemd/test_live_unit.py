@@ -12,6 +12,10 @@ from conftest import wait_until
 from docker_lab import DAEMON_JSON, DATA_ROOT, ENGINE, SETTINGS, load_image, storage
 from lab_tool import STATE_FOLDER, Tool, is_blank, sh
 
+from thinpoolmgr.core.desired import DesiredState
+from thinpoolmgr.core.steps import StopEngine
+from thinpoolmgr.errors import CommandFailedError
+from thinpoolmgr.host import perform
 from thinpoolmgr.lab.loop import LoopDisk
 
 SIZE = 3 * 2**30
@@ -32,6 +36,20 @@ def tool(tmp_path: Path) -> Iterator[Tool]:
 
 def states() -> list[str]:
     return [sh("systemctl", "is-active", unit, check=False).strip() for unit in UNITS]
+
+
+def test_a_service_that_does_not_stop_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(perform, "STOP_ENGINE_SECONDS", 3.0)
+    deaf = ("sh", "-c", "trap '' TERM; while :; do sleep 1000; done")
+    sh("systemd-run", "--quiet", f"--unit={PIN}", "--property=TimeoutStopSec=infinity", *deaf)
+    step = StopEngine(reason="r", engine="docker", units=(PIN,))
+    with pytest.raises(CommandFailedError, match="docker could not be stopped") as failed:
+        perform.RealHost(DesiredState()).perform(step)
+    assert "did not end within 3 seconds" in failed.value.details
+    assert PIN in failed.value.resolution
+    sh("systemctl", "kill", "--signal=KILL", PIN)
+    wait_until(lambda: sh("systemctl", "is-active", PIN, check=False).strip() in {"failed", "inactive", "unknown"})
+    sh("systemctl", "reset-failed", PIN, check=False)
 
 
 def test_containers_that_would_outlive_docker_are_stopped_and_a_pinning_service_is_named(
