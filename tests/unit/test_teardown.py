@@ -155,6 +155,29 @@ def test_containers_that_outlive_their_engine_are_stopped_before_it() -> None:
     assert codes(deactivate(left, state=WITH_DOCKER)) == ["DEVICE_OPEN"]
 
 
+@pytest.mark.parametrize("steps_done", range(8))
+def test_from_any_step_on_the_rest_is_planned_when_containers_outlive_their_engine(steps_done: int) -> None:
+    engine = support.docker(running=True, configured=True, live_restore=True, containers=("web",), state=support.STALE)
+    shot = support.with_engine(support.with_thin_device(HEALTHY, open_count=1), engine)
+    whole = destroy(shot, state=WITH_DOCKER)
+    assert len(whole.steps) == 8
+    for step in whole.steps[:steps_done]:
+        shot = support.apply_step(shot, step)
+    memory = Memory(interrupted=whole.steps[:steps_done], pending=whole.steps[steps_done:])
+    assert names(destroy(shot, memory, WITH_DOCKER)) == names(whole)[steps_done:]
+
+
+def test_who_has_a_part_of_a_pool_that_does_not_run_is_told() -> None:
+    parts = tuple(replace(d, open_count=1) for d in HEALTHY.dm_devices if d.targets != ("thin-pool",))
+    half = replace(HEALTHY, dm_devices=parts)
+    first = min(parts, key=lambda part: part.name)
+    reader = Holder(first.name, first.devno, "open", processes=(Process(9, "dd"),), process_count=1)
+    for shot in (held(half, reader), held(half, replace(reader, devno="1:1"))):
+        found = deactivate(shot)
+        assert (codes(found), names(found)) == (["DEVICE_OPEN"], [])
+        assert ("dd (pid 9)" in found.refusals[0].details) is (shot.holders == Holders((reader,)))
+
+
 def test_an_lv_of_strangers_in_our_group_stops_it() -> None:
     shot = support.with_lv(support.healthy(), support.linear("home", 4 * MIB))
     found = destroy(shot)

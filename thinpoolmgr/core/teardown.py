@@ -54,7 +54,7 @@ def plan_deactivate(pool: DesiredPool, desired: DesiredState, snapshot: Snapshot
     view = view_pool(pool, snapshot)
     steps, refusals = _release(view, desired, snapshot, memory, "outage")
     if view.state is PoolState.INACTIVE:
-        busy = refuse_open_parts(view)
+        busy = refuse_open_parts(view, snapshot.holders)
         refusals += [busy] if busy else []
         steps += remove_parts(view)
     elif not refusals and view.device is not None and view.state is not PoolState.LOST:

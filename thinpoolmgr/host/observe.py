@@ -81,7 +81,10 @@ def _with_holders(snapshot: Snapshot, desired: DesiredState) -> Snapshot:
         return snapshot
     from thinpoolmgr.host.holders import find_holders  # noqa: PLC0415 - only a teardown asks
 
-    opened = {device.devno: device.name for device in view_pool(pool, snapshot).thin_devices if device.open_count}
+    view = view_pool(pool, snapshot)
+    # The parts of a pool that runs are open by the pool itself.
+    devices = view.thin_devices if view.device else view.inner
+    opened = {device.devno: device.name for device in devices if device.open_count}
     return msgspec.structs.replace(snapshot, holders=find_holders(opened))
 
 
