@@ -209,6 +209,13 @@ def test_a_device_without_table_and_a_suspended_one() -> None:
     assert (second.has_table, second.suspended, second.targets) == (True, True, ("error",))
 
 
+def test_a_device_that_goes_when_it_is_closed() -> None:
+    going = FakeDevice("going", flags=dm.ACTIVE_PRESENT_FLAG | dm.DEFERRED_REMOVE_FLAG)
+    stays = FakeDevice("stays")
+
+    assert [d.deferred_remove for d in dm.list_dm_devices(FakeKernel((going, stays)).control())] == [True, False]
+
+
 @pytest.mark.parametrize("word", ["Fail", "Error"])
 def test_a_failed_pool_has_its_mode_only(word: str) -> None:
     pool = FakeDevice("p", targets=((8, "thin-pool", word, "253:1 253:2 128 0"),))

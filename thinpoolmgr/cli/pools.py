@@ -19,7 +19,7 @@ from thinpoolmgr.config import load_config
 from thinpoolmgr.core.documents import StepResult, apply_document, plan_document
 from thinpoolmgr.core.findings import Journal
 from thinpoolmgr.core.plan import Request
-from thinpoolmgr.core.requests import REMOVES_THIN_DEVICES, UnknownPoolError, desired_for, plan_for
+from thinpoolmgr.core.requests import UnknownPoolError, desired_for, plan_for
 from thinpoolmgr.cycle import RunError, carry_out, look
 from thinpoolmgr.errors import InterruptedRunError, NotRootError, ThinpoolmgrError, UsageError
 from thinpoolmgr.host.observe import require_thin_pool_target
@@ -81,15 +81,15 @@ def _parse_allow(_context: click.Context, _parameter: click.Parameter, values: t
     return frozenset(_ALLOWED[word] for word in words)
 
 
-def real_host(desired: DesiredState, *, all_disks: bool = False, all_thin_devices: bool = False) -> RealHost:
-    """Return this host, which shows what `desired` names or selects, or all of its disks and thin devices.
+def real_host(desired: DesiredState, *, all_disks: bool = False) -> RealHost:
+    """Return this host, which shows what `desired` names or selects, or all of its disks.
 
     Raises:
         UnavailableError: its kernel cannot run thin pools.
 
     """
     require_thin_pool_target()
-    return RealHost(desired, all_disks=all_disks, all_thin_devices=all_thin_devices)
+    return RealHost(desired, all_disks=all_disks, all_thin_devices=bool(desired.holders_of))
 
 
 def simulated_host(options: Options, desired: DesiredState) -> SimulatedHost | None:
@@ -103,9 +103,7 @@ def simulated_host(options: Options, desired: DesiredState) -> SimulatedHost | N
 
 
 @contextmanager
-def host_and_store(
-    options: Options, desired: DesiredState, *, all_thin_devices: bool = False
-) -> Iterator[tuple[Host, Store]]:
+def host_and_store(options: Options, desired: DesiredState) -> Iterator[tuple[Host, Store]]:
     """Give this host and its journal; with `--simulate` an in-memory host, and a journal that goes when it ends.
 
     Raises:
@@ -116,7 +114,7 @@ def host_and_store(
     simulated = simulated_host(options, desired)
     if simulated is None:
         require_root()
-        yield real_host(desired, all_thin_devices=all_thin_devices), Store()
+        yield real_host(desired), Store()
         return
     from tempfile import TemporaryDirectory  # noqa: PLC0415 - as above
 
@@ -309,7 +307,7 @@ def run_request(context: click.Context, request: Request, approval: Approval, bo
     try:
         with (
             renderer.progress(),
-            host_and_store(options, desired, all_thin_devices=request.command in REMOVES_THIN_DEVICES) as (host, store),
+            host_and_store(options, desired) as (host, store),
         ):
             result = carry_out(request.command, planner, host, store, reporter, approval, bound_to)
     except RunError as error:

@@ -36,6 +36,7 @@ ACTIVE_PRESENT_FLAG = 1 << 5
 BUFFER_FULL_FLAG = 1 << 8
 NOFLUSH_FLAG = 1 << 11
 UUID_FLAG = 1 << 14
+DEFERRED_REMOVE_FLAG = 1 << 17
 
 _HEADER = Struct("=3I2IIiIIIQ128s129s7x")
 # The part of the header that every answer is read by.
@@ -49,11 +50,9 @@ _DEPS = Struct("=II")
 _DEV = Struct("=Q")
 _VERSION_ENTRY = Struct("=I3I")
 # pool, device id, external origin
-_LVM_PREFIX = "LVM-"
 _THIN_TABLE = re.compile(r"(\d+:\d+) \d+(?: (\d+:\d+))?")
 
-# The kernel refuses callers with a newer minor than its own, so the oldest one is asked for.
-_VERSION = (4, 0, 0)
+_VERSION = (4, 0, 0)  # the kernel refuses callers with a newer minor than its own
 _LIST_BYTES = 64 * 1024
 _DEVICE_BYTES = 4 * 1024
 _MOST_BYTES = 256 * 1024 * 1024
@@ -83,11 +82,11 @@ class Target(NamedTuple):
 
 
 class Listed(NamedTuple):
-    """A device as the list of all names it."""
+    """A device as the list of all names it; an older kernel's tells no `uuid`."""
 
     devno: str
     name: str
-    uuid: str | None  # None: an older kernel's list does not tell
+    uuid: str | None
 
 
 class Answer(NamedTuple):
@@ -99,7 +98,7 @@ class Answer(NamedTuple):
 
     @property
     def header(self) -> Header:
-        """The header that begins the buffer; read when asked for, since not every answer's is needed."""
+        """The header that begins the buffer."""
         return parse_header(self.buffer)
 
 
@@ -315,7 +314,7 @@ def _observe_all(
     # A pool has a lower number than what stands on it, mostly; what LVM put there is its own.
     for devno, name, uuid in listed:
         pool = pool_of.get(devno)
-        if pool is not None and not (uuid or "").startswith(_LVM_PREFIX):
+        if pool is not None and not (uuid or "").startswith("LVM-"):
             yield DmDevice(name, uuid or "", devno, 0, targets=("thin",), depends_on=(pool,), is_examined=False)
             continue
         if (device := _observe(control, name)) is None:
@@ -345,6 +344,7 @@ def _observe(control: Control, name: str) -> DmDevice | None:
             size_bytes=sum(target.length_sectors for target in targets) * SECTOR_BYTES,
             pool_status=_pool_status(only),
             table=table,
+            deferred_remove=bool(header.flags & DEFERRED_REMOVE_FLAG),
         )
     except OSError as error:
         if error.errno == errno.ENXIO:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from thinpoolmgr.core.lifecycle import view_pool
 from thinpoolmgr.core.matching import is_wanted
 from thinpoolmgr.core.model import ConfiguredDevice, Disk, Engine, PhysicalVolume, Snapshot, VolumeGroup
 from thinpoolmgr.errors import UnavailableError
@@ -61,7 +62,7 @@ def observe(
     disks = _observe_disks([*named, *block.list_whole_disks()] if all_disks else named, usage)
     if not all_disks and any(pool.config.match for pool in desired.pools):
         disks = _with_wanted(disks, usage, desired, Snapshot(dm_devices=dm_devices))
-    return Snapshot(
+    snapshot = Snapshot(
         configured_devices=configured,
         disks=disks,
         groups=groups,
@@ -73,6 +74,21 @@ def observe(
         boot_id=_BOOT_ID.read_text("ascii").strip(),
         lvm_profiles=lvm.read_profiles(),
     )
+    return _with_holders(snapshot, desired)
+
+
+def _with_holders(snapshot: Snapshot, desired: DesiredState) -> Snapshot:
+    """Add who holds the open devices of the pool that is to be taken down: a look through all processes."""
+    pool = desired.find_pool(desired.holders_of)
+    if pool is None:
+        return snapshot
+    from thinpoolmgr.host.holders import find_holders  # noqa: PLC0415 - only a teardown asks
+
+    view = view_pool(pool, snapshot)
+    # The parts of a pool that runs are open by the pool itself.
+    devices = view.thin_devices if view.device else view.inner
+    opened = {device.devno: device.name for device in devices if device.open_count}
+    return msgspec.structs.replace(snapshot, holders=find_holders(opened))
 
 
 def _dm_users_of(devno: str) -> tuple[str, ...]:
