@@ -4,7 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from thinpoolmgr.core.engines.docker_state import state_verdict
-from thinpoolmgr.core.model import Engine, EngineDevice, EngineState, FileSystem, ThinPoolStatus
+from thinpoolmgr.core.model import Engine, EngineDevice, EngineState, ThinPoolStatus
 
 BASE = EngineDevice(name="base", device_id=1, size_bytes=10 * 1024**3, transaction_id=1)
 LAYER = EngineDevice(name="0" * 64, device_id=2, size_bytes=10 * 1024**3, transaction_id=6)
@@ -58,12 +58,6 @@ def test_an_empty_pool_that_is_older_than_the_state_was_wiped() -> None:
     for made_at, kind in ((99.0, "wiped"), (101.0, "stale"), (None, "stale")):
         assert state_verdict(engine(written), False, NEW_POOL, False, made_at).kind == kind  # noqa: FBT003
     assert state_verdict(engine(replace(BLANK, written_at=100.0)), False, NEW_POOL, False, 99.0).kind == "matching"  # noqa: FBT003
-
-
-def test_a_base_device_with_another_uuid_is_of_another_pool() -> None:
-    for uuid, kind in (("u", "matching"), ("v", "other_pool")):
-        found = replace(USED, base_file_system=FileSystem("xfs", uuid, 1))
-        assert verdict(found, USED_POOL) == kind
 
 
 def test_loop_files_that_were_never_written_to_are_no_pool() -> None:

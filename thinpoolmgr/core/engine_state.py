@@ -187,23 +187,9 @@ def move_lost(found: Engine, verdict: StateVerdict, pool: str, memory: Memory) -
     """Return the step that lets go of state whose contents nothing else brings back: the user decides, not we."""
     if found.state is None:
         return []
-    reason = f"{verdict.evidence}; lost with it: {say_contents(found)}"
+    reason = f"{verdict.evidence}; lost with it: all images and containers of {found.name} there"
     step = move_aside(found, found.state, reason, pool, memory, with_containers=True)
     return [replace(step, danger="destroys")]
-
-
-def say_contents(found: Engine) -> str:
-    """Return which images and containers an engine has, for people: a few by name, and how many."""
-    if found.graph is None:
-        return "all its images and containers"
-    images = [next(iter(image.names), image.id[:19]) for image in found.graph.images]
-    containers = [container.name or container.id[:12] for container in found.graph.containers]
-    return f"{_listed(images, 'image')}, {_listed(containers, 'container')}"
-
-
-def _listed(names: list[str], noun: str) -> str:
-    shown = f" ({', '.join(names[:8])}{', ...' if len(names) > 8 else ''})" if names else ""
-    return f"{len(names) or 'no'} {noun}{'' if len(names) == 1 else 's'}{shown}"
 
 
 def move_aside(  # noqa: PLR0913 - what is moved, why, for whom, and how much
@@ -217,7 +203,7 @@ def move_aside(  # noqa: PLR0913 - what is moved, why, for whom, and how much
     has_containers = with_containers and state.containers_folder and not state.other_drivers
     paths = (*((state.containers_folder,) if has_containers else ()), *state.related, state.path)
     # Beside where it is, also where the data root is a link; a rename across file systems would not be one.
-    name = fingerprint_of(replace(state, base_file_system=None))[:12]
+    name = fingerprint_of(state)[:12]
     into = f"{state.path.rpartition('/')[0]}/thinpoolmgr-stale-{name}"
     begun = [step for step in memory.interrupted if isinstance(step, MoveStateAside) and set(paths) < set(step.paths)]
     if begun:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from thinpoolmgr.core.engine_graph import EngineGraph
+from thinpoolmgr.core.holders import Holders
 
 
 class Signature(Struct, frozen=True):
@@ -190,6 +190,10 @@ class DmDevice(Struct, frozen=True):
     """Only for `thin-pool` targets; None there means the status was unreadable."""
     table: str = ""
     """Table of a `thin-pool` or `thin` target's only segment, without start and length."""
+    is_examined: bool = True
+    """False: a thin device of an engine, of which only name, number and pool are known."""
+    deferred_remove: bool = False
+    """Whether it goes by itself when the last one who has it open closes it (DM_DEFERRED_REMOVE)."""
 
 
 class EngineDevice(Struct, frozen=True):
@@ -199,15 +203,6 @@ class EngineDevice(Struct, frozen=True):
     device_id: int
     size_bytes: int
     transaction_id: int = 0
-
-
-class FileSystem(Struct, frozen=True):
-    """What a superblock says."""
-
-    type: str
-    """`xfs` or `ext4`."""
-    uuid: str
-    size_bytes: int
 
 
 class EngineState(Struct, frozen=True):
@@ -229,12 +224,6 @@ class EngineState(Struct, frozen=True):
     """The record that cannot be read, and why: the engine does not start with it."""
     written_at: float | None = None
     """When the newest record of a device was written, in seconds since 1970; None where there is none."""
-    base_record: str = ""
-    """The text of the base device's record."""
-    base_dm_name: str = ""
-    """The name that the base device has in the kernel while it is active."""
-    base_file_system: FileSystem | None = None
-    """What is on the base device; None while it is not active, or cannot be read."""
     loop_data_bytes: int | None = None
     """How much of Docker's loop file for data is really allocated; None where there is none."""
     containers_folder: str = ""
@@ -281,10 +270,14 @@ class Engine(Struct, frozen=True):
     """Why the state on disk could not be read: it is unknown, not absent."""
     containers: tuple[str, ...] = ()
     """Names of running containers."""
+    container_ids: tuple[str, ...] = ()
+    """Their ids, in the same order."""
+    live_restore: bool = False
+    """Whether running containers outlive the engine's own stop, with their devices open."""
+    socket: str = ""
+    """Unix socket of the running engine's API."""
     set_aside: tuple[str, ...] = ()
     """Folders into which stale state was moved."""
-    graph: EngineGraph | None = None
-    """Its images and containers; None where nobody asked for them."""
 
 
 class Snapshot(Struct, frozen=True):
@@ -302,8 +295,8 @@ class Snapshot(Struct, frozen=True):
     """Names directly below /dev that are also volume group names of the configuration."""
     boot_id: str = ""
     lvm_profiles: tuple[LvmProfile, ...] = ()
-    config_text: str | None = None
-    """Text of the configuration file of ours that is to be edited; None where none is, or it does not exist."""
+    holders: Holders | None = None
+    """Who holds the open devices of the pool that is to be taken down; None: nobody asked."""
 
     def find_profile(self, name: str) -> LvmProfile | None:
         """Return our LVM profile called `name`."""

@@ -106,11 +106,6 @@ def _verdict_of_status(state: EngineState, status: ThinPoolStatus | None, made_a
         return StateVerdict("stale" if was_used else "matching", evidence)
     if not was_used:
         return StateVerdict("taken", f"Docker has no record of a device, and {_say_status(status)}")
-    found = state.base_file_system
-    if found is not None and state.base_device_uuid and found.uuid != state.base_device_uuid:
-        return StateVerdict(
-            "other_pool", f"the base device has UUID {found.uuid}, {state.base_device_uuid} is recorded"
-        )
     # Docker opens a transaction in its files before it tells the pool: a crash leaves them one ahead, never more.
     if newest > status.transaction_id + 1:
         return StateVerdict("other_pool", f"{evidence}: more than one transaction ahead of the pool")

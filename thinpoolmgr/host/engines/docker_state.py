@@ -79,7 +79,6 @@ def _read_below(path: str, root: str, proc: str) -> EngineState | None:
         if not names:
             return None
         records = _read_records(path, fd)
-        folder = os.fstat(fd)
     finally:
         os.close(fd)
     base = records.devices.get("base")
@@ -95,9 +94,6 @@ def _read_below(path: str, root: str, proc: str) -> EngineState | None:
         obstacle=_find_obstacle((path, *related), proc),
         damage=records.damage,
         written_at=records.written_at,
-        base_record=records.base_text,
-        # deviceset.go, initDevmapper: the prefix of all names in the kernel
-        base_dm_name=f"docker-{os.major(folder.st_dev)}:{os.minor(folder.st_dev)}-{folder.st_ino}-base",
         loop_data_bytes=os.lstat(loop_files[0]).st_blocks * 512 if loop_files else None,
         containers_folder=f"{root}/containers" if os.path.isdir(f"{root}/containers") else "",
         other_drivers=tuple(name for name in _OTHER_DRIVERS if _has_entries(f"{root}/{name}")),
@@ -120,7 +116,6 @@ class _Records:
         self.device_set = _DeviceSet()
         self.transaction_id: int | None = None
         self.devices: dict[str, _Device] = {}
-        self.base_text = ""
         self.written_at: float | None = None
         self.damage = ""
 
@@ -158,8 +153,6 @@ def _read_into(records: _Records, folder: int, name: str, shown: str) -> None:
             records.device_set = msgspec.json.decode(text, type=_DeviceSet)
             return
         records.devices[name] = msgspec.json.decode(text, type=_Device)
-        if name == "base":
-            records.base_text = text
     except FileNotFoundError:
         # A running engine removes devices while we read.
         return
