@@ -12,6 +12,7 @@ from thinpoolmgr.core.engines.daemon_json import DaemonJsonError
 from thinpoolmgr.core.engines.docker import (
     configured_data_root,
     configured_pool_dm_name,
+    driver_name,
     edit_daemon_json,
     is_configured,
     state_verdict,
@@ -511,3 +512,17 @@ def test_evidence_names_path_records_and_the_kernels_word() -> None:
         "/var/lib/docker/devicemapper holds 2 devices up to transaction 6, base device of 10 GiB; "
         "the pool has transaction id 0 and 0 used data blocks"
     )
+
+
+@pytest.mark.parametrize(
+    ("dm_name", "name"),
+    [
+        ("docker-8:1-4711-base", "base"),
+        ("docker-253:17-1-0a1b-init", "0a1b-init"),
+        ("docker-thinpool", ""),
+        ("docker-8:1-pool", ""),
+        ("xdocker-8:1-1-base", ""),
+    ],
+)
+def test_the_drivers_own_name_of_a_device(dm_name: str, name: str) -> None:
+    assert driver_name(dm_name) == name

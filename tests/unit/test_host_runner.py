@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -120,6 +121,31 @@ def test_a_command_that_does_not_end_is_terminated() -> None:
     with pytest.raises(CommandFailedError) as caught:
         CommandRunner().run(("sleep", "60"), seconds=0.05)
     assert caught.value.summary == "sleep did not end within 0 seconds"
+
+
+@pytest.mark.parametrize("may_be_ended", [True, False])
+def test_only_a_command_that_reads_is_ended_early(tmp_path: Path, *, may_be_ended: bool) -> None:
+    go = tmp_path / "go"
+    os.mkfifo(go)
+    runner = CommandRunner()
+
+    def end() -> None:
+        # Opening waits for the command to open its end; that may be before `run` knows of it.
+        with go.open("w"):
+            while may_be_ended and runner._reading is None:
+                pass
+            runner.end_reading()
+
+    thread = threading.Thread(target=end)
+    thread.start()
+    argv = ("/bin/sh", "-c", f"read line <{go}; echo whole")
+    if may_be_ended:
+        with pytest.raises(CommandFailedError, match="ended by a signal"):
+            runner.run(argv, may_be_ended=True)
+    else:
+        assert runner.run(argv).stdout == "whole\n"
+    thread.join()
+    runner.end_reading()
 
 
 def test_a_command_that_dies_of_a_signal_says_which(script: str) -> None:

@@ -184,7 +184,8 @@ class TerminalReporter:
         return click.confirm("Carry this out?", default=False, err=True)
 
 
-def _no_such_pool(name: str, desired: DesiredState) -> UsageError:
+def no_such_pool(name: str, desired: DesiredState) -> UsageError:
+    """Return the error for a pool that the configuration does not have."""
     names = ", ".join(pool.name for pool in desired.pools)
     return UsageError(f"there is no pool {name!r} in the configuration", f"Its pools: {names}", "Name one of these.")
 
@@ -299,7 +300,7 @@ def run_request(context: click.Context, request: Request, approval: Approval, bo
     try:
         desired = desired_for(request, loaded)
     except UnknownPoolError as error:
-        raise _no_such_pool(request.pool, loaded) from error
+        raise no_such_pool(request.pool, loaded) from error
     renderer = Renderer(options)
     reporter = TerminalReporter(renderer, options)
     planner = planner_of(request, desired)

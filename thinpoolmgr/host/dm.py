@@ -231,6 +231,22 @@ def list_dm_devices(control: Control | None = None) -> tuple[DmDevice, ...]:
     return tuple(device for device in found if device is not None)
 
 
+def read_device(name: str, control: Control | None = None) -> DmDevice | None:
+    """Return the device-mapper device called `name`; None when there is none.
+
+    Raises:
+        UnavailableError: the kernel has no device-mapper.
+        NotRootError: the caller may not ask it.
+        CommandFailedError: the kernel answered with another error.
+
+    """
+    with control or Control.open() as opened:
+        try:
+            return _observe(opened, name)
+        except OSError as error:
+            raise explain_error(error, name) from error
+
+
 def has_target(name: str, control: Control | None = None) -> bool:
     """Return whether the kernel has the target type `name`, such as `thin-pool`; loads its module when there is one.
 

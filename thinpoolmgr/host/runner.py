@@ -36,6 +36,7 @@ _PACKAGES = {
     "dmsetup": "dmsetup",
     "wipefs": "util-linux",
     "systemctl": "systemd",
+    "thin_ls": "thin-provisioning-tools",
 }
 
 
@@ -55,6 +56,7 @@ class CommandRunner:
     def __init__(self) -> None:
         """Start with no commands run."""
         self._recent: deque[str] = deque(maxlen=_KEPT_COMMANDS)
+        self._reading: Any = None
 
     @property
     def recent(self) -> tuple[str, ...]:
@@ -65,20 +67,29 @@ class CommandRunner:
         # Undecodable bytes must not keep the record of a failure from being written: JSON has none.
         self._recent.append(f"{printable(' '.join(argv))} -> {how} ({time.monotonic() - started:.2f} s)")
 
-    def run(self, argv: Argv, *, seconds: float = READ_SECONDS) -> CompletedRun:
+    def end_reading(self) -> None:
+        """Send SIGTERM to the command under way if it may be ended; for handlers of signals."""
+        if self._reading is not None:
+            with suppress(ProcessLookupError):
+                self._reading.signal(signal.SIGTERM)
+
+    def run(self, argv: Argv, *, seconds: float = READ_SECONDS, may_be_ended: bool = False) -> CompletedRun:
         """Run `argv` and return what came of it, whatever the exit code.
+
+        Args:
+            argv: the words of the command.
+            seconds: how long it may take.
+            may_be_ended: it only reads, so that `end_reading` ends it.
 
         Raises:
             UnavailableError: the program is not installed.
-            CommandFailedError: it did not end within `seconds`; it was sent SIGTERM.
+            CommandFailedError: it did not end within `seconds`, or was ended; it was sent SIGTERM.
 
         """
         # Imported late: 0.4 s on a slow machine, and `--version` needs none of it.
         import sh  # noqa: PLC0415
 
-        program = find_program(argv[0])
-        if not program:
-            raise _missing(argv[0])
+        program = require_program(argv[0])
         started = time.monotonic()
         # Files, not pipes: sh starts a thread for each pipe, and waits for children that keep one open (dmeventd does).
         with open(os.devnull, "rb") as nothing, _memory_file() as out, _memory_file() as err:
@@ -99,6 +110,7 @@ class CommandRunner:
                 _bg=True,
                 _bg_exc=False,
             )
+            self._reading = process if may_be_ended else None
             try:
                 with _terminated_after(process, seconds) as is_late:
                     process.wait()
@@ -108,6 +120,8 @@ class CommandRunner:
                     raise CommandFailedError(
                         f"{argv[0]} was ended by a signal", f"Command: {' '.join(argv)}: {type(error).__name__}"
                     ) from error
+            finally:
+                self._reading = None
             if is_late.is_set():
                 self._remember(argv, "still running, was sent SIGTERM", started)
                 raise CommandFailedError(
@@ -168,6 +182,19 @@ def find_program(name: str) -> str:
     """Return the path of `name`, looked for in the fixed search path unless absolute; empty when it is missing."""
     candidates = [name] if name.startswith("/") else [f"{folder}/{name}" for folder in SEARCH_PATH.split(":")]
     return next((path for path in candidates if os.access(path, os.X_OK)), "")
+
+
+def require_program(name: str) -> str:
+    """Return the path of `name`; see `find_program`.
+
+    Raises:
+        UnavailableError: it is not installed.
+
+    """
+    path = find_program(name)
+    if not path:
+        raise _missing(name)
+    return path
 
 
 def failed(run: CompletedRun) -> CommandFailedError:
