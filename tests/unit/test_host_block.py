@@ -12,7 +12,8 @@ import pytest
 from thinpoolmgr.core.model import ConfiguredDevice
 from thinpoolmgr.host import block
 from thinpoolmgr.host.blkid import ProbeError
-from thinpoolmgr.host.block import Mount, Roots, Usage, list_whole_disks, observe_disk, read_usage, resolve_device
+from thinpoolmgr.host.block import Roots, Usage, list_whole_disks, observe_disk, read_usage, resolve_device
+from thinpoolmgr.host.mountinfo import Mount
 from thinpoolmgr.host.udev import UdevProperties, device_properties, transport_by_name
 
 if TYPE_CHECKING:
@@ -239,7 +240,7 @@ def test_usage_is_read_once_for_many_disks(host: FakeHost) -> None:
 def test_no_swap_file_means_no_swap(host: FakeHost) -> None:
     (host.roots.proc / "swaps").unlink()
 
-    assert read_usage(host.roots) == Usage(mounts=(Mount("0:20", "/", "tmpfs"),))
+    assert read_usage(host.roots) == Usage(mounts=(Mount("0:20", "/", "tmpfs", "tmpfs"),))
 
 
 def test_a_suspended_device_is_not_read(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from thinpoolmgr.core.guards import PV_SIGNATURE
 from thinpoolmgr.core.matching import WHOLE_KINDS
 from thinpoolmgr.core.model import ConfiguredDevice, Disk, Signature
 from thinpoolmgr.host.blkid import ProbeError, probe_signatures
+from thinpoolmgr.host.mountinfo import Mount, parse_mountinfo, unescape
 from thinpoolmgr.units import SECTOR_BYTES
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
     from thinpoolmgr.host.udev import UdevProperties
 
-_ESCAPE = re.compile(r"\\([0-7]{3})")
-_SOURCE_FIELDS = 2
 # Processes end while they are looked at; one that has ended and was not waited for has no mount namespace (EINVAL).
 _GONE = {errno.ENOENT, errno.ESRCH, errno.EINVAL}
 _MULTIPATH_UUID = re.compile(r"mpath-")
@@ -55,19 +54,6 @@ class Roots:
         if not stat.S_ISBLK(status.st_mode):
             return ""
         return f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
-
-
-class Mount(NamedTuple):
-    """One line of a mountinfo."""
-
-    devno: str
-    point: str
-    source: str
-
-    @property
-    def is_anonymous(self) -> bool:
-        """Whether `devno` belongs to no device, as with btrfs: then only `source` names one."""
-        return self.devno.startswith("0:")
 
 
 @dataclass(frozen=True)
@@ -331,7 +317,7 @@ def _is_one_of(path: str, blocks: tuple[_Block, ...], roots: Roots) -> bool:
 
 
 def _read_mounts(roots: Roots) -> tuple[Mount, ...]:
-    found = dict.fromkeys(_parse_mountinfo((roots.proc / "1/mountinfo").read_bytes()))
+    found = dict.fromkeys(parse_mountinfo((roots.proc / "1/mountinfo").read_bytes()))
     seen = {_namespace(roots.proc / "1")}
     for process in roots.proc.iterdir():
         if not process.name.isdigit():
@@ -346,7 +332,7 @@ def _read_mounts(roots: Roots) -> tuple[Mount, ...]:
                 continue
             raise
         seen.add(namespace)
-        found.update(dict.fromkeys(_parse_mountinfo(content)))
+        found.update(dict.fromkeys(parse_mountinfo(content)))
     return tuple(found)
 
 
@@ -357,22 +343,9 @@ def _namespace(process: Path) -> str:
         return ""
 
 
-def _parse_mountinfo(content: bytes) -> Iterator[Mount]:
-    for line in content.splitlines():
-        mount, _, filesystem = os.fsdecode(line).partition(" - ")
-        fields, tail = mount.split(" "), filesystem.split(" ")
-        if len(tail) < _SOURCE_FIELDS:
-            raise OSError(errno.EBADMSG, f"not a line of a mountinfo: {line!r}")
-        yield Mount(devno=fields[2], point=_unescape(fields[4]), source=_unescape(tail[1]))
-
-
 def _read_swaps(roots: Roots) -> tuple[str, ...]:
     lines = (roots.proc / "swaps").read_bytes().splitlines()[1:]
-    return tuple(_unescape(os.fsdecode(line).split()[0]).removesuffix(" (deleted)") for line in lines)
-
-
-def _unescape(text: str) -> str:
-    return _ESCAPE.sub(lambda match: chr(int(match[1], 8)), text)
+    return tuple(unescape(os.fsdecode(line).split()[0]).removesuffix(" (deleted)") for line in lines)
 
 
 def _node(real: str, devno: str, roots: Roots) -> str:
