@@ -7,7 +7,8 @@ import pytest
 import support
 from msgspec.structs import replace
 
-from thinpoolmgr.core.engine_plan import check_engine, move_aside, plan_engine_start, stop_engine
+from thinpoolmgr.core.engine_plan import check_engine, plan_engine_start, stop_engine
+from thinpoolmgr.core.engine_state import move_aside
 from thinpoolmgr.core.model import ServiceState
 from thinpoolmgr.core.plan import Memory
 from thinpoolmgr.core.planner import plan_apply

@@ -6,14 +6,8 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from thinpoolmgr.core.engine_plan import (
-    around_engine,
-    check_files,
-    check_process,
-    judge_state,
-    move_stale,
-    refuse_verdict,
-)
+from thinpoolmgr.core.engine_plan import around_engine, check_files, check_process
+from thinpoolmgr.core.engine_state import judge_state, move_stale, refuse_verdict
 from thinpoolmgr.core.engines import ENGINES
 from thinpoolmgr.core.fingerprint import fingerprint_of_host
 from thinpoolmgr.core.lifecycle import PoolView, view_pool

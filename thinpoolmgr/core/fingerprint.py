@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from thinpoolmgr.core.engine_plan import is_touched, judge_state
+from thinpoolmgr.core.engine_plan import is_touched
+from thinpoolmgr.core.engine_state import judge_state
 from thinpoolmgr.core.lifecycle import PoolState, PoolView, view_pool
 from thinpoolmgr.core.matching import is_unresolved, is_wanted
 from thinpoolmgr.core.names import OUR_TAG

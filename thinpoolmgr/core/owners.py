@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from msgspec import Struct
 from msgspec.structs import replace
 
-from thinpoolmgr.core.engine_plan import judge_state
+from thinpoolmgr.core.engine_state import judge_state
 from thinpoolmgr.core.engines import ENGINES
 from thinpoolmgr.core.thinstatus import thin_device_id
 

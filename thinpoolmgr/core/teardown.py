@@ -10,15 +10,8 @@ from msgspec.structs import replace
 
 from thinpoolmgr.core.changes import mend
 from thinpoolmgr.core.desired import DesiredPool, DesiredState
-from thinpoolmgr.core.engine_plan import (
-    check_files,
-    check_obstacle,
-    check_process,
-    judge_state,
-    move_aside,
-    refuse_verdict,
-    stop_engine,
-)
+from thinpoolmgr.core.engine_plan import check_files, check_process, stop_engine
+from thinpoolmgr.core.engine_state import check_obstacle, judge_state, move_aside, refuse_verdict
 from thinpoolmgr.core.engines import ENGINES
 from thinpoolmgr.core.fingerprint import fingerprint_of_host
 from thinpoolmgr.core.guards import disk_ref, is_our_leftover

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from thinpoolmgr.core.engines import docker
+from thinpoolmgr.core.engines import docker, docker_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from thinpoolmgr.core.desired import EngineConfig
-    from thinpoolmgr.core.engines.docker import StateVerdict
+    from thinpoolmgr.core.engines.docker_state import StateVerdict
     from thinpoolmgr.core.model import Engine, ThinPoolStatus
 
 
@@ -41,7 +41,7 @@ ENGINES: Mapping[str, EngineRules] = {
         is_configured=docker.is_configured,
         configured_pool_dm_name=docker.configured_pool_dm_name,
         driver_name=docker.driver_name,
-        state_verdict=docker.state_verdict,
+        state_verdict=docker_state.state_verdict,
     ),
 }
 ENGINE_KINDS: tuple[str, ...] = tuple(ENGINES)

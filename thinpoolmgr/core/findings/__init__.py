@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from thinpoolmgr.core.engine_plan import judge_state
+from thinpoolmgr.core.engine_state import judge_state
 from thinpoolmgr.core.findings.engines import engine_sightings
 from thinpoolmgr.core.findings.host import (
     Cookie,

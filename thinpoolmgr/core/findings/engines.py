@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from thinpoolmgr.core.engine_plan import check_engine, judge_state, refuse_verdict
+from thinpoolmgr.core.engine_plan import check_engine
+from thinpoolmgr.core.engine_state import judge_state, refuse_verdict
 from thinpoolmgr.core.engines import ENGINES
 from thinpoolmgr.core.engines.docker import DRIVER
 from thinpoolmgr.core.findings.pools import APPLY, is_well
