@@ -12,10 +12,12 @@ import pytest
 import support
 from cli_support import ENGINE, PLAIN, Cli, golden, make_cli, picture
 from msgspec.structs import replace
+from test_core_usage import with_active
 from test_schemas import validate
 
 from thinpoolmgr.cli import usage
 from thinpoolmgr.core.engine_graph import EngineGraph
+from thinpoolmgr.core.holders import Holders
 from thinpoolmgr.core.model import DmDevice, Snapshot, ThinPoolStatus
 from thinpoolmgr.core.usage import PoolUse, ThinUse
 from thinpoolmgr.errors import CommandFailedError, UnavailableError
@@ -167,3 +169,64 @@ def test_a_signal_ends_it_with_its_code(
     assert (code, len(stopped)) == (128 + signal.SIGTERM, 1)
     assert json.loads(out)["error"]["code"] == "INTERRUPTED"
     assert "SIGTERM" in err
+
+
+def who_picture(cli: Cli, *names: str) -> str:
+    return "\n".join(picture(cli, "who", "--simulate", name) for name in names)
+
+
+def test_the_picture_of_who(cli: Cli) -> None:
+    golden("who", who_picture(cli, "shop", "db", "3", "10", "docker"))
+    golden("who-nothing", who_picture(cli, "nonsense", "1", "sha256:"))
+    golden("help-who", picture(cli, "who", "--help"))
+
+
+def test_the_picture_of_who_on_a_narrow_terminal(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    text = who_picture(cli, "shop")
+    golden("narrow-who", text)
+    assert max(map(len, text.splitlines())) <= 60
+
+
+def test_who_names_the_candidates(cli: Cli) -> None:
+    code, out, err = cli("who", "--simulate", "sha256:7")
+    assert (code, out) == (64, "")
+    assert "'sha256:7' may mean 2 things" in err
+    assert "  image-layer sha256:7476b4af0ffe" in err
+
+
+def test_the_document_of_who_fits_its_schema(cli: Cli) -> None:
+    code, document = cli.json("who", "--simulate", "shop")
+    validate("who", document)
+    assert (code, document["kind"], document["name"]) == (0, "container", "shop")
+    assert document["holders"][0]["processes"][0]["pid"] == 4711
+    assert cli.json("who", "--simulate", "nonsense")[1]["error"]["code"] == "USAGE"
+
+
+def test_who_asks_the_host(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, str]] = []
+
+    def holders(watched: dict[str, str]) -> Holders:
+        asked.append(watched)
+        return Holders((), ("process 9: Permission denied",))
+
+    monkeypatch.setattr(usage, "find_holders", holders)
+    monkeypatch.setattr(usage, "read_graph", lambda _engine: EngineGraph())
+    cli.set(with_active(support.healthy(), "docker-8:1-42-base", 1))
+    code, out, err = cli("who", "1")
+    assert (code, len(asked), list(asked[0].values())) == (0, 1, ["docker-8:1-42-base"])
+    assert "nobody holds it, as far as can be seen" in out
+    assert "warning: process 9: Permission denied" in err
+
+
+def test_who_says_where_a_strange_path_lies(cli: Cli, tmp_path: Path) -> None:
+    code, _, err = cli("who", str(tmp_path))
+    assert code == 64
+    assert f"{tmp_path} is, or lies on, device" in err
+
+
+def test_who_needs_root_and_takes_no_lock(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    with cli.store.lock("apply"):
+        assert cli("who", "docker")[0] == 0
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert cli("who", "docker")[0] == 77

@@ -5,14 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import click
+from msgspec.structs import replace
 
-from thinpoolmgr.cli.text import columns, count, cut, plain
+from thinpoolmgr.cli.text import columns, count, cut, plain, wrap
 from thinpoolmgr.cli.views import use_lines
+from thinpoolmgr.core.holders import holder_text
 from thinpoolmgr.units import format_size
 
 if TYPE_CHECKING:
     from thinpoolmgr.cli.render import Renderer
+    from thinpoolmgr.core.holders import Holder
     from thinpoolmgr.core.usage import UsageDevice, UsageDocument, UsageSum
+    from thinpoolmgr.core.who import WhoDevice, WhoDocument
 
 _SHOWN = 20
 _SIZE = 10
@@ -66,6 +70,42 @@ class UsageView:
             own = format_size(sum(device.exclusive_bytes for device in rest))
             self._out(f"and {count(len(rest), 'device')} more with {own} of their own; --all shows them.")
 
+    def who(self, document: WhoDocument) -> None:
+        """Print what was meant, its thin devices with who holds them, and what needs it."""
+        name = f"{plain(document.name)}  " if document.name not in {"", document.id} else ""
+        self._lines(f"{document.kind.replace('-', ' ')} {name}{plain(document.id)}", "", bold=True)
+        for device in document.devices:
+            self._who_device(device, document)
+        if document.kind == "pool":
+            self._holders(document.holders, document, "  ")
+        for image in document.images:
+            names = ", ".join(map(plain, image.names)) or "without a name"
+            self._lines(f"image {short(image.id)}  {names}", "  ")
+        for container in document.containers:
+            self._lines(f"container {short(container.id)}  {plain(container.name) or 'name unknown'}", "  ")
+        for problem in (*document.problems, *document.unseen):
+            self._renderer.warn(problem)
+
+    def _who_device(self, device: WhoDevice, document: WhoDocument) -> None:
+        size = f", {format_size(device.virtual_bytes)}" if device.virtual_bytes is not None else ""
+        self._lines(f"device {device.device_id} of pool {plain(device.pool)}{size}: {owner_text(device)}", "  ")
+        if device.dm_name is None:
+            self._lines("not active", "    ")
+            return
+        self._lines(f"{plain(device.dm_name)} ({device.devno})", "    ")
+        held = tuple(holder for holder in document.holders if holder.devno == device.devno)
+        self._holders(held, document, "    ")
+
+    def _holders(self, held: tuple[Holder, ...], document: WhoDocument, indent: str) -> None:
+        for holder in held:
+            self._lines(holder_text(replace(holder, device="it")), indent)
+        if not held:
+            self._lines("nobody holds it" + (", as far as can be seen" if document.unseen else ""), indent)
+
+    def _lines(self, text: str, indent: str, *, bold: bool = False) -> None:
+        for line in wrap(text, indent + "  ", indent):
+            self._out(click.style(line, bold=True) if bold else line)
+
 
 def _sum_line(each: UsageSum) -> str:
     return f"{format_size(each.exclusive_bytes):>{_SIZE}}  {each.devices:>7}  {_KINDS[each.owner_kind]}"
@@ -79,7 +119,7 @@ def _device_line(device: UsageDevice, *, is_narrow: bool) -> str:
     return numbers + cut(owner_text(device), columns() - len(numbers))
 
 
-def owner_text(device: UsageDevice) -> str:
+def owner_text(device: UsageDevice | WhoDevice) -> str:
     """Return the owner of a device in a few words."""
     images = ", ".join(plain(short(name)) for name in device.images)
     name = plain(short(device.owner))

@@ -21,6 +21,7 @@ from thinpoolmgr.core.documents import (
 from thinpoolmgr.core.history import HistoryDocument
 from thinpoolmgr.core.inventory import InitDocument
 from thinpoolmgr.core.usage import UsageDocument
+from thinpoolmgr.core.who import WhoDocument
 
 DOCUMENTS: dict[str, type[Struct]] = {
     "apply": ApplyDocument,
@@ -35,6 +36,7 @@ DOCUMENTS: dict[str, type[Struct]] = {
     "plan": PlanDocument,
     "status": StatusDocument,
     "usage": UsageDocument,
+    "who": WhoDocument,
 }
 """Every kind of document: the name of its schema's file, and its struct."""
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from msgspec.structs import replace
 
 from thinpoolmgr.core.engine_graph import EngineContainer, EngineGraph, EngineImage, EngineLayer, chain_ids
+from thinpoolmgr.core.holders import Holder, Holders, Process
 from thinpoolmgr.core.lifecycle import view_pool
 from thinpoolmgr.core.model import DmDevice, EngineDevice, EngineState, ThinPoolStatus
 from thinpoolmgr.core.plan import Memory
@@ -113,4 +114,16 @@ def _active(made: _Made, number: int, pool: str) -> DmDevice:
         depends_on=(pool,),
         size_bytes=_SIZE_BYTES,
         table=f"{pool} {number}",
+    )
+
+
+def simulated_holders(watched: dict[str, str]) -> Holders:
+    """Return who holds these devices (names by `MAJOR:MINOR`): containers, each in a mount namespace of its own."""
+    process = Process(4711, "nginx -g 'daemon off;'", container=_GRAPH.containers[0].id)
+    return Holders(
+        tuple(
+            Holder(name, number, "mount", ("/",), "mnt:[4026532201]", processes=(process,), process_count=1)
+            for number, name in watched.items()
+            if _SHOP in name
+        )
     )
