@@ -238,32 +238,37 @@ def own_tools() -> Iterator[OwnTools]:
     tools.remove()
 
 
-def test_what_a_killed_run_left_is_given_back_and_a_strangers_is_not(pool: Tool, own_tools: OwnTools) -> None:
-    assert use_of(pool.succeed("usage", "--json").document) == dumped() == {1: (10, 0), 2: (14, 6), 3: (19, 9)}
-    reserve, release = "reserve_metadata_snap", "release_metadata_snap"
-    for tool_name, word, held in (
-        ("dmsetup", f"before {reserve}", False),
-        ("dmsetup", f"after {reserve}", True),
-        ("thin_ls", "before", True),
-        ("dmsetup", f"before {release}", True),
-        ("dmsetup", f"after {release}", False),
-    ):
-        own_tools.kill_caller(tool_name, word)
-        assert pool("usage").code == -signal.SIGKILL
-        own_tools.remove()
-        assert (held_root() != "-", len(list(RECORDS.iterdir()))) == (held, 1), word
-        assert use_of(pool.succeed("usage", "--json").document) == dumped()
-        assert (held_root(), list(RECORDS.iterdir())) == ("-", [])
+RESERVE, RELEASE = "reserve_metadata_snap", "release_metadata_snap"
 
-    own_tools.write("thin_ls", "kill -TERM $PPID\nexec sleep 1000\n")
-    ended = pool("usage")
+
+def check_killed(pool: Tool, own_tools: OwnTools, name: str, word: str, *, held: bool) -> None:
+    """Kill a run there, and see that the next one gives back what it took."""
+    own_tools.kill_caller(name, word)
+    assert pool("usage").code == -signal.SIGKILL
     own_tools.remove()
-    assert (ended.code, held_root()) == (128 + signal.SIGTERM, "-")
+    assert (held_root() != "-", len(list(RECORDS.iterdir()))) == (held, 1), word
+    assert use_of(pool.succeed("usage", "--json").document) == {1: (10, 0), 2: (14, 6), 3: (19, 9)}
+    assert (held_root(), list(RECORDS.iterdir())) == ("-", [])
 
-    message(reserve)
+
+def test_usage_is_what_the_mappings_say_and_a_strangers_snapshot_is_left(pool: Tool, own_tools: OwnTools) -> None:
+    assert dumped() == {1: (10, 0), 2: (14, 6), 3: (19, 9)}
+    check_killed(pool, own_tools, "thin_ls", "before", held=True)
+    message(RESERVE)
     place = held_root()
     refused = pool("usage", "--json")
     assert (refused.code, refused.document["error"]["code"]) == (3, "METADATA_SNAPSHOT_HELD")
     assert held_root() == place != "-"
-    message(release)
-    assert pool.succeed("usage", "--json").document["exclusive_bytes"] == 15 * 512 * 1024
+    message(RELEASE)
+
+
+@pytest.mark.campaign
+def test_whatever_kills_a_run_the_next_gives_its_snapshot_back(pool: Tool, own_tools: OwnTools) -> None:
+    check_killed(pool, own_tools, "dmsetup", f"before {RESERVE}", held=False)
+    check_killed(pool, own_tools, "dmsetup", f"after {RESERVE}", held=True)
+    check_killed(pool, own_tools, "dmsetup", f"before {RELEASE}", held=True)
+    check_killed(pool, own_tools, "dmsetup", f"after {RELEASE}", held=False)
+    own_tools.write("thin_ls", "kill -TERM $PPID\nexec sleep 1000\n")
+    ended = pool("usage")
+    own_tools.remove()
+    assert (ended.code, held_root(), list(RECORDS.iterdir())) == (128 + signal.SIGTERM, "-", [])

@@ -123,29 +123,30 @@ def test_a_command_that_does_not_end_is_terminated() -> None:
     assert caught.value.summary == "sleep did not end within 0 seconds"
 
 
-@pytest.mark.parametrize("may_be_ended", [True, False])
-def test_only_a_command_that_reads_is_ended_early(tmp_path: Path, *, may_be_ended: bool) -> None:
-    go = tmp_path / "go"
+def test_a_command_that_only_reads_is_ended_early(tmp_path: Path) -> None:
+    go, ended, runner = tmp_path / "go", threading.Event(), CommandRunner()
     os.mkfifo(go)
-    runner = CommandRunner()
 
     def end() -> None:
-        # Opening waits for the command to open its end; that may be before `run` knows of it.
+        # Opening waits for the command to open its end.
         with go.open("w"):
-            while may_be_ended and runner._reading is None:
-                pass
             runner.end_reading()
+            ended.wait()
 
     thread = threading.Thread(target=end)
     thread.start()
-    argv = ("/bin/sh", "-c", f"read line <{go}; echo whole")
-    if may_be_ended:
-        with pytest.raises(CommandFailedError, match="ended by a signal"):
-            runner.run(argv, may_be_ended=True)
-    else:
-        assert runner.run(argv).stdout == "whole\n"
+    with pytest.raises(CommandFailedError, match="ended by a signal"):
+        runner.run(("/bin/sh", "-c", f"read line <{go}"), may_be_ended=True)
+    ended.set()
     thread.join()
+
+
+def test_what_is_to_be_ended_may_begin_later_and_all_else_is_left_to_its_end() -> None:
+    runner = CommandRunner()
     runner.end_reading()
+    assert runner.run(("echo", "whole")).stdout == "whole\n"
+    with pytest.raises(CommandFailedError, match="ended by a signal"):
+        runner.run(("sleep", "60"), may_be_ended=True)
 
 
 def test_a_command_that_dies_of_a_signal_says_which(script: str) -> None:

@@ -21,7 +21,8 @@ def locate(text: str, dev: str = "/dev") -> Query:
         return Query(text)
     real = os.path.realpath(path)
     try:
-        status = os.stat(real)
+        # Not the resolved one: /proc/PID/root leads elsewhere than what it reads as (proc(5)).
+        status = os.stat(path)
     except (OSError, ValueError):
         return Query(text, real)
     number = status.st_rdev if stat.S_ISBLK(status.st_mode) else status.st_dev

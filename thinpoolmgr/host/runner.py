@@ -57,6 +57,7 @@ class CommandRunner:
         """Start with no commands run."""
         self._recent: deque[str] = deque(maxlen=_KEPT_COMMANDS)
         self._reading: Any = None
+        self._ends_reading = False
 
     @property
     def recent(self) -> tuple[str, ...]:
@@ -68,7 +69,8 @@ class CommandRunner:
         self._recent.append(f"{printable(' '.join(argv))} -> {how} ({time.monotonic() - started:.2f} s)")
 
     def end_reading(self) -> None:
-        """Send SIGTERM to the command under way if it may be ended; for handlers of signals."""
+        """Send SIGTERM to the command that may be ended, under way or next; for handlers of signals."""
+        self._ends_reading = True
         if self._reading is not None:
             with suppress(ProcessLookupError):
                 self._reading.signal(signal.SIGTERM)
@@ -111,6 +113,9 @@ class CommandRunner:
                 _bg_exc=False,
             )
             self._reading = process if may_be_ended else None
+            if self._ends_reading:
+                # The signal came before there was anything to end.
+                self.end_reading()
             try:
                 with _terminated_after(process, seconds) as is_late:
                     process.wait()
