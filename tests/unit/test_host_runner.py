@@ -49,6 +49,28 @@ def test_an_exit_code_is_returned_by_run_and_raised_by_change(script: str) -> No
     assert runner.recent[0].startswith(f"{script} 5 -> 5 (")
 
 
+def test_a_long_command_is_run_and_reported_as_any_other(script: str) -> None:
+    runner = CommandRunner()
+    argv = (script, "0", "a b", "$(id)", "\u00e9", "\udcff")
+    assert runner.change(argv, is_long=True).stdout == runner.run(argv).stdout == "<0><a b><$(id)><\u00e9><\udcff>"
+    with pytest.raises(CommandFailedError) as caught:
+        runner.change((script, "5"), is_long=True)
+    assert "Exit code: 5" in caught.value.details
+    with pytest.raises(CommandFailedError) as caught:
+        runner.change(("/bin/sh", "-c", "kill -ILL $$"), is_long=True)
+    assert (caught.value.summary, "SIGILL" in caught.value.details) == ("/bin/sh was ended by a signal", True)
+    ends = [line.rpartition(" (")[0].rpartition(" -> ")[2] for line in runner.recent]
+    assert ends == ["0", "0", "5", "ended by SIGILL"]
+
+
+@pytest.mark.parametrize("is_long", [False, True])
+def test_no_command_gets_a_ctrl_c_of_ours(is_long: bool) -> None:  # noqa: FBT001
+    show = "read -r pid _ _ _ _ sid _ </proc/$$/stat; echo $sid $pid"
+    run = CommandRunner().change(("/bin/sh", "-c", show), is_long=is_long)
+    session, pid = run.stdout.split()
+    assert session == pid
+
+
 def test_only_the_last_commands_are_kept(script: str) -> None:
     runner = CommandRunner()
     for number in range(18):
@@ -136,7 +158,7 @@ def test_a_command_that_only_reads_is_ended_early(tmp_path: Path) -> None:
     thread = threading.Thread(target=end)
     thread.start()
     with pytest.raises(CommandFailedError, match="ended by a signal"):
-        runner.run(("/bin/sh", "-c", f"read line <{go}"), may_be_ended=True)
+        runner.read(("/bin/sh", "-c", f"read line <{go}"))
     ended.set()
     thread.join()
 
@@ -146,7 +168,7 @@ def test_what_is_to_be_ended_may_begin_later_and_all_else_is_left_to_its_end() -
     runner.end_reading()
     assert runner.run(("echo", "whole")).stdout == "whole\n"
     with pytest.raises(CommandFailedError, match="ended by a signal"):
-        runner.run(("sleep", "60"), may_be_ended=True)
+        runner.read(("sleep", "60"))
 
 
 def test_a_command_that_dies_of_a_signal_says_which(script: str) -> None:

@@ -39,13 +39,23 @@ class Kernel(CommandRunner):
         self.on: Callable[[str], None] = lambda _word: None
         self.after: Callable[[str], None] = lambda _word: None
 
-    def read(self, name: str) -> DmDevice | None:
+    def device(self, name: str) -> DmDevice | None:
         if name == self.metadata.name:
             return self.metadata
         assert self.pool.pool_status
         return replace(self.pool, pool_status=replace(self.pool.pool_status, held_root=self.held))
 
-    def run(self, argv: tuple[str, ...], *, seconds: float = 0.0, may_be_ended: bool = False) -> CompletedRun:
+    def change(self, argv: tuple[str, ...], *, is_long: bool = False) -> CompletedRun:
+        assert not is_long
+        done = self.run(argv)
+        assert done.code == 0
+        return done
+
+    def read(self, argv: tuple[str, ...]) -> CompletedRun:
+        assert argv[0] == "thin_ls"
+        return self.run(argv)
+
+    def run(self, argv: tuple[str, ...], *, seconds: float = 0.0) -> CompletedRun:
         del seconds
         self.commands.append(argv)
         word = argv[-1] if argv[0] == "dmsetup" else argv[0]
@@ -55,8 +65,6 @@ class Kernel(CommandRunner):
             code, self.held = (1, self.held) if self.held != "-" else (0, "42")
         elif word == "release_metadata_snap":
             code, self.held = (1, "-") if self.held == "-" else (0, "-")
-        else:
-            assert may_be_ended
         self.after(word)
         return self.listed if word == "thin_ls" else CompletedRun(argv, code, "", "no", 0.0)
 
@@ -80,7 +88,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def ask(kernel: Kernel, folder: Path) -> tuple[ThinUse, ...]:
-    return read_pool_use(kernel.pool, kernel.metadata, kernel, folder, kernel.read).devices
+    return read_pool_use(kernel.pool, kernel.metadata, kernel, folder, kernel.device).devices
 
 
 def die_at(word: str) -> Callable[[str], None]:
@@ -234,5 +242,5 @@ def test_another_pool_under_the_same_name_is_not_asked(kernel: Kernel, folder: P
     old = kernel.pool
     kernel.pool = replace(old, uuid=uuid)
     with pytest.raises(CommandFailedError, match="any more"):
-        read_pool_use(old, kernel.metadata, kernel, folder, kernel.read)
+        read_pool_use(old, kernel.metadata, kernel, folder, kernel.device)
     assert kernel.commands == []

@@ -6,7 +6,6 @@ import os
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -117,6 +116,8 @@ def host_and_store(options: Options, desired: DesiredState) -> Iterator[tuple[Ho
         require_root()
         yield real_host(desired), Store()
         return
+    from tempfile import TemporaryDirectory  # noqa: PLC0415 - as above
+
     with TemporaryDirectory(prefix="thinpoolmgr-simulated-") as folder:
         yield simulated, Store(Path(folder), Path(folder) / "lock")
 

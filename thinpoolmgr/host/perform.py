@@ -17,7 +17,9 @@ from thinpoolmgr.core.steps import (
     MoveStateAside,
     RemoveDmDevice,
     RemovePhysicalVolumes,
+    StartEngine,
     Step,
+    StopEngine,
     WipeSignatures,
     WriteEngineConfig,
 )
@@ -74,7 +76,7 @@ class RealHost:
                 for disk in _disks_of(step):
                     _require_same_disk(disk)
                 for argv in commands(step):
-                    self._runner.change(argv)
+                    self._runner.change(argv, is_long=isinstance(step, StopEngine | StartEngine))
 
     def _remove_dm_device(self, step: RemoveDmDevice) -> None:
         (argv,) = commands(step)

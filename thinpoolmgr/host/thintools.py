@@ -18,7 +18,7 @@ from thinpoolmgr.errors import CommandFailedError, RefusedError
 from thinpoolmgr.host import dm
 from thinpoolmgr.host.files import read_text, write_atomically
 from thinpoolmgr.host.retry import until_not_busy
-from thinpoolmgr.host.runner import CHANGE_SECONDS, failed, require_program
+from thinpoolmgr.host.runner import failed, require_program
 from thinpoolmgr.host.store import STATE_FOLDER
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def read_pool_use(
     # That name is the kernel's own; links in /dev/mapper are udev's.
     path = f"/dev/dm-{metadata.devno.partition(':')[2]}"
     with _MetadataSnapshot(pool, metadata, runner, folder, read_device).held() as status:
-        run = runner.run(list_thin_use(path), seconds=CHANGE_SECONDS, may_be_ended=True)
+        run = runner.read(list_thin_use(path))
     if run.code != 0:
         raise failed(run)
     try:
