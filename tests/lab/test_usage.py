@@ -268,6 +268,14 @@ def test_whatever_kills_a_run_the_next_gives_its_snapshot_back(pool: Tool, own_t
     check_killed(pool, own_tools, "dmsetup", f"after {RESERVE}", held=True)
     check_killed(pool, own_tools, "dmsetup", f"before {RELEASE}", held=True)
     check_killed(pool, own_tools, "dmsetup", f"after {RELEASE}", held=False)
+    own_tools.kill_caller("thin_ls", "before")
+    assert pool("usage").code == -signal.SIGKILL
+    own_tools.remove()
+    sh("lvchange", "--activate", "n", "docker/thinpool")
+    sh("lvchange", "--activate", "y", "docker/thinpool")
+    assert held_root() != "-"
+    pool.succeed("usage")
+    assert held_root() == "-"
     own_tools.write("thin_ls", "kill -TERM $PPID\nexec sleep 1000\n")
     ended = pool("usage")
     own_tools.remove()
