@@ -69,7 +69,7 @@ def _read(path: str, limit_bytes: int, dir_fd: int | None, *, follow: bool, with
     try:
         status = os.fstat(fd)
         _refuse_irregular(path, status)
-        data = _read_most(fd, limit_bytes + 1)
+        data = _read_most(fd, limit_bytes + 1, status.st_size)
         xattrs = _read_xattrs(fd) if with_xattrs else {}
     finally:
         os.close(fd)
@@ -83,11 +83,13 @@ def _read(path: str, limit_bytes: int, dir_fd: int | None, *, follow: bool, with
         raise ValueError(msg) from error
 
 
-def _read_most(fd: int, size_bytes: int) -> bytes:
-    """Return what is left of a file, or that much of it; no file object: some files are read by the ten thousand."""
+def _read_most(fd: int, most_bytes: int, expected_bytes: int) -> bytes:
+    # Few calls, since some files are read by the ten thousand; those of proc(5) say that they have 0 bytes.
     data = b""
-    while len(data) < size_bytes and (piece := os.read(fd, min(size_bytes - len(data), _PIECE_BYTES))):
+    while len(data) < most_bytes and (piece := os.read(fd, min(most_bytes - len(data), _PIECE_BYTES))):
         data += piece
+        if len(data) >= expected_bytes > 0:
+            break
     return data
 
 
