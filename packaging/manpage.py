@@ -25,7 +25,7 @@ FILES = {
     MAIN_FILE: "The configuration.",
     DROP_IN_FOLDER / "*.toml": "More of it, in order of name; later files win.",
     STATE_FOLDER / "runs": "The journal, a file for each run: what lets an interrupted one be finished.",
-    SNAPSHOT_RECORDS: "Which snapshots of a pool's metadata are ours: what a killed usage left is given back by the next.",
+    SNAPSHOT_RECORDS: "Which snapshots of metadata are ours: what a killed usage left is given back by the next.",
     LOCK_FILE: "Held by a run that changes something.",
 }
 _PLACES = "They may stand before or after the command."

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import support
+from msgspec.structs import replace
 from test_core_usage import with_active
 
 from thinpoolmgr.core.engine_graph import EngineContainer, EngineGraph, EngineImage, EngineLayer
@@ -163,6 +164,13 @@ def relations(kind: str, name: str) -> tuple[list[int], list[str], list[str], li
 )
 def test_what_belongs_to_it(kind: str, name: str, expected: tuple[list[int], list[str], list[str], list[str]]) -> None:
     assert relations(kind, name) == expected
+
+
+def test_a_container_whose_image_is_gone_still_needs_its_layer() -> None:
+    orphan = EngineContainer("4a" * 32, "orphan", "sha256:gone", "", "", HIGH)
+    known = KNOWN._replace(graph=replace(GRAPH, images=(), containers=(orphan,)))
+    (layer,) = find_subjects(Query(HIGH), known)
+    assert find_relations(layer, known).containers == (orphan,)
 
 
 def test_what_is_watched_for_holders_is_what_is_active() -> None:
