@@ -41,7 +41,7 @@ class FakeHost:
 
     def __init__(self, folder: Path) -> None:
         self.roots = FakeRoots(folder / "sys", folder / "proc", folder / "dev")
-        for path in (self.roots.sys / "dev/block", self.roots.proc, self.roots.dev):
+        for path in (*(self.roots.sys / name for name in ("dev/block", "block")), self.roots.proc, self.roots.dev):
             path.mkdir(parents=True)
         self.add_process(1, "mnt:[1]", "21 1 0:20 / / rw - tmpfs tmpfs rw")
         (self.roots.proc / "swaps").write_text("Filename\tType\tSize\tUsed\tPriority\n")

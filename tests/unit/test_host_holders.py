@@ -107,7 +107,7 @@ def test_a_thread_may_have_a_namespace_of_its_own(fake: FakeProc) -> None:
 
 
 def test_a_process_with_another_root_does_not_hide_its_namespace(fake: FakeProc) -> None:
-    fake.add(40, OTHER, ROOT_LINE, command="jailed", root="/srv/jail")
+    fake.add(40, OTHER, THIN_LINE.replace("/mnt/x", "/x"), command="jailed", root="/mnt")
     fake.add(50, OTHER, ROOT_LINE, THIN_LINE, command="free")
     assert [holder.places for holder in fake.find().found] == [("/mnt/x",)]
 
@@ -143,7 +143,27 @@ def test_a_process_that_uses_files_on_a_mount_is_named_first(fake: FakeProc, tmp
     (fake.proc / "1/fd/3").symlink_to(tmp_path)
     found = fake.find(devices).found
     assert [[process.pid for process in holder.processes] for holder in found] == [[1], [51, 50]]
+    assert [holder.user_count for holder in found] == [1, 1]
     assert holder_text(found[0]) == "thin is mounted at /mnt/x, in use by /sbin/init (pid 1)"
+
+
+def test_the_shim_that_keeps_a_container_is_named_with_it(fake: FakeProc) -> None:
+    shim = f"/usr/bin/containerd-shim-runc-v2 -namespace moby -id {CONTAINER} -address /x"
+    fake.add(60, HOST, command=shim)
+    (fake.proc / "60/comm").write_text("containerd-shim\n")
+    fake.add(61, OTHER, THIN_LINE, command="sleep 1000", cgroup=f"0::/docker/{CONTAINER}\n")
+    (fake.proc / "61/stat").write_text("61 (sleep (x)) S 60 61 61")
+    (holder,) = fake.find().found
+    assert [(process.pid, process.container) for process in holder.processes] == [(61, CONTAINER), (60, CONTAINER)]
+    assert holder.process_count == 2
+    assert "sleep 1000 (pid 61, container 0123456789ab)" in holder_text(holder)
+
+
+@pytest.mark.parametrize("tags", ["", "shared:5 ", "master:7 propagate_from:2 ", "unbindable "])
+def test_a_copy_that_is_unmounted_with_its_original_is_told_apart(fake: FakeProc, tags: str) -> None:
+    line = f"40 21 253:7 / /mnt/x rw {tags}- xfs /dev/mapper/docker-8:1-5-abc rw"
+    fake.add(50, OTHER, line, command="p")
+    assert [holder.follows for holder in fake.find().found] == [tags[:1] in {"s", "m"}]
 
 
 def test_files_on_a_network_file_system_are_not_asked_after(fake: FakeProc, tmp_path: Path) -> None:

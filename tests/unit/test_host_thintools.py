@@ -45,8 +45,9 @@ class Kernel(CommandRunner):
         assert self.pool.pool_status
         return replace(self.pool, pool_status=replace(self.pool.pool_status, held_root=self.held))
 
-    def change(self, argv: tuple[str, ...], *, is_long: bool = False) -> CompletedRun:
+    def change(self, argv: tuple[str, ...], *, is_long: bool = False, seconds: float = 0.0) -> CompletedRun:
         assert not is_long
+        del seconds
         done = self.run(argv)
         assert done.code == 0
         return done

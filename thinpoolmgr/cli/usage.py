@@ -90,7 +90,7 @@ def _usage_of(pool: DesiredPool, desired: DesiredState, options: Options, render
         _parts(pool, snapshot)
         engine = _engine_of(pool, desired, snapshot)
     else:
-        with host_and_store(options, desired) as (host, store), store.lock("usage"):
+        with host_and_store(options, desired, all_thin_devices=True) as (host, store), store.lock("usage"):
             snapshot, use = _ask_host(pool, host, renderer)
         engine = _engine_of(pool, desired, snapshot)
         graph = read_graph(engine)
@@ -154,7 +154,7 @@ def who(context: click.Context, what: str) -> None:
         snapshot, graph, _ = _simulated(desired, desired.pools[0], renderer)
         query = Query(what)
     else:
-        with host_and_store(options, desired) as (host, _):
+        with host_and_store(options, desired, all_thin_devices=True) as (host, _):
             snapshot = host.observe()
         graph, query = read_graph(next(iter(snapshot.engines), None)), locate(what)
     known = _known(desired, snapshot, graph)

@@ -39,10 +39,14 @@ class Holder(Struct, frozen=True):
     """Such as `mnt:[4026531841]`."""
     is_host: bool = False
     """Whether `namespace` is that of process 1."""
+    follows: bool = False
+    """Whether it is unmounted together with a mount of another namespace."""
     processes: tuple[Process, ...] = ()
     """The first few, those that use files first, then by pid."""
     process_count: int = 0
     """How many there are in all."""
+    user_count: int = 0
+    """How many of `processes` use files on it."""
 
 
 class Holders(Struct, frozen=True):

@@ -20,6 +20,7 @@ from thinpoolmgr.core.matching import WHOLE_KINDS
 from thinpoolmgr.core.model import ConfiguredDevice, Disk, Signature
 from thinpoolmgr.host.blkid import ProbeError, probe_signatures
 from thinpoolmgr.host.mountinfo import Mount, parse_mountinfo, unescape
+from thinpoolmgr.host.processes import list_processes
 from thinpoolmgr.units import SECTOR_BYTES
 
 if TYPE_CHECKING:
@@ -221,11 +222,13 @@ def _labelled(partitions: tuple[str, ...]) -> tuple[str, ...] | None:
 def _loops_over(family: tuple[_Block, ...], roots: Roots) -> set[str]:
     """A loop device does not claim the device that it stands on: neither holders nor an exclusive open show it."""
     found = set()
-    for file in (roots.sys / "block").glob("loop*/loop/backing_file"):
+    folder = roots.sys / "block"
+    # Not by a pattern: there may be thousands of other devices.
+    for name in (name for name in os.listdir(folder) if name.startswith("loop")):
         with suppress(OSError):
-            backing = roots.devno(_read(file, ""))
+            backing = roots.devno(_read(folder / name / "loop/backing_file", ""))
             if backing and any(backing == member.devno for member in family):
-                found.add(file.parent.parent.name)
+                found.add(name)
     return found
 
 
@@ -319,9 +322,7 @@ def _is_one_of(path: str, blocks: tuple[_Block, ...], roots: Roots) -> bool:
 def _read_mounts(roots: Roots) -> tuple[Mount, ...]:
     found = dict.fromkeys(parse_mountinfo((roots.proc / "1/mountinfo").read_bytes()))
     seen = {_namespace(roots.proc / "1")}
-    for process in roots.proc.iterdir():
-        if not process.name.isdigit():
-            continue
+    for process in (roots.proc / str(pid) for pid in list_processes(roots.proc)):
         namespace = _namespace(process)
         if namespace and namespace in seen:
             continue

@@ -15,12 +15,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from msgspec.structs import replace
+
 from thinpoolmgr.core.holders import Holder, HolderKind, Holders, Process
 from thinpoolmgr.host.mountinfo import Mount, parse_mountinfo
+from thinpoolmgr.host.processes import list_processes
 from thinpoolmgr.host.runner import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
 # EINVAL: a process that has ended and was not waited for has no mount namespace.
 _GONE = frozenset({errno.ENOENT, errno.ESRCH, errno.EINVAL})
@@ -30,6 +33,7 @@ _COMMAND_CHARACTERS = 120
 _CMDLINE_BYTES = 4096
 _CONTAINER = re.compile(r"(?:^|[/:-])([0-9a-f]{64})(?:\.scope)?(?=/|$)", re.ASCII)
 _UNITS = (".service", ".scope")
+_SHIM = "containerd-shim"
 # To ask after a file on a server that is away would hang us, and none of these stands on a device of ours.
 _REMOTE = re.compile(r"nfs\d?|cifs|smb\d?|ceph|9p|afs|fuse(\..*)?|autofs", re.ASCII)
 
@@ -63,12 +67,12 @@ class _Search:
         self._troubles: list[str] = []
         self._host = _link(proc / "1/task/1/ns/mnt")
         self._tasks: dict[_View, dict[int, Path]] = {}
-        self._points: dict[tuple[str, str], list[str]] = {}
-        """Mount points by namespace and device."""
+        self._points: dict[tuple[str, str], list[Mount]] = {}
+        """Mounts by namespace and device."""
         self._remote: dict[_View, tuple[str, ...]] = {}
 
     def result(self) -> Holders:
-        for pid in self._pids():
+        for pid in list_processes(self._proc):
             self._find_views(pid)
         # A process with another root sees a part of its namespace only.
         for view in sorted(self._tasks, key=lambda view: (view.root != "/", view)):
@@ -77,9 +81,6 @@ class _Search:
         found = [*self._mounts(uses), *self._files(uses), *self._opened(uses), *self._stacked()]
         found.sort(key=lambda holder: (holder.device, holder.kind, not holder.is_host, holder.namespace))
         return Holders(tuple(found), tuple(self._troubles))
-
-    def _pids(self) -> Iterable[int]:
-        return sorted(int(name) for name in os.listdir(self._proc) if name.isdigit())
 
     def _trouble(self, what: str, error: OSError) -> None:
         if error.errno not in _GONE and len(self._troubles) < _TOLD_TROUBLES:
@@ -111,7 +112,7 @@ class _Search:
         for mount in mounts:
             key = (view.namespace, mount.devno)
             if mount.devno in self._devices and key not in seen_before:
-                self._points.setdefault(key, []).append(mount.point)
+                self._points.setdefault(key, []).append(mount)
             if mount.kind == "nsfs" and mount.root.startswith("mnt:") and mount.root not in kept:
                 # Kept by a bind mount alone, as `unshare --mount=FILE` does: only setns(2) would show what is in it.
                 trouble = f"the mount namespace {mount.root}, in which no process lives, kept at {mount.point}"
@@ -139,12 +140,16 @@ class _Search:
         return sorted({pid for view, tasks in self._tasks.items() if view.namespace == namespace for pid in tasks})
 
     def _mounts(self, uses: _Uses) -> Iterator[Holder]:
-        for (namespace, devno), points in self._points.items():
+        for (namespace, devno), mounts in self._points.items():
             living = self._pids_in(namespace)
             using = [pid for pid in uses.files.get(devno, ()) if pid in living]
             is_host = namespace == self._host
             pids = list(dict.fromkeys(using if is_host else (*using, *living)))
-            yield self._holder(devno, "mount", pids, tuple(dict.fromkeys(points)), namespace, is_host=is_host)
+            places = tuple(dict.fromkeys(printable(mount.point) for mount in mounts))
+            holder = self._holder(devno, "mount", pids, places)
+            follows = all(mount.follows for mount in mounts)
+            users = min(len(using), _NAMED_PROCESSES)
+            yield replace(holder, namespace=namespace, is_host=is_host, follows=follows, user_count=users)
 
     def _files(self, uses: _Uses) -> Iterator[Holder]:
         for devno, users in uses.files.items():
@@ -157,45 +162,66 @@ class _Search:
             yield self._holder(devno, "open", list(users))
 
     def _stacked(self) -> Iterator[Holder]:
+        on_top: dict[str, list[str]] = {}
         for devno in self._devices:
             with suppress(OSError):
                 names = sorted(os.listdir(self._sys / "dev/block" / devno / "holders"))
-                if names:
-                    yield self._holder(devno, "stacked", [], tuple(self._block_name(name) for name in names))
+                on_top.setdefault(devno, []).extend(self._block_name(name) for name in names)
+        for devno, loop in self._loops():
+            on_top.setdefault(devno, []).append(loop)
+        for devno, names in on_top.items():
+            if names:
+                yield self._holder(devno, "stacked", [], tuple(names))
+
+    def _loops(self) -> Iterator[tuple[str, str]]:
+        """Loop devices do not count as holders in sysfs, and no process has what they stand on."""
+        for file in sorted((self._sys / "block").glob("loop*/loop/backing_file")):
+            with suppress(OSError):
+                status = os.stat(_text(file))
+                if stat.S_ISBLK(status.st_mode) and (devno := _devno(status.st_rdev)) in self._devices:
+                    yield devno, file.parent.parent.name
 
     def _block_name(self, name: str) -> str:
         dm_name = _text(self._sys / "class/block" / name / "dm/name")
         return printable(dm_name or name)
 
-    def _holder(  # noqa: PLR0913 - the parts of one record
+    def _holder(
         self,
         devno: str,
         kind: HolderKind,
         pids: list[int],
         places: tuple[str, ...] = (),
-        namespace: str = "",
-        *,
-        is_host: bool = False,
     ) -> Holder:
-        named = tuple(read_process(pid, self._proc) for pid in pids[:_NAMED_PROCESSES])
+        named = [read_process(pid, self._proc) for pid in pids[:_NAMED_PROCESSES]]
+        shims = [process for pid in pids[:_NAMED_PROCESSES] if (process := self._shim_of(pid))]
+        named += [shim for shim in dict.fromkeys(shims) if shim not in named]
         return Holder(
             device=self._devices[devno],
             devno=devno,
             kind=kind,
-            places=tuple(printable(place) for place in places),
-            namespace=namespace,
-            is_host=is_host,
-            processes=named,
-            process_count=len(pids),
+            places=places,
+            processes=tuple(named),
+            process_count=len({*pids, *(process.pid for process in named)}),
         )
+
+    def _shim_of(self, pid: int) -> Process | None:
+        """Return the containerd-shim that a process of a container was started by: it keeps the container."""
+        fields = _text(self._proc / str(pid) / "stat").rpartition(")")[2].split()
+        parent = int(fields[1]) if len(fields) > 1 and fields[1].isdigit() else 0
+        return read_process(parent, self._proc) if parent and self._comm(parent).startswith(_SHIM) else None
+
+    def _comm(self, pid: int) -> str:
+        return _text(self._proc / str(pid) / "comm")
 
 
 def read_process(pid: int, proc: Path = Path("/proc")) -> Process:
-    """Return what is known of a process; one that has ended has no command."""
+    """Return what is known of a process; one that has ended has no command, and a shim belongs to its container."""
     folder = proc / str(pid)
     words = _text(folder / "cmdline", _CMDLINE_BYTES).rstrip("\0").split("\0")
     command = shlex.join(words) if words[0] else f"[{_text(folder / 'comm').strip() or 'ended'}]"
     unit, container = parse_cgroup(_text(folder / "cgroup"))
+    if not container and words[0].rpartition("/")[2].startswith(_SHIM) and "-id" in words[:-1]:
+        container = words[words.index("-id") + 1]
     return Process(pid, printable(command.replace("\n", " "))[:_COMMAND_CHARACTERS], unit, container)
 
 

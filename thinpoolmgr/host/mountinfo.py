@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 _ESCAPE = re.compile(r"\\([0-7]{3})", re.ASCII)
 _FIELDS, _TAIL_FIELDS = 5, 2
+_OPTIONAL = 6
+"""Where the optional fields begin."""
 
 
 class Mount(NamedTuple):
@@ -24,6 +26,8 @@ class Mount(NamedTuple):
     """Type of the file system."""
     root: str = "/"
     """What of the file system is mounted."""
+    follows: bool = False
+    """Whether unmounting it elsewhere unmounts it here (mount_namespaces(7): shared, or the slave of a shared one)."""
 
     @property
     def is_anonymous(self) -> bool:
@@ -43,7 +47,8 @@ def parse_mountinfo(content: bytes) -> Iterator[Mount]:
         fields, tail = mount.split(" "), filesystem.split(" ")
         if len(tail) < _TAIL_FIELDS or len(fields) < _FIELDS:
             raise OSError(errno.EBADMSG, f"not a line of a mountinfo: {line!r}")
-        yield Mount(fields[2], unescape(fields[4]), unescape(tail[1]), tail[0], unescape(fields[3]))
+        follows = any(field.startswith(("shared:", "master:")) for field in fields[_OPTIONAL:])
+        yield Mount(fields[2], unescape(fields[4]), unescape(tail[1]), tail[0], unescape(fields[3]), follows)
 
 
 def unescape(text: str) -> str:

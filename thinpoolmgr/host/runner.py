@@ -110,15 +110,16 @@ class CommandRunner:
             with suppress(ProcessLookupError):
                 self._reading.send_signal(signal.SIGTERM)
 
-    def change(self, argv: Argv, *, is_long: bool = False) -> CompletedRun:
+    def change(self, argv: Argv, *, is_long: bool = False, seconds: float = CHANGE_SECONDS) -> CompletedRun:
         """Run a command that changes something; `is_long` where it may well take minutes.
 
         Raises:
-            CommandFailedError: it returned something else than 0; the details hold its own words.
+            CommandFailedError: it returned something else than 0, and the details hold its own words; or it did not
+                end within `seconds`.
             UnavailableError: the program is not installed.
 
         """
-        run = self._run(argv, CHANGE_SECONDS, _start_with_sh if is_long else _spawn)
+        run = self._run(argv, seconds, _start_with_sh if is_long else _spawn)
         if run.code != 0:
             raise failed(run)
         return run

@@ -18,6 +18,7 @@ from thinpoolmgr.errors import CommandFailedError, UnavailableError
 from thinpoolmgr.host.engines import docker_api
 from thinpoolmgr.host.engines.docker_state import StateUnreadableError, read_state
 from thinpoolmgr.host.files import read_text, why_not_writable
+from thinpoolmgr.host.processes import list_processes
 from thinpoolmgr.host.removal import find_set_aside
 from thinpoolmgr.host.runner import SEARCH_PATH
 from thinpoolmgr.host.systemd import is_active, is_loaded, parse_show, show_command
@@ -80,7 +81,9 @@ class _Answers(NamedTuple):
     version: str = ""
     driver: str = ""
     data_root: str = ""
-    containers: tuple[str, ...] = ()
+    containers: tuple[docker_api.Container, ...] = ()
+    live_restore: bool = False
+    socket: str = ""
 
 
 def observe_docker(desired: DesiredEngine, run: Run, paths: DockerPaths | None = None) -> Engine:
@@ -119,7 +122,10 @@ def observe_docker(desired: DesiredEngine, run: Run, paths: DockerPaths | None =
         service=service,
         state=state,
         state_problem=state_problem,
-        containers=answers.containers,
+        containers=tuple(container.name for container in answers.containers),
+        container_ids=tuple(container.Id for container in answers.containers),
+        live_restore=answers.live_restore,
+        socket=answers.socket,
         set_aside=find_set_aside(data_root),
     )
 
@@ -131,7 +137,7 @@ class _Process(NamedTuple):
 
 def _find_daemons(proc: str) -> Iterator[_Process]:
     """Find the host's own daemons: those of other users (rootless) and inside containers have another data root."""
-    for entry in sorted(Path(proc).glob("[0-9]*"), key=lambda path: int(path.name)):
+    for entry in (Path(proc) / str(pid) for pid in list_processes(proc)):
         try:
             if entry.stat().st_uid not in (0, os.geteuid()) or not _is_daemon(entry) or _is_elsewhere(entry, proc):
                 continue
@@ -241,14 +247,15 @@ def _ask(config: _Config, processes: tuple[_Process, ...], paths: DockerPaths, *
         if info is None:
             return _Answers(running=None if processes else False)
         version = docker_api.get(socket, "/version", docker_api.Version)
-        containers = docker_api.get(socket, "/containers/json", tuple[docker_api.Container, ...])
+        containers = docker_api.running_containers(socket)
     except docker_api.ApiError:
         return _Answers(running=None)
     if version is None or containers is None:
         return _Answers(running=None)
     running = True
-    names = tuple(next(iter(c.Names or ()), c.Id[:12]).lstrip("/") for c in containers)
-    return _Answers(running, version.Version, info.Driver, info.DockerRootDir, names)
+    return _Answers(
+        running, version.Version, info.Driver, info.DockerRootDir, containers, info.LiveRestoreEnabled, socket
+    )
 
 
 def _configured_socket(config: _Config, processes: tuple[_Process, ...]) -> str:
