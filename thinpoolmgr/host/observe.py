@@ -48,7 +48,7 @@ def observe(
         UnavailableError: LVM is not installed, or the kernel has no device-mapper.
 
     """
-    dm_devices = dm.list_dm_devices(users_of=None if all_thin_devices else _dm_users_of)
+    dm_devices = dm.list_dm_devices(users_of=None if all_thin_devices else dm_users_of)
     state = lvm.read_lvm(runner.run)
     configured = _resolve_configured(desired)
     ours = {pool.group for pool in desired.pools}
@@ -91,7 +91,7 @@ def _with_holders(snapshot: Snapshot, desired: DesiredState) -> Snapshot:
     return msgspec.structs.replace(snapshot, holders=find_holders(opened))
 
 
-def _dm_users_of(devno: str) -> tuple[str, ...]:
+def dm_users_of(devno: str) -> tuple[str, ...]:
     """Return `MAJOR:MINOR` of the device-mapper devices that stand on the device-mapper device `devno`.
 
     Their kernel names hold their minor numbers (drivers/md/dm.c), so that no file of theirs is read.
