@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import json
 import os
 import platform
 import shutil
@@ -24,6 +25,7 @@ from resource import RUSAGE_CHILDREN, getrusage
 from typing import TYPE_CHECKING, NamedTuple
 
 from thin_devices import add_thin_devices
+from used_pool import fill_pool, write_docker_files
 
 from thinpoolmgr import __version__
 from thinpoolmgr.host import lvm
@@ -45,6 +47,12 @@ ACCOUNT_FORMAT = 2
 # What is measured runs under a group of its own, so that the processes of udev are not counted.
 GROUP = 4711
 STARTS = 5
+
+# 10,000 devices with three blocks of their own take 15 GiB; the file is sparse
+USED_DISK_BYTES = 24 << 30
+USED_CONFIGURATION = 'version = 1\n[pools.docker]\ndevices = ["{}"]\nmetadata_size = "128MiB"\ndata_size = "90%VG"\n'
+DATA_ROOT = Path("/var/lib/docker")
+METADATA = "/dev/mapper/docker-thinpool_tmeta"
 
 TOOL = ("thinpoolmgr", "--config", str(CONFIG))
 APPLY = (*TOOL, "apply", "--yes")
@@ -90,7 +98,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure thinpoolmgr in the lab.")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--devices", type=int, nargs="*", default=[10, 100, 1000, 5000])
-    parser.add_argument("--parts", nargs="*", default=["start", "first", "scale"])
+    parser.add_argument("--used-devices", type=int, default=10_000)
+    parser.add_argument("--parts", nargs="*", default=["start", "first", "scale", "usage"])
     options = parser.parse_args()
     start_accounting()
     print_versions(options.rounds)
@@ -100,6 +109,8 @@ def main() -> None:
         measure_first_apply(options.rounds)
     if "scale" in options.parts:
         measure_scale(options.rounds, options.devices)
+    if "usage" in options.parts:
+        measure_usage(options.rounds, options.used_devices)
 
 
 def measure_start(rounds: int) -> None:
@@ -152,6 +163,39 @@ def measure_scale(rounds: int, counts: Sequence[int]) -> None:
                 f"`status` without the report: {first.status - first.report:.2f} s then, {status - report:.2f} s now.",
                 flush=True,
             )
+
+
+def measure_usage(rounds: int, count: int) -> None:
+    """Measure `usage` against the three commands that ask the pool for the same numbers, owners not among them."""
+    with LoopDisk(USED_DISK_BYTES, directory=Path("/lab")) as disk:
+        CONFIG.write_text(USED_CONFIGURATION.format(disk.path), "utf-8")
+        run(APPLY)
+        (pool,) = (lv for lv in read_group().lvs if lv.is_thin_pool)
+        fill_pool("docker", "thinpool", count, pool.size_bytes // pool.chunk_bytes, Path("/lab"))
+        # Only now: a pool that is to be new would be refused beside files of another.
+        write_docker_files(DATA_ROOT, count)
+        CONFIG.write_text(USED_CONFIGURATION.format(disk.path) + '[engines.docker]\npool = "docker"\n', "utf-8")
+        require_owners(count)
+        message = ("dmsetup", "message", "docker-thinpool", "0")
+        thin_ls = ("thin_ls", "--metadata-snap", "--format", "DEV,MAPPED_BYTES,EXCLUSIVE_BYTES", METADATA)
+        asked = ((*message, "reserve_metadata_snap"), thin_ls, (*message, "release_metadata_snap"))
+        contestants: dict[str, Callable[[], Cost]] = {
+            "thin_ls and its two messages": partial(run, *asked),
+            "thinpoolmgr usage": partial(run, (*TOOL, "usage")),
+            "thinpoolmgr usage --json": partial(run, (*TOOL, "usage", "--json")),
+        }
+        costs = take_turns(rounds, contestants)
+        print_table(f"{count} thin devices that hold data", costs, costs["thin_ls and its two messages"])
+    shutil.rmtree(DATA_ROOT)
+
+
+def require_owners(count: int) -> None:
+    """Stop when `usage` does not tell the owner of each device."""
+    said = subprocess.run((*TOOL, "usage", "--json"), capture_output=True, text=True, check=True).stdout
+    document = json.loads(said)
+    owned = sum(device["owner_kind"] in {"container", "image-layer"} for device in document["devices"])
+    if owned != count or document["problems"]:
+        raise SystemExit(f"usage tells the owners of {owned} of {count} devices: {document['problems']}")
 
 
 def take_turns(rounds: int, contestants: dict[str, Callable[[], Cost]]) -> dict[str, list[Cost]]:

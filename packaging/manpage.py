@@ -15,6 +15,7 @@ import click
 from thinpoolmgr.cli.main import cli
 from thinpoolmgr.config import DROP_IN_FOLDER, MAIN_FILE
 from thinpoolmgr.host.store import LOCK_FILE, STATE_FOLDER
+from thinpoolmgr.host.thintools import SNAPSHOT_RECORDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -24,6 +25,7 @@ FILES = {
     MAIN_FILE: "The configuration.",
     DROP_IN_FOLDER / "*.toml": "More of it, in order of name; later files win.",
     STATE_FOLDER / "runs": "The journal, a file for each run: what lets an interrupted one be finished.",
+    SNAPSHOT_RECORDS: "Which snapshots of metadata are ours: what a killed usage left is given back by the next.",
     LOCK_FILE: "Held by a run that changes something.",
 }
 _PLACES = "They may stand before or after the command."

@@ -33,12 +33,15 @@ def raise_refusals(refusals: tuple[Refusal, ...]) -> None:
         ThinpoolmgrError: there is a refusal.
 
     """
-    if not refusals:
-        return
-    first, *others = refusals
+    if refusals:
+        raise refusal_error(*refusals)
+
+
+def refusal_error(first: Refusal, *others: Refusal) -> ThinpoolmgrError:
+    """Return the error that the exit code of the first refusal stands for, the others in its details."""
     kinds: dict[int, type[ThinpoolmgrError]] = {5: NeedsPersonError, 69: UnavailableError, 78: ConfigError}
     details = "\n".join([*([first.details] if first.details else []), *(f"Also: {other.summary}" for other in others)])
-    raise kinds.get(first.exit_code, RefusedError)(first.summary, details, first.resolution, code=first.code)
+    return kinds.get(first.exit_code, RefusedError)(first.summary, details, first.resolution, code=first.code)
 
 
 def approve(plan: Plan, approval: Approval, confirm: Callable[[], bool | None]) -> bool:

@@ -280,7 +280,7 @@ class _Run:
         )
 
     def perform_all(self, plan: Plan) -> None:
-        with _deferred_signals(self._reporter.stopping) as came:
+        with deferred_signals(self._reporter.stopping) as came:
             for step in plan.steps:
                 self._perform(step, len(plan.steps))
                 if came and step is not plan.steps[-1]:
@@ -351,8 +351,13 @@ class _Run:
 
 
 @contextmanager
-def _deferred_signals(tell: Callable[[str], None]) -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying of them: a command that changes something is always finished."""
+def deferred_signals(tell: Callable[[str], None]) -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM instead of dying of them: a command that changes something is always finished.
+
+    Args:
+        tell: is called, from the handler, with the name of the first signal that comes.
+
+    """
     came: list[int] = []
 
     def note(number: int, _frame: object) -> None:

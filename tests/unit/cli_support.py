@@ -61,7 +61,7 @@ def make_cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     """Return a command line whose host, journal and clock are all in memory or in `tmp_path`."""
     made = Cli(tmp_path, capsys)
 
-    def host(_desired: DesiredState) -> support.FakeHost:
+    def host(_desired: DesiredState, **_: bool) -> support.FakeHost:
         return made.host
 
     monkeypatch.setattr(pools, "real_host", host)

@@ -171,7 +171,7 @@ def test_configuration_can_be_looked_at_without_root(cli: Cli, monkeypatch: pyte
 
 
 def test_a_host_without_the_kernel_target_is_unavailable(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    def host(_desired: DesiredState) -> support.FakeHost:
+    def host(_desired: DesiredState, **_: bool) -> support.FakeHost:
         raise UnavailableError("this kernel has no device-mapper target thin-pool")
 
     monkeypatch.setattr(pools, "real_host", host)

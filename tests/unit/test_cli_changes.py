@@ -60,7 +60,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     plain = make_cli(tmp_path, monkeypatch, capsys)
     made = Changes(tmp_path, capsys)
     made.store = plain.store
-    monkeypatch.setattr(pools, "real_host", lambda _desired: made.simulated)
+    monkeypatch.setattr(pools, "real_host", lambda _desired, **_: made.simulated)
     monkeypatch.setattr(changes, "Store", lambda: made.store)
     made.use(SMALL)
     return made

@@ -12,6 +12,7 @@ from thinpoolmgr.core.engines.daemon_json import DaemonJsonError
 from thinpoolmgr.core.engines.docker import (
     configured_data_root,
     configured_pool_dm_name,
+    driver_name,
     edit_daemon_json,
     is_configured,
     storage_options,
@@ -414,3 +415,17 @@ def test_the_pool_that_is_configured_now(text: str | None, name: str) -> None:
 )
 def test_the_data_root_that_is_configured_now(text: str | None, root: str) -> None:
     assert configured_data_root(text) == root
+
+
+@pytest.mark.parametrize(
+    ("dm_name", "name"),
+    [
+        ("docker-8:1-4711-base", "base"),
+        ("docker-253:17-1-0a1b-init", "0a1b-init"),
+        ("docker-thinpool", ""),
+        ("docker-8:1-pool", ""),
+        ("xdocker-8:1-1-base", ""),
+    ],
+)
+def test_the_drivers_own_name_of_a_device(dm_name: str, name: str) -> None:
+    assert driver_name(dm_name) == name

@@ -642,7 +642,7 @@ def test_doctor_needs_root_and_the_kernels_target(
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert cli("doctor")[0] == 77
 
-    def no_host(_desired: DesiredState) -> support.FakeHost:
+    def no_host(_desired: DesiredState, **_: bool) -> support.FakeHost:
         raise UnavailableError("this kernel has no device-mapper target thin-pool")
 
     monkeypatch.setattr(os, "geteuid", lambda: 0)

@@ -242,6 +242,22 @@ def test_devices_come_by_name_and_one_that_vanishes_is_left_out() -> None:
     assert [device.name for device in dm.list_dm_devices(kernel.control())] == ["a", "b"]
 
 
+def test_one_device_is_read_by_its_name() -> None:
+    kernel = FakeKernel((FakeDevice("b", open_count=2), FakeDevice("a"), FakeDevice("gone", gone=True)))
+    found = dm.read_device("b", kernel.control())
+    assert found is not None
+    assert (found.name, found.open_count) == ("b", 2)
+    assert dm.read_device("gone", kernel.control()) is None
+
+
+def test_a_device_that_cannot_be_read_is_an_error() -> None:
+    def fail(_number: int, _buffer: bytearray) -> None:
+        raise OSError(errno.EACCES, "Permission denied")
+
+    with pytest.raises(NotRootError):
+        dm.read_device("b", dm.Control(fail))
+
+
 def test_thousands_of_devices_cost_one_list_that_grows_and_two_calls_each() -> None:
     thins = tuple(
         FakeDevice(f"pool-snap-{n}", f"uuid-{n}" * 4, os.makedev(253, n), targets=((8, "thin", "0 -", f"253:3 {n}"),))

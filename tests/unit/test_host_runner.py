@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -142,6 +143,32 @@ def test_a_command_that_does_not_end_is_terminated() -> None:
     with pytest.raises(CommandFailedError) as caught:
         CommandRunner().run(("sleep", "60"), seconds=0.05)
     assert caught.value.summary == "sleep did not end within 0 seconds"
+
+
+def test_a_command_that_only_reads_is_ended_early(tmp_path: Path) -> None:
+    go, ended, runner = tmp_path / "go", threading.Event(), CommandRunner()
+    os.mkfifo(go)
+
+    def end() -> None:
+        # Opening waits for the command to open its end.
+        with go.open("w"):
+            runner.end_reading()
+            ended.wait()
+
+    thread = threading.Thread(target=end)
+    thread.start()
+    with pytest.raises(CommandFailedError, match="ended by a signal"):
+        runner.read(("/bin/sh", "-c", f"read line <{go}"))
+    ended.set()
+    thread.join()
+
+
+def test_what_is_to_be_ended_may_begin_later_and_all_else_is_left_to_its_end() -> None:
+    runner = CommandRunner()
+    runner.end_reading()
+    assert runner.run(("echo", "whole")).stdout == "whole\n"
+    with pytest.raises(CommandFailedError, match="ended by a signal"):
+        runner.read(("sleep", "60"))
 
 
 def test_a_command_that_dies_of_a_signal_says_which(script: str) -> None:

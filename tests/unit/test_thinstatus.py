@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from thinpoolmgr.core.model import ThinPoolStatus
-from thinpoolmgr.core.thinstatus import parse_pool_status
+from thinpoolmgr.core.thinstatus import metadata_devno, parse_pool_status, thin_device_id
 
 RW = "7 424/3072 10/19456 - rw discard_passdown queue_if_no_space - 1024"
 PARSED = ThinPoolStatus("rw", 7, 424, 3072, 10, 19456, "-", "discard_passdown", "queue")
@@ -59,3 +59,11 @@ def test_what_is_no_status_line_is_unknown(line: str) -> None:
 def test_no_text_raises(line: str) -> None:
     status = parse_pool_status(line)
     assert status is None or status.mode
+
+
+def test_tables_name_the_metadata_and_the_device() -> None:
+    assert metadata_devno("254:0 254:1 1024 0 1 skip_block_zeroing") == "254:0"
+    assert metadata_devno("") == ""
+    assert thin_device_id("254:2 16777215") == 16777215
+    assert thin_device_id("254:2 7 8:16") == 7
+    assert [thin_device_id(table) for table in ("", "254:2", "254:2 x")] == [None, None, None]

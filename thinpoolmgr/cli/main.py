@@ -34,6 +34,8 @@ _COMMANDS = {
     "rebuild": "thinpoolmgr.cli.changes:rebuild",
     "resume": "thinpoolmgr.cli.changes:resume",
     "status": "thinpoolmgr.cli.reports:status",
+    "usage": "thinpoolmgr.cli.usage:usage",
+    "who": "thinpoolmgr.cli.usage:who",
 }
 COMPLETE_VARIABLE = "_THINPOOLMGR_COMPLETE"
 """In the environment: what a shell wants to know, in click's words, such as `bash_complete`."""

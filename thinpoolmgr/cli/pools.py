@@ -81,15 +81,15 @@ def _parse_allow(_context: click.Context, _parameter: click.Parameter, values: t
     return frozenset(_ALLOWED[word] for word in words)
 
 
-def real_host(desired: DesiredState, *, all_disks: bool = False) -> RealHost:
-    """Return this host, which shows what `desired` names or selects, or all of its disks.
+def real_host(desired: DesiredState, *, all_disks: bool = False, all_thin_devices: bool = False) -> RealHost:
+    """Return this host, which shows what `desired` names or selects, or all of its disks and thin devices.
 
     Raises:
         UnavailableError: its kernel cannot run thin pools.
 
     """
     require_thin_pool_target()
-    return RealHost(desired, all_disks=all_disks, all_thin_devices=bool(desired.holders_of))
+    return RealHost(desired, all_disks=all_disks, all_thin_devices=all_thin_devices or bool(desired.holders_of))
 
 
 def simulated_host(options: Options, desired: DesiredState) -> SimulatedHost | None:
@@ -103,7 +103,9 @@ def simulated_host(options: Options, desired: DesiredState) -> SimulatedHost | N
 
 
 @contextmanager
-def host_and_store(options: Options, desired: DesiredState) -> Iterator[tuple[Host, Store]]:
+def host_and_store(
+    options: Options, desired: DesiredState, *, all_thin_devices: bool = False
+) -> Iterator[tuple[Host, Store]]:
     """Give this host and its journal; with `--simulate` an in-memory host, and a journal that goes when it ends.
 
     Raises:
@@ -114,7 +116,7 @@ def host_and_store(options: Options, desired: DesiredState) -> Iterator[tuple[Ho
     simulated = simulated_host(options, desired)
     if simulated is None:
         require_root()
-        yield real_host(desired), Store()
+        yield real_host(desired, all_thin_devices=all_thin_devices), Store()
         return
     from tempfile import TemporaryDirectory  # noqa: PLC0415 - as above
 
@@ -185,7 +187,8 @@ class TerminalReporter:
         return click.confirm("Carry this out?", default=False, err=True)
 
 
-def _no_such_pool(name: str, desired: DesiredState) -> UsageError:
+def no_such_pool(name: str, desired: DesiredState) -> UsageError:
+    """Return the error for a pool that the configuration does not have."""
     names = ", ".join(pool.name for pool in desired.pools)
     return UsageError(f"there is no pool {name!r} in the configuration", f"Its pools: {names}", "Name one of these.")
 
@@ -300,7 +303,7 @@ def run_request(context: click.Context, request: Request, approval: Approval, bo
     try:
         desired = desired_for(request, loaded)
     except UnknownPoolError as error:
-        raise _no_such_pool(request.pool, loaded) from error
+        raise no_such_pool(request.pool, loaded) from error
     renderer = Renderer(options)
     reporter = TerminalReporter(renderer, options)
     planner = planner_of(request, desired)

@@ -75,11 +75,11 @@ def _leaves(table: dict[str, Any], prefix: str) -> Iterator[tuple[str, object]]:
 
 def _pool(pool: PoolDocument) -> Iterator[str]:
     yield from _heading(f"pool {plain(pool.name)}", pool.state, f"{plain(pool.volume_group)}/{plain(pool.thin_pool)}")
-    yield from _use("data", pool.data, "")
+    yield from use_lines("data", pool.data, "")
     if pool.metadata is not None:
         # The kernel counts it as used: an empty pool would look a tenth full (dm-thin-metadata.c).
         reserve = min(16 * MIB, pool.metadata.total_bytes // 10)
-        yield from _use("metadata", pool.metadata, f"{format_size(reserve)} of it the kernel's reserve")
+        yield from use_lines("metadata", pool.metadata, f"{format_size(reserve)} of it the kernel's reserve")
     facts = [
         *([f"chunk {format_size(pool.chunk_bytes)}"] if pool.chunk_bytes else []),
         *([f"when full {pool.when_full}"] if pool.when_full else []),
@@ -97,7 +97,8 @@ def _fact(label: str, text: str) -> Iterator[str]:
         yield f"  {'' if place else label:<10}{line}"
 
 
-def _use(label: str, use: Use | None, note: str) -> Iterator[str]:
+def use_lines(label: str, use: Use | None, note: str) -> Iterator[str]:
+    """Return a bar that shows how full something is, with a note behind it or below."""
     if use is None:
         return
     color = "red" if use.percent >= 95 else "yellow" if use.percent >= 80 else "green"

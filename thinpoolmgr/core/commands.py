@@ -1,6 +1,7 @@
 """The exact commands that each step stands for, as argument vectors; steps that only edit files have none.
 
-Sources: lvcreate(8), lvextend(8), lvchange(8), vgchange(8), dmsetup(8); tried with LVM 2.03.16.
+Sources: lvcreate(8), lvextend(8), lvchange(8), vgchange(8), dmsetup(8), thin_ls(8); tried with LVM 2.03.16 and
+thin-provisioning-tools 0.9.0.
 """
 
 from __future__ import annotations
@@ -97,6 +98,17 @@ def commands(step: Step) -> tuple[Argv, ...]:  # noqa: PLR0912 - one branch a st
             return (("systemctl", "reset-failed", *step.units), ("systemctl", "start", *step.units))
         case StopContainers() | MoveStateAside() | DeleteSetAside() | WriteEngineConfig() | EditLvmProfile():
             return ()
+
+
+def pool_message(pool_name: str, message: str) -> Argv:
+    """Return the command that sends `message` to the pool with this device-mapper name."""
+    return ("dmsetup", "message", *_raw_name(pool_name), "--", pool_name, "0", message)
+
+
+def list_thin_use(metadata_path: str) -> Argv:
+    """Return the command that lists id, mapped and exclusive bytes of each thin device in a metadata snapshot."""
+    fields = "DEV,MAPPED_BYTES,EXCLUSIVE_BYTES"
+    return ("thin_ls", "--metadata-snap", "--no-headers", "--format", fields, metadata_path)
 
 
 def _create_thin_pool(step: CreateThinPool) -> Argv:

@@ -20,6 +20,8 @@ from thinpoolmgr.core.documents import (
 )
 from thinpoolmgr.core.history import HistoryDocument
 from thinpoolmgr.core.inventory import InitDocument
+from thinpoolmgr.core.usage import UsageDocument
+from thinpoolmgr.core.who import WhoDocument
 
 DOCUMENTS: dict[str, type[Struct]] = {
     "apply": ApplyDocument,
@@ -33,6 +35,8 @@ DOCUMENTS: dict[str, type[Struct]] = {
     "init": InitDocument,
     "plan": PlanDocument,
     "status": StatusDocument,
+    "usage": UsageDocument,
+    "who": WhoDocument,
 }
 """Every kind of document: the name of its schema's file, and its struct."""
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"

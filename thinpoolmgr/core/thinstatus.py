@@ -46,3 +46,14 @@ def low_water_blocks(table: str) -> int | None:
     """Return the low-water mark in a pool's table (`META DATA CHUNK LOW_WATER ...`), in data blocks; None: no table."""
     words = table.split()
     return int(words[3]) if len(words) > 3 and words[3].isdigit() else None
+
+
+def metadata_devno(table: str) -> str:
+    """Return `MAJOR:MINOR` of the metadata device in a pool's table (`META DATA CHUNK ...`); empty: no table."""
+    return table.split(" ", 1)[0]
+
+
+def thin_device_id(table: str) -> int | None:
+    """Return the device id in a thin device's table (`POOL ID ...`); None: it is no such table."""
+    words = table.split()
+    return int(words[1]) if len(words) > 1 and words[1].isdigit() else None

@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import re
+from contextlib import contextmanager
 from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -230,6 +231,15 @@ class Control:
                 raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE), name)
 
 
+@contextmanager
+def _asking(control: Control | None, target: str) -> Iterator[Control]:
+    with control or Control.open() as opened:
+        try:
+            yield opened
+        except OSError as error:
+            raise explain_error(error, target) from error
+
+
 def list_dm_devices(
     control: Control | None = None, users_of: Callable[[str], Collection[str]] | None = None
 ) -> tuple[DmDevice, ...]:
@@ -244,44 +254,32 @@ def list_dm_devices(
         CommandFailedError: the kernel answered with another error.
 
     """
-    with control or Control.open() as opened:
-        try:
-            listed = parse_names(opened.ask(LIST_DEVICES, flags=UUID_FLAG, size_bytes=_LIST_BYTES))
-            found = tuple(_observe_all(opened, listed, users_of))
-        except OSError as error:
-            raise explain_error(error, CONTROL_PATH) from error
+    with _asking(control, CONTROL_PATH) as opened:
+        listed = parse_names(opened.ask(LIST_DEVICES, flags=UUID_FLAG, size_bytes=_LIST_BYTES))
+        found = tuple(_observe_all(opened, listed, users_of))
     return tuple(sorted(found, key=lambda device: device.name))
+
+
+def read_device(name: str, control: Control | None = None) -> DmDevice | None:
+    """Return the device-mapper device called `name`; None when there is none. Raises what `list_dm_devices` does."""
+    with _asking(control, name) as opened:
+        return _observe(opened, name)
 
 
 def has_target(name: str, control: Control | None = None) -> bool:
     """Return whether the kernel has the target type `name`, such as `thin-pool`; loads its module when there is one.
 
     Kernels before 5.5 cannot be asked to load it: there only types that are loaded already are seen.
-
-    Raises:
-        UnavailableError: the kernel has no device-mapper.
-        NotRootError: the caller may not ask it.
-        CommandFailedError: the kernel answered with another error.
-
+    Raises what `list_dm_devices` does.
     """
     if len(os.fsencode(name)) > _MOST_TYPE_NAME_BYTES:
         return False
-    with control or Control.open() as opened:
-        try:
-            return _has_target(opened, name)
-        except OSError as error:
-            raise explain_error(error, CONTROL_PATH) from error
+    with _asking(control, CONTROL_PATH) as opened:
+        return _has_target(opened, name)
 
 
 def event_number(name: str, control: Control | None = None) -> int | None:
-    """Return how many events the device called `name` has raised; None when there is no such device.
-
-    Raises:
-        UnavailableError: the kernel has no device-mapper.
-        NotRootError: the caller may not ask it.
-        CommandFailedError: the kernel answered with another error.
-
-    """
+    """Return how many events the device called `name` has raised; None: there is none. Raises as `list_dm_devices`."""
     with control or Control.open() as opened:
         try:
             return opened.ask(DEV_STATUS, name).header.event_number

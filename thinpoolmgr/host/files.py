@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 SET_ASIDE_PREFIX = "thinpoolmgr-stale-"
 _TEXT_LIMIT_BYTES = 1024**2
+_PIECE_BYTES = 1024**2
 _MOUNTINFO_LIMIT_BYTES = 64 * 1024**2
 _READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-_FOLDER_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY | os.O_NOFOLLOW
+FOLDER_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY | os.O_NOFOLLOW
 # include/uapi/linux/fs.h, for a 64-bit kernel.
 _FS_IOC_GETFLAGS = 0x80086601
 _FS_IMMUTABLE = 0x10
@@ -61,16 +62,15 @@ def read_text(path: str, limit_bytes: int, *, dir_fd: int | None = None, follow:
     return _read(path, limit_bytes, dir_fd, follow=follow).text
 
 
-def _read(path: str, limit_bytes: int, dir_fd: int | None, *, follow: bool) -> _Old:
+def _read(path: str, limit_bytes: int, dir_fd: int | None, *, follow: bool, with_xattrs: bool = False) -> _Old:
     # Looked at before it is opened (opening a device can do things) and after (it may be another one by then).
     _refuse_irregular(path, os.stat(path, dir_fd=dir_fd, follow_symlinks=follow))
     fd = os.open(path, _READ_FLAGS | (0 if follow else os.O_NOFOLLOW), dir_fd=dir_fd)
     try:
         status = os.fstat(fd)
         _refuse_irregular(path, status)
-        with os.fdopen(fd, "rb", closefd=False) as file:
-            data = file.read(limit_bytes + 1)
-        xattrs = _read_xattrs(fd)
+        data = _read_most(fd, limit_bytes + 1, status.st_size)
+        xattrs = _read_xattrs(fd) if with_xattrs else {}
     finally:
         os.close(fd)
     if len(data) > limit_bytes:
@@ -81,6 +81,16 @@ def _read(path: str, limit_bytes: int, dir_fd: int | None, *, follow: bool) -> _
     except UnicodeDecodeError as error:
         msg = f"{path} is not UTF-8: byte {error.start} is 0x{data[error.start]:02x}"
         raise ValueError(msg) from error
+
+
+def _read_most(fd: int, most_bytes: int, expected_bytes: int) -> bytes:
+    # Few calls, since some files are read by the ten thousand; those of proc(5) say that they have 0 bytes.
+    data = b""
+    while len(data) < most_bytes and (piece := os.read(fd, min(most_bytes - len(data), _PIECE_BYTES))):
+        data += piece
+        if len(data) >= expected_bytes > 0:
+            break
+    return data
 
 
 def _refuse_irregular(path: str, status: os.stat_result) -> None:
@@ -181,7 +191,7 @@ def _make_folder(folder: str) -> None:
 
 @contextmanager
 def _open_folder(path: str, *, follow: bool = False, dir_fd: int | None = None) -> Iterator[int]:
-    fd = os.open(path, _FOLDER_FLAGS & ~(os.O_NOFOLLOW if follow else 0), dir_fd=dir_fd)
+    fd = os.open(path, FOLDER_FLAGS & ~(os.O_NOFOLLOW if follow else 0), dir_fd=dir_fd)
     try:
         yield fd
     finally:
@@ -208,7 +218,7 @@ def _replace(folder: int, target: str, data: bytes, expect_text: str | None) -> 
 
 def _expect(folder: int, name: str, shown: str, expect_text: str | None) -> _Old | None:
     try:
-        old = _read(name, _TEXT_LIMIT_BYTES, folder, follow=False)
+        old = _read(name, _TEXT_LIMIT_BYTES, folder, follow=False, with_xattrs=True)
     except FileNotFoundError:
         old = None
     except ValueError as error:

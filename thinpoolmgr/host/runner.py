@@ -44,6 +44,7 @@ _PACKAGES = {
     "dmsetup": "dmsetup",
     "wipefs": "util-linux",
     "systemctl": "systemd",
+    "thin_ls": "thin-provisioning-tools",
 }
 
 
@@ -63,6 +64,8 @@ class CommandRunner:
     def __init__(self) -> None:
         """Start with no commands run."""
         self._recent: deque[str] = deque(maxlen=_KEPT_COMMANDS)
+        self._reading: _Process | None = None
+        self._ends_reading = False
 
     @property
     def recent(self) -> tuple[str, ...]:
@@ -83,6 +86,30 @@ class CommandRunner:
         """
         return self._run(argv, seconds, _spawn)
 
+    def read(self, argv: Argv) -> CompletedRun:
+        """Run a command that only reads, and may take minutes, as `run` does; `end_reading` ends it early.
+
+        Raises:
+            CommandFailedError: a signal ended it.
+            UnavailableError: the program is not installed.
+
+        """
+        return self._run(argv, CHANGE_SECONDS, self._spawn_reading)
+
+    def _spawn_reading(self, argv: tuple[str, ...], nothing: BinaryIO, out: BinaryIO, err: BinaryIO) -> _Process:
+        self._reading = process = _spawn(argv, nothing, out, err)
+        if self._ends_reading:
+            # The signal came before there was anything to end.
+            self.end_reading()
+        return process
+
+    def end_reading(self) -> None:
+        """Send SIGTERM to the command of `read`, under way or next; for handlers of signals."""
+        self._ends_reading = True
+        if self._reading is not None:
+            with suppress(ProcessLookupError):
+                self._reading.send_signal(signal.SIGTERM)
+
     def change(self, argv: Argv, *, is_long: bool = False, seconds: float = CHANGE_SECONDS) -> CompletedRun:
         """Run a command that changes something; `is_long` where it may well take minutes.
 
@@ -98,9 +125,7 @@ class CommandRunner:
         return run
 
     def _run(self, argv: Argv, seconds: float, start: _Start) -> CompletedRun:
-        program = find_program(argv[0])
-        if not program:
-            raise _missing(argv[0])
+        program = require_program(argv[0])
         started = time.monotonic()
         # Files, not pipes: a child that keeps a pipe open (dmeventd does) would be waited for.
         with open(os.devnull, "rb") as nothing, _memory_file() as out, _memory_file() as err:
@@ -215,6 +240,19 @@ def find_program(name: str) -> str:
     """Return the path of `name`, looked for in the fixed search path unless absolute; empty when it is missing."""
     candidates = [name] if name.startswith("/") else [f"{folder}/{name}" for folder in SEARCH_PATH.split(":")]
     return next((path for path in candidates if os.access(path, os.X_OK)), "")
+
+
+def require_program(name: str) -> str:
+    """Return the path of `name`; see `find_program`.
+
+    Raises:
+        UnavailableError: it is not installed.
+
+    """
+    path = find_program(name)
+    if not path:
+        raise _missing(name)
+    return path
 
 
 def failed(run: CompletedRun) -> CommandFailedError:

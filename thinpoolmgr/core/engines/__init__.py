@@ -27,6 +27,8 @@ class EngineRules(NamedTuple):
     """From the file's text to its new text; raises a ValueError that names line and column."""
     is_configured: Callable[[Engine, tuple[str, ...]], bool]
     configured_pool_dm_name: Callable[[str | None], str]
+    driver_name: Callable[[str], str]
+    """From a thin device's device-mapper name to the driver's own; empty when the engine did not make it."""
     state_verdict: Callable[[Engine, bool, ThinPoolStatus | None, bool, float | None], StateVerdict]
 
 
@@ -38,6 +40,7 @@ ENGINES: Mapping[str, EngineRules] = {
         edit_config=docker.edit_daemon_json,
         is_configured=docker.is_configured,
         configured_pool_dm_name=docker.configured_pool_dm_name,
+        driver_name=docker.driver_name,
         state_verdict=docker_state.state_verdict,
     ),
 }

@@ -30,6 +30,7 @@ _OPTIONS_OF_OTHER_POOLS = frozenset(
 )
 _VERSION = re.compile(r"v?(\d{1,4})(?:[.+~-].*)?", re.ASCII | re.DOTALL)
 _RAM = re.compile(r"(\d{1,18}(?:\.\d{1,6})?) ?([kmgtp]?)i?b?", re.ASCII | re.IGNORECASE)
+_DEVICE_NAME = re.compile(r"docker-\d+:\d+-\d+-(.+)", re.ASCII | re.DOTALL)
 _TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 _FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
 
@@ -171,6 +172,15 @@ def configured_pool_dm_name(text: str | None) -> str:
         return ""
     values = dict(_split_option(option) for option in _option_list(document))
     return values.get("dm.thinpooldev", "").removeprefix(_DM_PREFIX)
+
+
+def driver_name(dm_name: str) -> str:
+    """Return what the driver calls a device with this device-mapper name: its hash, or `base`; empty: not Docker's.
+
+    `docker-MAJOR:MINOR-INODE-HASH`, the numbers those of the driver's directory (deviceset.go, getDevName).
+    """
+    match = _DEVICE_NAME.fullmatch(dm_name)
+    return match[1] if match else ""
 
 
 def configured_data_root(text: str | None) -> str:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
 from thinpoolmgr.core.engine_graph import EngineContainer, EngineGraph, EngineImage, EngineLayer, chain_ids
-from thinpoolmgr.host.files import open_path, read_text
+from thinpoolmgr.host.files import FOLDER_FLAGS, open_path, read_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -116,35 +116,42 @@ def _list_folder(fd: int) -> list[str]:
 
 
 class _Folder:
-    """An opened folder; what is read below it is reached without following a symbolic link."""
+    """An opened folder; what is read in it is reached without following a symbolic link."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
 
-    def text(self, path: str, limit_bytes: int) -> str:
-        folder, _, name = path.rpartition("/")
-        with open_path(folder, self._fd) as fd:
-            return read_text(name, limit_bytes, dir_fd=fd, follow=False)
+    @contextmanager
+    def open(self, name: str) -> Iterator[_Folder]:
+        """Open a folder in it."""
+        fd = os.open(name, FOLDER_FLAGS, dir_fd=self._fd)
+        try:
+            yield _Folder(fd)
+        finally:
+            os.close(fd)
 
-    def word(self, path: str, pattern: re.Pattern[str]) -> str:
-        word = self.text(path, _WORD_LIMIT_BYTES).strip()
+    def word(self, name: str, pattern: re.Pattern[str]) -> str:
+        word = self._text(name, _WORD_LIMIT_BYTES).strip()
         if not pattern.fullmatch(word):
-            msg = f"{path.rpartition('/')[2]} holds {ascii(word)[:100]}, which is no id"
+            msg = f"{name} holds {ascii(word)[:100]}, which is no id"
             raise ValueError(msg)
         return word
 
-    def optional_word(self, path: str, pattern: re.Pattern[str]) -> str:
+    def optional_word(self, name: str, pattern: re.Pattern[str]) -> str:
         with suppress(FileNotFoundError):
-            return self.word(path, pattern)
+            return self.word(name, pattern)
         return ""
 
-    def record(self, path: str, kind: type[_Record], limit_bytes: int = _CONFIG_LIMIT_BYTES) -> _Record:
-        return msgspec.json.decode(self.text(path, limit_bytes), type=kind)
+    def record(self, name: str, kind: type[_Record], limit_bytes: int = _CONFIG_LIMIT_BYTES) -> _Record:
+        return msgspec.json.decode(self._text(name, limit_bytes), type=kind)
+
+    def _text(self, name: str, limit_bytes: int) -> str:
+        return read_text(name, limit_bytes, dir_fd=self._fd, follow=False)
 
 
-def _read_layer(folder: _Folder, match: re.Match[str]) -> EngineLayer:
-    path = match[0]
-    cache_id, parent = folder.word(f"{path}/cache-id", _CACHE_ID), folder.optional_word(f"{path}/parent", _CHAIN_ID)
+def _read_layer(above: _Folder, match: re.Match[str]) -> EngineLayer:
+    with above.open(match[0]) as folder:
+        cache_id, parent = folder.word("cache-id", _CACHE_ID), folder.optional_word("parent", _CHAIN_ID)
     return EngineLayer(f"sha256:{match[1]}", cache_id, parent, removing=bool(match[2]))
 
 
@@ -179,16 +186,14 @@ def _read_containers(reader: _Reader) -> tuple[EngineContainer, ...]:
     return tuple(joined.values())
 
 
-def _read_mount(folder: _Folder, match: re.Match[str]) -> EngineContainer:
-    path = match[0]
-    return EngineContainer(
-        path,
-        mount_id=folder.word(f"{path}/mount-id", _CACHE_ID),
-        init_id=folder.optional_word(f"{path}/init-id", _CACHE_ID),
-        parent=folder.optional_word(f"{path}/parent", _CHAIN_ID),
-    )
+def _read_mount(above: _Folder, match: re.Match[str]) -> EngineContainer:
+    with above.open(match[0]) as folder:
+        mount_id, init_id = folder.word("mount-id", _CACHE_ID), folder.optional_word("init-id", _CACHE_ID)
+        parent = folder.optional_word("parent", _CHAIN_ID)
+    return EngineContainer(match[0], mount_id=mount_id, init_id=init_id, parent=parent)
 
 
-def _read_config(folder: _Folder, match: re.Match[str]) -> EngineContainer:
-    config = folder.record(f"{match[0]}/config.v2.json", _ContainerConfig)
+def _read_config(above: _Folder, match: re.Match[str]) -> EngineContainer:
+    with above.open(match[0]) as folder:
+        config = folder.record("config.v2.json", _ContainerConfig)
     return EngineContainer(match[0], config.name.removeprefix("/"), config.image)
