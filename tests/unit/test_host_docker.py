@@ -29,7 +29,11 @@ if TYPE_CHECKING:
     Serve = Callable[..., "FakeEngine"]
 
 DESIRED = DesiredEngine(kind="docker", config=EngineConfig(pool="docker"))
-SHOW = ("systemctl", "show", "--property=Id,LoadState,ActiveState,UnitFileState,ExecStart,EnvironmentFiles")
+PROPERTIES = (
+    "Id,LoadState,ActiveState,UnitFileState,ExecStart,EnvironmentFiles,FragmentPath,DropInPaths,NeedDaemonReload"
+)
+SHOW = ("systemctl", "show", f"--property={PROPERTIES}")
+DEFAULTS = ("default/docker", "sysconfig/docker", "sysconfig/docker-storage")
 
 
 def completed(code: int, stdout: str) -> CompletedRun:
@@ -50,7 +54,8 @@ class Host:
             proc=f"{root}/proc",
             systemd=f"{root}/run/systemd/system",
             sysv_script=f"{root}/etc/init.d/docker",
-            sysv_defaults=f"{root}/etc/default/docker",
+            override=f"{root}/etc/systemd/system/docker.service.d/zz-thinpoolmgr.conf",
+            defaults=tuple(f"{root}/etc/{name}" for name in DEFAULTS),
             search=f"{root}/usr/bin",
         )
         self.answers: dict[tuple[str, ...], CompletedRun | Exception] = {}

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from thinpoolmgr.core.engine_config import check_files
 from thinpoolmgr.core.engine_plan import (
     around_engine,
-    check_files,
     check_process,
     judge_state,
     move_stale,
@@ -88,7 +88,7 @@ def _around(changes: list[Step], found: Engine, snapshot: Snapshot, memory: Memo
     left = {step.engine for step in (*memory.interrupted, *memory.pending) if isinstance(step, StartEngine)}
     stopped = tuple(name for name in memory.stopped_engines if name in left)
     plan = around_engine(changes, found, replace(memory, stopped_engines=stopped), pool)
-    named = ENGINES[found.kind].configured_pool_dm_name(found.config_text)
+    named = ENGINES[found.kind].configured_pool_dm_name(found)
     if not named or snapshot.find_dm(named) is not None:
         return plan
     steps = tuple(step for step in plan.steps if not isinstance(step, StartEngine))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from thinpoolmgr.core.commands import commands
@@ -18,6 +19,7 @@ from thinpoolmgr.core.steps import (
     RemoveDmDevice,
     RemovePhysicalVolumes,
     Step,
+    StopEngine,
     WipeSignatures,
     WriteEngineConfig,
 )
@@ -70,11 +72,27 @@ class RealHost:
                 removal.delete_set_aside(step.path)
             case RemoveDmDevice():
                 self._remove_dm_device(step)
+            case StopEngine():
+                self._stop_engine(step)
             case _:
                 for disk in _disks_of(step):
                     _require_same_disk(disk)
                 for argv in commands(step):
                     self._runner.change(argv)
+
+    def _stop_engine(self, step: StopEngine) -> None:
+        """The engine goes on running when its own check refuses what it is to be started with."""
+        if not step.check:
+            self._runner.change(commands(step)[-1])
+            return
+        with suppress(FileNotFoundError):
+            os.unlink(step.candidate)
+        files.write_atomically(step.candidate, step.candidate_text, expect_text=None)
+        try:
+            for argv in commands(step):
+                self._runner.change(argv)
+        finally:
+            os.unlink(step.candidate)
 
     def _remove_dm_device(self, step: RemoveDmDevice) -> None:
         (argv,) = commands(step)

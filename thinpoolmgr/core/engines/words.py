@@ -116,17 +116,22 @@ def _read_escape(chars: Sequence[Char], at: int, *, escapes: bool) -> tuple[Char
     return Char(text, start, following.end), at + 2
 
 
-def read_assignments(text: str) -> list[Assignment]:
+def read_assignments(text: str, *, exports: bool = False) -> list[Assignment]:
     """Return what a file of shell assignments sets, in order, as systemd reads it (systemd.exec(5), EnvironmentFile).
 
-    Lines that are no assignment are passed over, as systemd does: `export NAME=value` is one.
+    Lines that are no assignment are passed over, as systemd does.
+
+    Args:
+        text: of the file.
+        exports: whether `export NAME=value` is one, as for a shell; systemd passes it over.
+
     """
     found: list[Assignment] = []
     at = 0
     while at < len(text):
         end = _line_end(text, at)
         stripped = text[at:end].lstrip(_SPACE)
-        name, equals, _ = stripped.partition("=")
+        name, equals, _ = (stripped.removeprefix("export ") if exports else stripped).partition("=")
         if stripped[:1] in ("", "#", ";") or not equals:
             at = end + 1
             continue

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from thinpoolmgr.core.engine_plan import check_engine, judge_state, refuse_verdict
 from thinpoolmgr.core.engines import ENGINES
-from thinpoolmgr.core.engines.docker import DRIVER
+from thinpoolmgr.core.engines.docker_options import DRIVER
 from thinpoolmgr.core.findings.pools import APPLY, is_well
 from thinpoolmgr.core.findings.sighting import Sighting, sight
 from thinpoolmgr.core.plan import Request
