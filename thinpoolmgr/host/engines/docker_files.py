@@ -1,4 +1,4 @@
-"""The files that Docker's command line comes from: its unit with drop-ins, what they name, or the script of sysvinit."""
+"""The files of which Docker's command line is made: its unit, drop-ins, what they name, or a script of sysvinit."""
 
 from __future__ import annotations
 
