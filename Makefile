@@ -65,7 +65,7 @@ venv:
 	    { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3" >&2; exit 1; }; \
 	echo "Installing Python packages into $(VENV), once"; \
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV); \
-	$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --editable '.[dev]'; \
+	$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --config-settings editable_mode=compat --editable '.[dev]'; \
 	stamp >$(VENV)/stamp
 
 root: setup

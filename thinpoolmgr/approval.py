@@ -59,7 +59,7 @@ def approve(plan: Plan, approval: Approval, confirm: Callable[[], bool | None]) 
         raise RefusedError("not approved; nothing was changed", "", "", code="NOT_APPROVED")
     what = {"outage": "something stops working meanwhile", "destroys": "data is destroyed"}
     details = "\n".join(
-        f"{step.id} {step_name(step)} {target(step)}: {what[step.danger]}"
+        f"{step.id} {step_name(step)} {target(step)}: {what[step.danger]} ({step.reason})"
         for step in plan.steps
         if step.danger in dangers
     )

@@ -17,6 +17,7 @@ from thinpoolmgr.core.thinstatus import parse_pool_status
 from thinpoolmgr.host.blkid import ProbeError, probe_signatures
 from thinpoolmgr.host.block import observe_disk, resolve_device
 from thinpoolmgr.host.dm import event_number, has_target, list_dm_devices
+from thinpoolmgr.host.observe import dm_users_of
 from thinpoolmgr.host.udev import UdevProperties, device_properties
 from thinpoolmgr.lab.loop import LoopDisk
 
@@ -121,6 +122,17 @@ def test_all_devices_are_listed_like_dmsetup_ls(pool: str) -> None:
 
     assert {device.name for device in list_dm_devices()} == names
     assert pool in names
+
+
+def test_thin_devices_are_known_without_being_examined(pool: str) -> None:
+    whole = {device.name: device for device in list_dm_devices()}
+    quick = {device.name: device for device in list_dm_devices(users_of=dm_users_of)}
+
+    assert [name for name, device in quick.items() if not device.is_examined] == ["tpm_thin"]
+    thin, examined = quick.pop("tpm_thin"), whole.pop("tpm_thin")
+    assert (thin.devno, thin.uuid, thin.targets) == (examined.devno, examined.uuid, examined.targets)
+    assert thin.depends_on == examined.depends_on == (whole[pool].devno,)
+    assert quick == whole
 
 
 def test_suspended_and_tableless_devices(disk: str) -> None:

@@ -36,6 +36,7 @@ from thinpoolmgr.core.steps import (
     SetZeroing,
     StartEngine,
     Step,
+    StopContainers,
     StopEngine,
     TagPool,
     WipeSignatures,
@@ -122,6 +123,10 @@ BEFORE: dict[type, tuple[Step, Snapshot]] = {
         RemovePhysicalVolumes(reason="r", disks=(REF,), pv_uuids=tuple(pv.uuid for pv in GROUP.pvs)),
         ORPHANED,
     ),
+    StopContainers: (
+        StopContainers(reason="r", engine="docker", socket="/s", containers=("web",)),
+        support.with_engine(BLANK, support.docker(running=True, containers=("web",))),
+    ),
     StopEngine: (StopEngine(reason="r", engine="docker", units=UNITS), RUNNING),
     StartEngine: (StartEngine(reason="r", engine="docker", units=UNITS), STOPPED),
     MoveStateAside: (MoveStateAside(reason="r", engine="docker", paths=(support.STALE.path,), into="/x"), STOPPED),
@@ -167,7 +172,8 @@ def test_a_step_can_be_told_and_carried_out(kind: type) -> None:
     assert target(step)
     assert step_mark(step) in "+~!-"
     edits_files = isinstance(step, MoveStateAside | DeleteSetAside | WriteEngineConfig | EditLvmProfile)
-    assert bool(commands(step)) is not edits_files
+    asks_an_api = isinstance(step, StopContainers)
+    assert bool(commands(step)) is not (edits_files or asks_an_api)
     assert all(isinstance(word, str) and word for argv in commands(step) for word in argv)
 
 
@@ -269,6 +275,7 @@ def test_an_engine_that_was_not_looked_at_is_unknown(kind: type) -> None:
 
 def test_an_engine_that_does_not_answer_is_neither_stopped_nor_started() -> None:
     shot = support.with_engine(BLANK, support.docker(running=None))
+    assert why_not_done(BEFORE[StopContainers][0], shot)
     assert why_not_done(BEFORE[StopEngine][0], shot)
     assert why_not_done(BEFORE[StartEngine][0], shot)
 

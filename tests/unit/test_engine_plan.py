@@ -9,9 +9,17 @@ from msgspec.structs import replace
 
 from thinpoolmgr.core.engine_plan import check_engine, move_aside, plan_engine_start, stop_engine
 from thinpoolmgr.core.model import ServiceState
-from thinpoolmgr.core.plan import Memory
+from thinpoolmgr.core.plan import Memory, Refusal
 from thinpoolmgr.core.planner import plan_apply
-from thinpoolmgr.core.steps import MoveStateAside, StartEngine, StopEngine, WriteEngineConfig, step_mark, step_name
+from thinpoolmgr.core.steps import (
+    MoveStateAside,
+    StartEngine,
+    StopContainers,
+    StopEngine,
+    WriteEngineConfig,
+    step_mark,
+    step_name,
+)
 
 if TYPE_CHECKING:
     from thinpoolmgr.core.model import Engine, Snapshot
@@ -239,9 +247,36 @@ def test_starting_alone_needs_that_we_stopped_it() -> None:
 
 
 def test_stopping_names_the_containers_that_end() -> None:
-    step = stop_engine(support.docker(running=True, containers=("a", "b")), "why", "docker")
-    assert isinstance(step, StopEngine)
-    assert step.reason == "docker is running and why; running containers: a, b"
+    steps = stop_engine(support.docker(running=True, containers=("a", "b")), "why", "docker")
+    assert isinstance(steps, list)
+    assert [step.reason for step in steps] == ["docker is running and why; running containers: a, b"]
+    many = support.docker(running=True, containers=tuple(f"c{number}" for number in range(103)))
+    steps = stop_engine(many, "why", "docker")
+    assert isinstance(steps, list)
+    assert steps[0].reason.endswith("c98, c99 and 3 more")
+
+
+def test_containers_that_would_outlive_their_engine_are_stopped_first() -> None:
+    found = support.docker(running=True, live_restore=True, containers=("a", "b"), socket="/run/docker.sock")
+    steps = stop_engine(found, "why", "docker")
+    assert isinstance(steps, list)
+    first, second = steps
+    assert isinstance(first, StopContainers)
+    assert isinstance(second, StopEngine)
+    assert (first.danger, first.socket, first.containers) == ("outage", "/run/docker.sock", ("a", "b"))
+    assert "live-restore is on" in first.reason
+    assert "a, b" in first.reason
+    without = stop_engine(replace(found, containers=()), "why", "docker")
+    assert isinstance(without, list)
+    assert [step_name(step) for step in without] == ["stop-engine"]
+
+
+def test_a_person_is_told_to_stop_containers_that_would_outlive_their_engine() -> None:
+    by_hand = support.docker(running=True, live_restore=True, containers=("a",), systemd=False)
+    refusal = stop_engine(by_hand, "why", "docker")
+    assert isinstance(refusal, Refusal)
+    assert "running containers: a" in refusal.summary
+    assert "docker stop" in refusal.resolution
 
 
 def test_an_engine_in_order_is_not_refused() -> None:

@@ -12,7 +12,8 @@ import pytest
 from thinpoolmgr.core.model import ConfiguredDevice
 from thinpoolmgr.host import block
 from thinpoolmgr.host.blkid import ProbeError
-from thinpoolmgr.host.block import Mount, Roots, Usage, list_whole_disks, observe_disk, read_usage, resolve_device
+from thinpoolmgr.host.block import Roots, Usage, list_whole_disks, observe_disk, read_usage, resolve_device
+from thinpoolmgr.host.mountinfo import Mount
 from thinpoolmgr.host.udev import UdevProperties, device_properties, transport_by_name
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class FakeHost:
 
     def __init__(self, folder: Path) -> None:
         self.roots = FakeRoots(folder / "sys", folder / "proc", folder / "dev")
-        for path in (self.roots.sys / "dev/block", self.roots.proc, self.roots.dev):
+        for path in (*(self.roots.sys / name for name in ("dev/block", "block")), self.roots.proc, self.roots.dev):
             path.mkdir(parents=True)
         self.add_process(1, "mnt:[1]", "21 1 0:20 / / rw - tmpfs tmpfs rw")
         (self.roots.proc / "swaps").write_text("Filename\tType\tSize\tUsed\tPriority\n")
@@ -239,7 +240,7 @@ def test_usage_is_read_once_for_many_disks(host: FakeHost) -> None:
 def test_no_swap_file_means_no_swap(host: FakeHost) -> None:
     (host.roots.proc / "swaps").unlink()
 
-    assert read_usage(host.roots) == Usage(mounts=(Mount("0:20", "/", "tmpfs"),))
+    assert read_usage(host.roots) == Usage(mounts=(Mount("0:20", "/", "tmpfs", "tmpfs"),))
 
 
 def test_a_suspended_device_is_not_read(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:

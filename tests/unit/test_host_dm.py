@@ -39,18 +39,26 @@ class FakeKernel:
     devices: tuple[FakeDevice, ...] = ()
     types: tuple[str, ...] = ("linear", "thin-pool")
     old: bool = False
+    closed: bool = False
     calls: list[tuple[int, str, int, int]] = field(default_factory=list)
 
     def control(self) -> dm.Control:
-        return dm.Control(self.ioctl)
+        self.closed = False
+        return dm.Control(self.ioctl, self.close)
+
+    def close(self) -> None:
+        self.closed = True
 
     def ioctl(self, number: int, buffer: bytearray) -> None:
+        assert not self.closed
         name = os.fsdecode(bytes(buffer[NAME_AT : NAME_AT + 128]).rstrip(b"\0"))
         flags = struct.unpack_from("=I", buffer, 28)[0]
         assert struct.unpack_from("=I", buffer, 12)[0] == len(buffer)
         self.calls.append((number, name, flags, len(buffer)))
         if number == dm.LIST_DEVICES:
-            return self.fill(buffer, FakeDevice(""), name_list(self.devices))
+            return self.fill(
+                buffer, FakeDevice(""), name_list(self.devices, uuids=bool(flags & dm.UUID_FLAG) and not self.old)
+            )
         if number == dm.LIST_VERSIONS:
             return self.fill(buffer, FakeDevice(""), version_list(self.types))
         if number == dm.GET_TARGET_VERSION:
@@ -85,13 +93,14 @@ def align(data: bytes) -> bytes:
     return data + bytes(-len(data) % 8)
 
 
-def name_list(devices: tuple[FakeDevice, ...]) -> bytes:
+def name_list(devices: tuple[FakeDevice, ...], *, uuids: bool) -> bytes:
     if not devices:
         return struct.pack("=QI", 0, 0) + b"\0"
     entries = []
     for device in devices:
         named = align(bytes(12) + os.fsencode(device.name) + b"\0")[12:]
-        rest = struct.pack("=II", device.event, 1) + os.fsencode(device.uuid) + b"\0"
+        rest = struct.pack("=II", device.event, (1 if device.uuid else 2) if uuids else 0)
+        rest += os.fsencode(device.uuid) + b"\0" if uuids and device.uuid else b""
         entries.append((device.dev, align(bytes(12) + named + rest)[12:]))
     last = len(entries) - 1
     return b"".join(
@@ -200,6 +209,13 @@ def test_a_device_without_table_and_a_suspended_one() -> None:
     assert (second.has_table, second.suspended, second.targets) == (True, True, ("error",))
 
 
+def test_a_device_that_goes_when_it_is_closed() -> None:
+    going = FakeDevice("going", flags=dm.ACTIVE_PRESENT_FLAG | dm.DEFERRED_REMOVE_FLAG)
+    stays = FakeDevice("stays")
+
+    assert [d.deferred_remove for d in dm.list_dm_devices(FakeKernel((going, stays)).control())] == [True, False]
+
+
 @pytest.mark.parametrize("word", ["Fail", "Error"])
 def test_a_failed_pool_has_its_mode_only(word: str) -> None:
     pool = FakeDevice("p", targets=((8, "thin-pool", word, "253:1 253:2 128 0"),))
@@ -241,6 +257,37 @@ def test_thousands_of_devices_cost_one_list_that_grows_and_two_calls_each() -> N
     assert len(lists) > 1
     assert len(kernel.calls) - len(lists) == 2 * 5000
     assert {device.depends_on for device in found} == {("253:3",)}
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_thin_devices_of_an_engine_cost_nothing_when_their_pool_tells_of_them(*, old: bool) -> None:
+    pool = FakeDevice(
+        "docker-thinpool", "LVM-x-tpool", os.makedev(253, 2), targets=((8, "thin-pool", "", "253:0 253:1"),)
+    )
+    thins = tuple(FakeDevice(f"docker-{n}", "", os.makedev(253, n)) for n in range(3, 300))
+    other = FakeDevice("crypt", "CRYPT-1", os.makedev(253, 400), targets=((8, "crypt", "", ""),))
+    volume = FakeDevice("docker-vol", "LVM-vgvol", os.makedev(253, 401), targets=((8, "thin", "0 -", "253:2 7"),))
+    kernel = FakeKernel((*thins, other, pool, volume), old=old)
+    users = {"253:2": tuple(dm.Listed(f"253:{n}", "", None).devno for n in (*range(3, 300), 401))}
+
+    found = {device.name: device for device in dm.list_dm_devices(kernel.control(), users.__getitem__)}
+
+    # An old kernel's list has no uuids: LVM's own thin volume is not told from an engine's.
+    examined = {"crypt", "docker-thinpool"} | (set() if old else {"docker-vol"})
+    assert {name for name, device in found.items() if device.is_examined} == examined
+    assert {name for number, name, *_ in kernel.calls if number == dm.TABLE_STATUS} == examined
+    assert found["docker-3"].depends_on == ("253:2",)
+    assert (found["docker-3"].targets, found["docker-3"].devno) == (("thin",), "253:3")
+    assert found["crypt"].targets == ("crypt",)
+
+
+def test_what_stands_on_a_pool_of_lvms_thin_volumes_is_examined() -> None:
+    pool = FakeDevice(
+        "vg-pool-tpool", "LVM-x-tpool", os.makedev(253, 2), targets=((8, "thin-pool", "", "253:0 253:1"),)
+    )
+    cover = FakeDevice("vg-pool", "LVM-x", os.makedev(253, 3), targets=((8, "linear", "", ""),))
+    found = dm.list_dm_devices(FakeKernel((pool, cover), old=True).control(), lambda _: ("253:3",))
+    assert [device.targets for device in found] == [("linear",), ("thin-pool",)]
 
 
 @pytest.mark.parametrize(

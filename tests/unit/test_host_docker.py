@@ -245,6 +245,10 @@ def test_a_chunked_answer_is_understood(host: Host, serve: Serve) -> None:
         http(b"[]"),
         http(b'{"Driver": 5}'),
         http(b"\xff"),
+        http(b'{"x": ' + b"[" * 100_000),
+        http(b'[{"x": ' + b"[" * 100_000),
+        http(b'{"Driver": "", "DockerRootDir": "relative", "Version": 1}'),
+        http(b'[{"Id": "../../info"}]'),
         http(b"{}" + b" " * docker_api.LIMIT_BYTES),
         b"HTTP/1.0 200 OK\r\n" + b"X: y\r\n" * 1000,
     ],
@@ -266,7 +270,7 @@ def test_what_does_not_answer_as_docker_is_unknown(
 
 def test_an_answer_without_end_is_cut_off(host: Host, serve: Serve) -> None:
     serve(info=http(json.dumps(INFO).encode() + b" " * docker_api.LIMIT_BYTES))
-    with pytest.raises(docker_api.ApiError, match="more than 4194304 bytes"):
+    with pytest.raises(docker_api.ApiError, match=f"more than {docker_api.LIMIT_BYTES} bytes"):
         docker_api.get(host.paths.socket, "/info", docker_api.Info)
 
 
@@ -291,6 +295,61 @@ def test_an_engine_that_drips_cannot_hold_us(host: Host, monkeypatch: pytest.Mon
     assert time.monotonic() - begin < 2
     dripping.join()
     listener.close()
+
+
+def test_what_the_engine_says_of_its_containers(host: Host, serve: Serve) -> None:
+    names = [{"Id": "c" * 64, "Names": ["/\x1b[31m", "/ok"]}, {"Id": "d" * 64, "Names": ["/../x"]}]
+    serve(
+        info=http(json.dumps({**INFO, "LiveRestoreEnabled": True}).encode()),
+        containers_json=http(json.dumps(names).encode()),
+    )
+    host.process(77)
+    engine = host.observe()
+    assert (engine.containers, engine.container_ids) == (("ok", "d" * 12), ("c" * 64, "d" * 64))
+    assert engine.live_restore
+    assert engine.socket == host.paths.socket
+
+
+def test_the_environment_of_the_user_does_not_choose_the_engine(
+    host: Host, serve: Serve, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    other = serve(str(tmp_path / "other.sock"))
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/other.sock")
+    host.process(77)
+    serve()
+    assert host.observe().running is True
+    assert other.requests == []
+
+
+def stopping(*statuses: str) -> dict[str, bytes | None]:
+    ids = [f"{place:x}" * 64 for place in range(len(statuses))]
+    listed = json.dumps([{"Id": each, "Names": [f"/c{each[0]}"]} for each in ids]).encode()
+    answers: dict[str, bytes | None] = {"containers_json": http(listed)}
+    return answers | {f"containers_{each}_stop": http(b"", status) for each, status in zip(ids, statuses, strict=True)}
+
+
+def test_all_running_containers_are_stopped_and_those_that_stay_are_told(host: Host, serve: Serve) -> None:
+    fake = serve(**stopping("204 No Content", "304 Not Modified", "404 Not Found"))
+    left = docker_api.stop_containers(host.paths.socket)
+    assert [container.name for container in left] == ["c0", "c1", "c2"]
+    asked = [request.split(" ")[:2] for request in fake.requests]
+    assert asked[1:4] == [["POST", f"/containers/{digit * 64}/stop"] for digit in "012"]
+    assert asked[0] == asked[4] == ["GET", "/containers/json"]
+
+
+@pytest.mark.parametrize("answer", [http(b"", "500 Internal Server Error"), b"", b"rubbish", None])
+def test_a_container_that_cannot_be_stopped_is_named(
+    host: Host, serve: Serve, monkeypatch: pytest.MonkeyPatch, answer: bytes | None
+) -> None:
+    monkeypatch.setattr(docker_api, "STOP_SECONDS", 0.3)
+    listed = json.dumps([{"Id": "1" * 64, "Names": ["/stuck"]}]).encode()
+    serve(**{"containers_json": http(listed), f"containers_{'1' * 64}_stop": answer})
+    with pytest.raises(docker_api.ApiError, match="stuck"):
+        docker_api.stop_containers(host.paths.socket)
+
+
+def test_an_engine_that_is_gone_has_no_containers_to_stop(host: Host) -> None:
+    assert docker_api.stop_containers(host.paths.socket) == ()
 
 
 def test_alive_without_a_socket_is_unknown(host: Host) -> None:

@@ -48,6 +48,28 @@ def test_an_exit_code_is_returned_by_run_and_raised_by_change(script: str) -> No
     assert runner.recent[0].startswith(f"{script} 5 -> 5 (")
 
 
+def test_a_long_command_is_run_and_reported_as_any_other(script: str) -> None:
+    runner = CommandRunner()
+    argv = (script, "0", "a b", "$(id)", "\u00e9", "\udcff")
+    assert runner.change(argv, is_long=True).stdout == runner.run(argv).stdout == "<0><a b><$(id)><\u00e9><\udcff>"
+    with pytest.raises(CommandFailedError) as caught:
+        runner.change((script, "5"), is_long=True)
+    assert "Exit code: 5" in caught.value.details
+    with pytest.raises(CommandFailedError) as caught:
+        runner.change(("/bin/sh", "-c", "kill -ILL $$"), is_long=True)
+    assert (caught.value.summary, "SIGILL" in caught.value.details) == ("/bin/sh was ended by a signal", True)
+    ends = [line.rpartition(" (")[0].rpartition(" -> ")[2] for line in runner.recent]
+    assert ends == ["0", "0", "5", "ended by SIGILL"]
+
+
+@pytest.mark.parametrize("is_long", [False, True])
+def test_no_command_gets_a_ctrl_c_of_ours(is_long: bool) -> None:  # noqa: FBT001
+    show = "read -r pid _ _ _ _ sid _ </proc/$$/stat; echo $sid $pid"
+    run = CommandRunner().change(("/bin/sh", "-c", show), is_long=is_long)
+    session, pid = run.stdout.split()
+    assert session == pid
+
+
 def test_only_the_last_commands_are_kept(script: str) -> None:
     runner = CommandRunner()
     for number in range(18):

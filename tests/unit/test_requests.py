@@ -86,6 +86,13 @@ def test_disks_to_add_are_looked_at_as_spare_devices_of_that_pool_only() -> None
     assert desired_for(GROW, state) is state
 
 
+@pytest.mark.parametrize(
+    ("command", "pool"), [("destroy", "docker"), ("deactivate", "docker"), ("rebuild", "docker"), ("activate", "")]
+)
+def test_holders_are_looked_for_when_a_pool_is_to_go(command: Any, pool: str) -> None:
+    assert desired_for(Request(command, "docker"), PLAIN).holders_of == pool
+
+
 @pytest.mark.parametrize("command", ["destroy", "deactivate", "rebuild", "activate"])
 def test_an_engine_is_looked_for_that_is_not_configured_or_on_another_pool(command: Any) -> None:
     elsewhere = support.desired(*PLAIN.pools, support.pool("b", "/dev/sdc"), engines=(support.engine("b"),))
@@ -93,7 +100,7 @@ def test_an_engine_is_looked_for_that_is_not_configured_or_on_another_pool(comma
         (engine,) = desired_for(Request(command, "docker"), state).engines
         assert (engine.implied, engine.config.pool) == (True, "docker")
     here = support.desired(*PLAIN.pools, engines=(support.engine("docker", config_file="/x"),))
-    assert desired_for(Request(command, "docker"), here) is here
+    assert desired_for(Request(command, "docker"), here).engines == here.engines
     moved = support.desired(*elsewhere.pools, engines=(support.engine("b", config_file="/x"),))
     assert desired_for(Request(command, "docker"), moved).engines[0].config.config_file == "/x"
 

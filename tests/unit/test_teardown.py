@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from thinpoolmgr.core.commands import commands
 from thinpoolmgr.core.desired import with_implied_engine
+from thinpoolmgr.core.holders import Holder, Holders, Process
 from thinpoolmgr.core.model import ConfiguredDevice, PhysicalVolume, ServiceState
 from thinpoolmgr.core.plan import Memory, OpenStep
 from thinpoolmgr.core.steps import (
@@ -40,6 +41,10 @@ def destroy(shot: Snapshot, memory: Memory = NOTHING, state: DesiredState = PLAI
 
 def deactivate(shot: Snapshot, memory: Memory = NOTHING, state: DesiredState = PLAIN) -> Plan:
     return plan_deactivate(state.pools[0], state, shot, memory)
+
+
+def held(shot: Snapshot, *holders: Holder) -> Snapshot:
+    return replace(shot, holders=Holders(holders))
 
 
 def names(found: Plan) -> list[str]:
@@ -109,6 +114,68 @@ def test_open_thin_devices_are_refused_by_name() -> None:
         assert (codes(found), names(found)) == (["DEVICE_OPEN"], [])
         assert "a (2 times)" in found.refusals[0].summary
         assert "b (" not in found.refusals[0].summary
+
+
+def test_who_has_a_device_open_is_told_by_pid() -> None:
+    shot = support.with_thin_device(HEALTHY, "a", open_count=1)
+    pinned = Holder("a", shot.dm_devices[-1].devno, "mount", ("/x",), processes=(Process(9, "sh"),), process_count=1)
+    for found in (destroy(held(shot, pinned)), deactivate(held(shot, pinned))):
+        assert (codes(found), names(found)) == (["DEVICE_OPEN"], [])
+        assert "sh (pid 9)" in found.refusals[0].details
+
+
+def test_a_device_that_goes_by_itself_is_waited_for() -> None:
+    shot = support.with_thin_device(HEALTHY, "a", open_count=1)
+    going = replace(shot, dm_devices=(*shot.dm_devices[:-1], replace(shot.dm_devices[-1], deferred_remove=True)))
+    assert names(deactivate(held(going))) == ["remove-dm-device", "deactivate-pool"]
+    assert codes(deactivate(going)) == ["DEVICE_OPEN"]
+    assert codes(deactivate(held(shot))) == ["DEVICE_OPEN"]
+
+
+def test_an_engine_is_not_stopped_where_somebody_else_has_its_devices() -> None:
+    shot = with_docker(support.with_thin_device(HEALTHY, "a", open_count=2), running=True)
+    devno = shot.find_dm("a").devno  # type: ignore[union-attr]
+    own = Holder("a", devno, "mount", ("/var/lib/docker/devicemapper/mnt/a",), "mnt:[1]", is_host=True)
+    other = Holder("a", devno, "mount", ("/x",), "mnt:[2]", processes=(Process(9, "sh"),), process_count=1)
+    assert names(destroy(held(shot, own), state=WITH_DOCKER))[0] == "stop-engine"
+    found = destroy(held(shot, own, other), state=WITH_DOCKER)
+    assert (codes(found), names(found)) == (["DEVICE_OPEN"], [])
+    assert "sh (pid 9)" in found.refusals[0].details
+    assert "/devicemapper/mnt" not in found.refusals[0].details
+
+
+def test_containers_that_outlive_their_engine_are_stopped_before_it() -> None:
+    engine = support.docker(running=True, configured=True, live_restore=True, containers=("web",))
+    shot = support.with_engine(support.with_thin_device(HEALTHY, open_count=1), engine)
+    found = deactivate(shot, state=WITH_DOCKER)
+    assert names(found) == ["stop-containers", "stop-engine", "remove-dm-device", "deactivate-pool"]
+    assert deactivate(after(shot, found), state=WITH_DOCKER).is_empty
+    # without that step the devices stay open, and nothing is removed
+    left = support.apply_step(shot, found.steps[1])
+    assert codes(deactivate(left, state=WITH_DOCKER)) == ["DEVICE_OPEN"]
+
+
+@pytest.mark.parametrize("steps_done", range(8))
+def test_from_any_step_on_the_rest_is_planned_when_containers_outlive_their_engine(steps_done: int) -> None:
+    engine = support.docker(running=True, configured=True, live_restore=True, containers=("web",), state=support.STALE)
+    shot = support.with_engine(support.with_thin_device(HEALTHY, open_count=1), engine)
+    whole = destroy(shot, state=WITH_DOCKER)
+    assert len(whole.steps) == 8
+    for step in whole.steps[:steps_done]:
+        shot = support.apply_step(shot, step)
+    memory = Memory(interrupted=whole.steps[:steps_done], pending=whole.steps[steps_done:])
+    assert names(destroy(shot, memory, WITH_DOCKER)) == names(whole)[steps_done:]
+
+
+def test_who_has_a_part_of_a_pool_that_does_not_run_is_told() -> None:
+    parts = tuple(replace(d, open_count=1) for d in HEALTHY.dm_devices if d.targets != ("thin-pool",))
+    half = replace(HEALTHY, dm_devices=parts)
+    first = min(parts, key=lambda part: part.name)
+    reader = Holder(first.name, first.devno, "open", processes=(Process(9, "dd"),), process_count=1)
+    for shot in (held(half, reader), held(half, replace(reader, devno="1:1"))):
+        found = deactivate(shot)
+        assert (codes(found), names(found)) == (["DEVICE_OPEN"], [])
+        assert ("dd (pid 9)" in found.refusals[0].details) is (shot.holders == Holders((reader,)))
 
 
 def test_an_lv_of_strangers_in_our_group_stops_it() -> None:

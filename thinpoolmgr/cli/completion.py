@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from click.shell_completion import BashComplete, FishComplete, add_completion_class
 
 from thinpoolmgr.cli.options import options_of
-from thinpoolmgr.cli.stories import read_stories
 from thinpoolmgr.config import load_config
 from thinpoolmgr.core.desired import DesiredState
 from thinpoolmgr.errors import ThinpoolmgrError
@@ -57,6 +56,8 @@ def complete_engine(context: click.Context, _parameter: click.Parameter, incompl
 
 def complete_code(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
     """Return the codes that begin with `incomplete`, in whatever case."""
+    from thinpoolmgr.cli.stories import read_stories  # noqa: PLC0415 - every command imports this module
+
     return [code for code in read_stories() if code.startswith(incomplete.upper())]
 
 

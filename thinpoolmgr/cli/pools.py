@@ -6,7 +6,6 @@ import os
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -90,7 +89,7 @@ def real_host(desired: DesiredState, *, all_disks: bool = False) -> RealHost:
 
     """
     require_thin_pool_target()
-    return RealHost(desired, all_disks=all_disks)
+    return RealHost(desired, all_disks=all_disks, all_thin_devices=bool(desired.holders_of))
 
 
 def simulated_host(options: Options, desired: DesiredState) -> SimulatedHost | None:
@@ -117,6 +116,8 @@ def host_and_store(options: Options, desired: DesiredState) -> Iterator[tuple[Ho
         require_root()
         yield real_host(desired), Store()
         return
+    from tempfile import TemporaryDirectory  # noqa: PLC0415 - as above
+
     with TemporaryDirectory(prefix="thinpoolmgr-simulated-") as folder:
         yield simulated, Store(Path(folder), Path(folder) / "lock")
 
@@ -304,7 +305,10 @@ def run_request(context: click.Context, request: Request, approval: Approval, bo
     reporter = TerminalReporter(renderer, options)
     planner = planner_of(request, desired)
     try:
-        with renderer.progress(), host_and_store(options, desired) as (host, store):
+        with (
+            renderer.progress(),
+            host_and_store(options, desired) as (host, store),
+        ):
             result = carry_out(request.command, planner, host, store, reporter, approval, bound_to)
     except RunError as error:
         if options.json:

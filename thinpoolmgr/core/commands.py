@@ -33,6 +33,7 @@ from thinpoolmgr.core.steps import (
     SetZeroing,
     StartEngine,
     Step,
+    StopContainers,
     StopEngine,
     TagPool,
     WipeSignatures,
@@ -45,7 +46,7 @@ _DMSETUP_PLAIN_NAME = re.compile(r"[A-Za-z0-9#+.:=@_-]+", re.ASCII)
 
 
 def commands(step: Step) -> tuple[Argv, ...]:  # noqa: PLR0912 - one branch a step
-    """Return the argument vectors that carry out `step`, in order; empty for steps that edit files."""
+    """Return the argument vectors that carry out `step`, in order; empty for those that edit files or ask an API."""
     match step:
         case WipeSignatures():
             return (("wipefs", "--all", step.disk.path),)
@@ -97,7 +98,7 @@ def commands(step: Step) -> tuple[Argv, ...]:  # noqa: PLR0912 - one branch a st
         case StartEngine():
             # A unit that failed too often in a row refuses to start until that is forgotten (systemd.unit(5)).
             return (("systemctl", "reset-failed", *step.units), ("systemctl", "start", *step.units))
-        case MoveStateAside() | DeleteSetAside() | WriteEngineConfig() | EditLvmProfile():
+        case StopContainers() | MoveStateAside() | DeleteSetAside() | WriteEngineConfig() | EditLvmProfile():
             return ()
 
 

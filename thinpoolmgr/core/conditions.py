@@ -39,6 +39,7 @@ from thinpoolmgr.core.steps import (
     SetZeroing,
     StartEngine,
     Step,
+    StopContainers,
     StopEngine,
     TagPool,
     WipeSignatures,
@@ -158,7 +159,15 @@ def why_not_done(step: Step, snapshot: Snapshot) -> str:  # noqa: PLR0912 - one 
             return _remove_group(step, snapshot)
         case RemovePhysicalVolumes():
             return _remove_pvs(step, snapshot)
-        case StopEngine() | StartEngine() | MoveStateAside() | DeleteSetAside() | WriteEngineConfig() | ReloadUnits():
+        case (
+            StopContainers()
+            | StopEngine()
+            | StartEngine()
+            | MoveStateAside()
+            | DeleteSetAside()
+            | WriteEngineConfig()
+            | ReloadUnits()
+        ):
             return _engine(step, snapshot)
 
 
@@ -336,13 +345,17 @@ def _trouble(snapshot: Snapshot) -> str:
 
 
 def _engine(
-    step: StopEngine | StartEngine | MoveStateAside | DeleteSetAside | WriteEngineConfig | ReloadUnits,
+    step: StopContainers | StopEngine | StartEngine | MoveStateAside | DeleteSetAside | WriteEngineConfig | ReloadUnits,
     snapshot: Snapshot,
 ) -> str:
     engine = snapshot.find_engine(step.engine)
     if engine is None:
         return f"{step.engine} was not looked at"
     match step:
+        case StopContainers():
+            # An engine that does not answer may have any number of them.
+            left = "it does not answer" if engine.running is None else ", ".join(engine.containers)
+            return f"{step.engine} still runs containers: {left}" if left else ""
         case StopEngine():
             return "" if engine.running is False else f"{step.engine} is still running"
         case StartEngine():

@@ -132,6 +132,8 @@ class DesiredState(Struct, frozen=True):
 
     pools: tuple[DesiredPool, ...] = ()
     engines: tuple[DesiredEngine, ...] = ()
+    holders_of: str = ""
+    """Name of the pool that is to be taken down: who holds its open devices must be looked for."""
 
     def find_pool(self, name: str) -> DesiredPool | None:
         """Return the pool with this name of the configuration."""
@@ -152,7 +154,7 @@ def with_implied_engine(desired: DesiredState, pool: DesiredPool, kind: str = "d
     configured = next((engine for engine in desired.engines if engine.kind == kind), None)
     config = replace(configured.config, pool=pool.name) if configured else EngineConfig(pool=pool.name)
     others = tuple(engine for engine in desired.engines if engine is not configured)
-    return DesiredState(desired.pools, (*others, DesiredEngine(kind, config, implied=True)))
+    return replace(desired, engines=(*others, DesiredEngine(kind, config, implied=True)))
 
 
 def with_engine_anywhere(desired: DesiredState, kind: str = "docker") -> DesiredState:

@@ -11,12 +11,14 @@ from thinpoolmgr.core.guards import PV_SIGNATURE
 from thinpoolmgr.core.lifecycle import PoolState, PoolView
 from thinpoolmgr.core.matching import is_unresolved
 from thinpoolmgr.core.plan import Memory, Plan, Refusal, fingerprint_of
-from thinpoolmgr.core.steps import MoveStateAside, StartEngine, Step, StopEngine
+from thinpoolmgr.core.steps import MoveStateAside, StartEngine, Step, StopContainers, StopEngine
 from thinpoolmgr.units import exact_size, parse_size
 
 if TYPE_CHECKING:
     from thinpoolmgr.core.desired import DesiredEngine
     from thinpoolmgr.core.model import Engine, EngineState, Snapshot
+
+_NAMED_CONTAINERS = 100
 
 
 def plan_engine(engine: DesiredEngine, view: PoolView, snapshot: Snapshot, memory: Memory) -> Plan:
@@ -259,7 +261,7 @@ def around_engine(changes: list[Step], found: Engine, memory: Memory, pool: str)
         stop = stop_engine(found, "its storage must not change under it", pool)
         if isinstance(stop, Refusal):
             return Plan(refusals=(stop,))
-        return Plan(steps=(stop, *changes, _start(found, "it was running before", pool)))
+        return Plan(steps=(*stop, *changes, _start(found, "it was running before", pool)))
     if found.name in memory.stopped_engines and not is_up and by_systemd:
         return Plan(steps=(*changes, _start(found, "thinpoolmgr stopped it", pool)))
     notes = (f"{found.name} is not running: start it when this is done.",) if changes and not found.running else ()
@@ -271,20 +273,45 @@ def _units(found: Engine) -> tuple[str, ...]:
     return (*found.service.sockets, found.service.unit)
 
 
-def stop_engine(found: Engine, why: str, pool: str) -> StopEngine | Refusal:
-    """Return the step that stops a running engine, or the refusal where no systemd runs it."""
-    containers = f"; running containers: {', '.join(found.containers[:5])}" if found.containers else ""
+def stop_engine(found: Engine, why: str, pool: str) -> list[Step] | Refusal:
+    """Return the steps that stop a running engine with its containers, or the refusal where no systemd runs it."""
+    containers = f"; running containers: {_named(found.containers)}" if found.containers else ""
     if found.service.systemd and found.service.unit and found.service.active is not False:
         reason = f"{found.name} is running and {why}{containers}"
-        return StopEngine(reason=reason, danger="outage", pool=pool, engine=found.name, units=_units(found))
+        stop = StopEngine(reason=reason, danger="outage", pool=pool, engine=found.name, units=_units(found))
+        return [*_stop_containers(found, pool), stop]
     pids = ", ".join(map(str, found.pids)) or "unknown"
+    before = f"Stop its containers (docker stop), which would outlive it: live-restore is on. Then stop {found.name}"
+    stop_it = before if found.live_restore and found.containers else f"Stop {found.name}"
     return Refusal(
         "ENGINE_RUNNING",
         found.name,
         f"{found.name} is running (pid {pids}), and {why}{containers}",
         "No systemd unit runs it, so thinpoolmgr cannot stop and start it: that is your job.",
-        f"Stop {found.name} (kill {pids}), wait until it has ended, and run this again.",
+        f"{stop_it} (kill {pids}), wait until it has ended, and run this again.",
     )
+
+
+def _stop_containers(found: Engine, pool: str) -> list[Step]:
+    """With live-restore (dockerd(8)) containers outlive the daemon, and keep their thin devices open."""
+    if not (found.live_restore and found.running and found.containers):
+        return []
+    reason = f"live-restore is on, so {found.name} would leave them running on its storage: {_named(found.containers)}"
+    return [
+        StopContainers(
+            reason=reason,
+            danger="outage",
+            pool=pool,
+            engine=found.name,
+            socket=found.socket,
+            containers=found.containers,
+        )
+    ]
+
+
+def _named(containers: tuple[str, ...]) -> str:
+    more = len(containers) - _NAMED_CONTAINERS
+    return ", ".join(containers[:_NAMED_CONTAINERS]) + (f" and {more} more" if more > 0 else "")
 
 
 def _start(found: Engine, reason: str, pool: str) -> StartEngine:

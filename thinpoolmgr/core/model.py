@@ -11,6 +11,8 @@ from typing import Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
+from thinpoolmgr.core.holders import Holders
+
 
 class Signature(Struct, frozen=True):
     """One signature found on a device by libblkid: what, of which use, at which byte."""
@@ -189,6 +191,10 @@ class DmDevice(Struct, frozen=True):
     """Only for `thin-pool` targets; None there means the status was unreadable."""
     table: str = ""
     """Table of a `thin-pool` or `thin` target's only segment, without start and length."""
+    is_examined: bool = True
+    """False: a thin device of an engine, of which only name, number and pool are known."""
+    deferred_remove: bool = False
+    """Whether it goes by itself when the last one who has it open closes it (DM_DEFERRED_REMOVE)."""
 
 
 class EngineDevice(Struct, frozen=True):
@@ -275,6 +281,12 @@ class Engine(Struct, frozen=True):
     """Why the state on disk could not be read: it is unknown, not absent."""
     containers: tuple[str, ...] = ()
     """Names of running containers."""
+    container_ids: tuple[str, ...] = ()
+    """Their ids, in the same order."""
+    live_restore: bool = False
+    """Whether running containers outlive the engine's own stop, with their devices open."""
+    socket: str = ""
+    """Unix socket of the running engine's API."""
     set_aside: tuple[str, ...] = ()
     """Folders into which stale state was moved."""
 
@@ -306,6 +318,8 @@ class Snapshot(Struct, frozen=True):
     """Names directly below /dev that are also volume group names of the configuration."""
     boot_id: str = ""
     lvm_profiles: tuple[LvmProfile, ...] = ()
+    holders: Holders | None = None
+    """Who holds the open devices of the pool that is to be taken down; None: nobody asked."""
 
     def find_profile(self, name: str) -> LvmProfile | None:
         """Return our LVM profile called `name`."""

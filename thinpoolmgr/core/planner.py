@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from thinpoolmgr.core.busy import refuse_open
 from thinpoolmgr.core.changes import (
     add_disks,
     discards_while_inactive,
@@ -21,6 +22,7 @@ from thinpoolmgr.core.desired import DesiredPool, DesiredState, unstable_name_wa
 from thinpoolmgr.core.engine_plan import plan_engine, plan_engine_start, plan_implied_engine
 from thinpoolmgr.core.fingerprint import fingerprint_of_host
 from thinpoolmgr.core.guards import check_disk, check_paths, check_sector_sizes, disk_ref, plan_wipes
+from thinpoolmgr.core.holders import Holders
 from thinpoolmgr.core.leftovers import find_leftovers, remove_leftovers, unexpected_lvs
 from thinpoolmgr.core.lifecycle import PoolState, PoolView, view_pool
 from thinpoolmgr.core.matching import is_unresolved, resolve_matches
@@ -294,15 +296,16 @@ def bring_up(view: PoolView, memory: Memory | None = None) -> tuple[list[Step], 
     return [*removals, *remove_parts(view), *before, activate], []
 
 
-def refuse_open_parts(view: PoolView) -> Refusal | None:
+def refuse_open_parts(view: PoolView, holders: Holders | None = None) -> Refusal | None:
     """Return why what an interrupted activation left cannot be cleared away: somebody has it open."""
     busy = next((device for device in view.inner if device.open_count and device.targets != ("thin-pool",)), None)
     if busy is None or view.device is not None:
         return None
+    summary = f"{busy.name}, a part of {view.pool.path}, is open"
+    if holders is not None:
+        return refuse_open(busy.name, summary, replace(holders, found=holders.of(frozenset({busy.devno}))))
     resolution = f"Find who has it (lsof /dev/mapper/{busy.name}; dmsetup ls --tree), close it, and run this again."
-    return Refusal(
-        "DEVICE_OPEN", busy.name, f"{busy.name}, a part of {view.pool.path}, is open", view.because, resolution
-    )
+    return Refusal("DEVICE_OPEN", busy.name, summary, view.because, resolution)
 
 
 def remove_parts(view: PoolView) -> list[RemoveDmDevice]:

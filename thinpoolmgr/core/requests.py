@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     Predict = Callable[[Snapshot, Step], Snapshot]
 
-_STOPS_OR_STARTS = ("destroy", "deactivate", "rebuild", "activate")
+_TAKES_DOWN = ("destroy", "deactivate", "rebuild")
 
 
 class UnknownPoolError(ValueError):
@@ -50,8 +50,9 @@ def desired_for(request: Request, desired: DesiredState) -> DesiredState:
     if not request.pool:
         return with_engine_anywhere(desired) if request.command == "apply" else desired
     pool = _pool(request, desired)
-    if request.command in _STOPS_OR_STARTS:
-        return with_implied_engine(desired, pool)
+    if request.command in (*_TAKES_DOWN, "activate"):
+        looked_for = pool.name if request.command in _TAKES_DOWN else ""
+        return replace(with_implied_engine(desired, pool), holders_of=looked_for)
     named = (*pool.config.devices, *pool.config.spare_devices)
     more = tuple(device for device in request.add_devices if device not in named)
     if not more:

@@ -219,6 +219,17 @@ class RemovePhysicalVolumes(BaseStep, frozen=True, tag="remove-physical-volumes"
     pv_uuids: tuple[str, ...] = ()
 
 
+class StopContainers(BaseStep, frozen=True, tag="stop-containers", kw_only=True):
+    """Stop all containers of an engine whose live-restore would let them outlive it, with their devices open.
+
+    Those that were started since the plan was made are stopped, too: `containers` says which ran then.
+    """
+
+    engine: str
+    socket: str
+    containers: tuple[str, ...]
+
+
 class StopEngine(BaseStep, frozen=True, tag="stop-engine", kw_only=True):
     """Stop a container engine with its sockets, so that nothing starts it meanwhile.
 
@@ -293,6 +304,7 @@ Step = (
     | RemoveThinPool
     | RemoveVolumeGroup
     | RemovePhysicalVolumes
+    | StopContainers
     | StopEngine
     | StartEngine
     | MoveStateAside
@@ -329,7 +341,7 @@ def target(step: Step) -> str:
             return " ".join(disk.path for disk in step.disks)
         case RemoveDmDevice() | ResumeDevice():
             return step.name
-        case StopEngine() | StartEngine() | ReloadUnits():
+        case StopContainers() | StopEngine() | StartEngine() | ReloadUnits():
             return step.engine
         case MoveStateAside():
             return step.paths[-1]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from thinpoolmgr.core.busy import refuse_busy, refuse_stopping
 from thinpoolmgr.core.changes import mend
 from thinpoolmgr.core.desired import DesiredPool, DesiredState
 from thinpoolmgr.core.engine_config import check_files
@@ -53,7 +54,7 @@ def plan_deactivate(pool: DesiredPool, desired: DesiredState, snapshot: Snapshot
     view = view_pool(pool, snapshot)
     steps, refusals = _release(view, desired, snapshot, memory, "outage")
     if view.state is PoolState.INACTIVE:
-        busy = refuse_open_parts(view)
+        busy = refuse_open_parts(view, snapshot.holders)
         refusals += [busy] if busy else []
         steps += remove_parts(view)
     elif not refusals and view.device is not None and view.state is not PoolState.LOST:
@@ -103,12 +104,12 @@ def _release(
     # Whatever is asked of a suspended device waits for ever, LVM and the engine not least (measured, LVM 2.03.16).
     steps: list[Step] = mend(view) if any(part.suspended for part in view.inner) else []
     refusals: list[Refusal] = []
-    stop = _stop(_engine_on(view, desired, snapshot), view)
+    found = _engine_on(view, desired, snapshot)
+    stop = _stop(found, view)
     if isinstance(stop, Refusal):
-        refusals.append(stop)
-    elif stop is not None:
-        steps.append(stop)
-    refusals += _refuse_open(view, stopping=stop is not None)
+        return [], [stop]
+    steps += stop
+    refusals += _refuse_open(view, found, snapshot, stopping=bool(stop))
     steps += [_remove(device, f"it is a thin device of {view.pool.path}", view) for device in view.thin_devices]
     if view.state is PoolState.LOST:
         reason = f"LVM does not know {view.pool.path} any more, so its devices are removed from the kernel one by one"
@@ -150,9 +151,9 @@ def _engine_on(view: PoolView, desired: DesiredState, snapshot: Snapshot) -> Eng
     return found if named == view.dm_name or may_be else None
 
 
-def _stop(found: Engine | None, view: PoolView) -> StopEngine | Refusal | None:
+def _stop(found: Engine | None, view: PoolView) -> list[Step] | Refusal:
     if found is None or not _needs_stop(found, view):
-        return None
+        return []
     return check_process(found) or stop_engine(found, f"it uses the pool {view.pool.path}", view.pool.name)
 
 
@@ -162,14 +163,16 @@ def _needs_stop(found: Engine, view: PoolView) -> bool:
     return found.running is None or found.driver in ("", "devicemapper") or bool(view.thin_devices)
 
 
-def _refuse_open(view: PoolView, *, stopping: bool) -> list[Refusal]:
-    """Open devices: while the engine is to be stopped first they are expected, otherwise somebody else has them."""
-    busy = [device for device in view.thin_devices if device.open_count]
-    if stopping or not busy:
+def _refuse_open(view: PoolView, found: Engine | None, snapshot: Snapshot, *, stopping: bool) -> list[Refusal]:
+    """Open devices: while the engine is to be stopped first its own are expected, otherwise somebody else has them."""
+    busy = [device for device in view.thin_devices if device.open_count or not device.is_examined]
+    if not busy:
         return []
-    names = ", ".join(f"{device.name} ({device.open_count} times)" for device in busy[:5])
-    resolution = "Find who has it (grep NAME /proc/*/mountinfo; lsof /dev/mapper/NAME), close it, and run this again."
-    return [Refusal("DEVICE_OPEN", busy[0].name, f"thin devices of {view.pool.path} are open: {names}", "", resolution)]
+    if stopping and found is not None:
+        refusal = refuse_stopping(busy, snapshot.holders, found, view.pool.path)
+    else:
+        refusal = refuse_busy(busy, snapshot.holders, found, view.pool.path)
+    return [refusal] if refusal else []
 
 
 def _remove(device: DmDevice, reason: str, view: PoolView, danger: Danger = "safe") -> RemoveDmDevice:

@@ -19,6 +19,8 @@ from thinpoolmgr.core.guards import PV_SIGNATURE
 from thinpoolmgr.core.matching import WHOLE_KINDS
 from thinpoolmgr.core.model import ConfiguredDevice, Disk, Signature
 from thinpoolmgr.host.blkid import ProbeError, probe_signatures
+from thinpoolmgr.host.mountinfo import Mount, parse_mountinfo, unescape
+from thinpoolmgr.host.processes import list_processes
 from thinpoolmgr.units import SECTOR_BYTES
 
 if TYPE_CHECKING:
@@ -26,8 +28,6 @@ if TYPE_CHECKING:
 
     from thinpoolmgr.host.udev import UdevProperties
 
-_ESCAPE = re.compile(r"\\([0-7]{3})")
-_SOURCE_FIELDS = 2
 # Processes end while they are looked at; one that has ended and was not waited for has no mount namespace (EINVAL).
 _GONE = {errno.ENOENT, errno.ESRCH, errno.EINVAL}
 _MULTIPATH_UUID = re.compile(r"mpath-")
@@ -55,19 +55,6 @@ class Roots:
         if not stat.S_ISBLK(status.st_mode):
             return ""
         return f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
-
-
-class Mount(NamedTuple):
-    """One line of a mountinfo."""
-
-    devno: str
-    point: str
-    source: str
-
-    @property
-    def is_anonymous(self) -> bool:
-        """Whether `devno` belongs to no device, as with btrfs: then only `source` names one."""
-        return self.devno.startswith("0:")
 
 
 @dataclass(frozen=True)
@@ -235,11 +222,13 @@ def _labelled(partitions: tuple[str, ...]) -> tuple[str, ...] | None:
 def _loops_over(family: tuple[_Block, ...], roots: Roots) -> set[str]:
     """A loop device does not claim the device that it stands on: neither holders nor an exclusive open show it."""
     found = set()
-    for file in (roots.sys / "block").glob("loop*/loop/backing_file"):
+    folder = roots.sys / "block"
+    # Not by a pattern: there may be thousands of other devices.
+    for name in (name for name in os.listdir(folder) if name.startswith("loop")):
         with suppress(OSError):
-            backing = roots.devno(_read(file, ""))
+            backing = roots.devno(_read(folder / name / "loop/backing_file", ""))
             if backing and any(backing == member.devno for member in family):
-                found.add(file.parent.parent.name)
+                found.add(name)
     return found
 
 
@@ -331,11 +320,9 @@ def _is_one_of(path: str, blocks: tuple[_Block, ...], roots: Roots) -> bool:
 
 
 def _read_mounts(roots: Roots) -> tuple[Mount, ...]:
-    found = dict.fromkeys(_parse_mountinfo((roots.proc / "1/mountinfo").read_bytes()))
+    found = dict.fromkeys(parse_mountinfo((roots.proc / "1/mountinfo").read_bytes()))
     seen = {_namespace(roots.proc / "1")}
-    for process in roots.proc.iterdir():
-        if not process.name.isdigit():
-            continue
+    for process in (roots.proc / str(pid) for pid in list_processes(roots.proc)):
         namespace = _namespace(process)
         if namespace and namespace in seen:
             continue
@@ -346,7 +333,7 @@ def _read_mounts(roots: Roots) -> tuple[Mount, ...]:
                 continue
             raise
         seen.add(namespace)
-        found.update(dict.fromkeys(_parse_mountinfo(content)))
+        found.update(dict.fromkeys(parse_mountinfo(content)))
     return tuple(found)
 
 
@@ -357,22 +344,9 @@ def _namespace(process: Path) -> str:
         return ""
 
 
-def _parse_mountinfo(content: bytes) -> Iterator[Mount]:
-    for line in content.splitlines():
-        mount, _, filesystem = os.fsdecode(line).partition(" - ")
-        fields, tail = mount.split(" "), filesystem.split(" ")
-        if len(tail) < _SOURCE_FIELDS:
-            raise OSError(errno.EBADMSG, f"not a line of a mountinfo: {line!r}")
-        yield Mount(devno=fields[2], point=_unescape(fields[4]), source=_unescape(tail[1]))
-
-
 def _read_swaps(roots: Roots) -> tuple[str, ...]:
     lines = (roots.proc / "swaps").read_bytes().splitlines()[1:]
-    return tuple(_unescape(os.fsdecode(line).split()[0]).removesuffix(" (deleted)") for line in lines)
-
-
-def _unescape(text: str) -> str:
-    return _ESCAPE.sub(lambda match: chr(int(match[1], 8)), text)
+    return tuple(unescape(os.fsdecode(line).split()[0]).removesuffix(" (deleted)") for line in lines)
 
 
 def _node(real: str, devno: str, roots: Roots) -> str:

@@ -19,7 +19,7 @@ from thinpoolmgr.errors import CommandFailedError, NotRootError, ThinpoolmgrErro
 from thinpoolmgr.units import SECTOR_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Iterator
 
 CONTROL_PATH = "/dev/mapper/control"
 
@@ -35,12 +35,16 @@ STATUS_TABLE_FLAG = 1 << 4
 ACTIVE_PRESENT_FLAG = 1 << 5
 BUFFER_FULL_FLAG = 1 << 8
 NOFLUSH_FLAG = 1 << 11
+UUID_FLAG = 1 << 14
+DEFERRED_REMOVE_FLAG = 1 << 17
 
 _HEADER = Struct("=3I2IIiIIIQ128s129s7x")
 # The part of the header that every answer is read by.
 _COUNTS = Struct("=IIiI")
 _COUNTS_OFFSET = 16
 _NAME_ENTRY = Struct("=QI")
+_NAME_TAIL = Struct("=II")
+_HAS_UUID, _HAS_NO_UUID = 1, 2
 _TARGET = Struct("=QQiI16s")
 _DEPS = Struct("=II")
 _DEV = Struct("=Q")
@@ -48,8 +52,7 @@ _VERSION_ENTRY = Struct("=I3I")
 # pool, device id, external origin
 _THIN_TABLE = re.compile(r"(\d+:\d+) \d+(?: (\d+:\d+))?")
 
-# The kernel refuses callers with a newer minor than its own, so the oldest one is asked for.
-_VERSION = (4, 0, 0)
+_VERSION = (4, 0, 0)  # the kernel refuses callers with a newer minor than its own
 _LIST_BYTES = 64 * 1024
 _DEVICE_BYTES = 4 * 1024
 _MOST_BYTES = 256 * 1024 * 1024
@@ -78,6 +81,14 @@ class Target(NamedTuple):
     params: str
 
 
+class Listed(NamedTuple):
+    """A device as the list of all names it; an older kernel's tells no `uuid`."""
+
+    devno: str
+    name: str
+    uuid: str | None
+
+
 class Answer(NamedTuple):
     """What the kernel returned: where its data begin, how many targets they describe, and the whole buffer."""
 
@@ -87,7 +98,7 @@ class Answer(NamedTuple):
 
     @property
     def header(self) -> Header:
-        """The header that begins the buffer; read when asked for, since not every answer's is needed."""
+        """The header that begins the buffer."""
         return parse_header(self.buffer)
 
 
@@ -110,21 +121,29 @@ def parse_header(buffer: bytes | bytearray) -> Header:
     return Header(data_start, target_count, open_count, flags, event_number, _devno(dev), _text(name), _text(uuid))
 
 
-def parse_names(answer: Answer) -> tuple[str, ...]:
-    """Return the device names in an answer to DM_LIST_DEVICES.
-
-    What newer kernels put behind each name (event number, uuid) lies between it and the next entry and is passed over.
-    """
-    names = []
+def parse_names(answer: Answer) -> tuple[Listed, ...]:
+    """Return the devices in an answer to DM_LIST_DEVICES, those that were made first before the others."""
+    found = []
     offset = answer.data_start
     while True:
         dev, following = _NAME_ENTRY.unpack_from(answer.buffer, offset)
         # An empty list is one entry with device number 0.
         if dev:
-            names.append(_text_at(answer.buffer, offset + _NAME_ENTRY.size))
+            found.append((dev, _listed(answer.buffer, offset)))
         if not following:
-            return tuple(names)
+            return tuple(listed for _, listed in sorted(found))
         offset += following
+
+
+def _listed(buffer: bytes, offset: int) -> Listed:
+    start = offset + _NAME_ENTRY.size
+    end = buffer.index(b"\0", start)
+    devno, name = _devno(_NAME_ENTRY.unpack_from(buffer, offset)[0]), os.fsdecode(buffer[start:end])
+    # Behind the name, aligned to 8 bytes: event number, flags, uuid; older kernels leave our zeros where flags are.
+    after = (end + 8) // 8 * 8
+    _, flags = _NAME_TAIL.unpack_from(buffer, after) if after + _NAME_TAIL.size <= len(buffer) else (0, 0)
+    uuid = _text_at(buffer, after + _NAME_TAIL.size) if flags & _HAS_UUID else None
+    return Listed(devno, name, "" if flags & _HAS_NO_UUID else uuid)
 
 
 def parse_targets(answer: Answer) -> tuple[Target, ...]:
@@ -211,10 +230,13 @@ class Control:
                 raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE), name)
 
 
-def list_dm_devices(control: Control | None = None) -> tuple[DmDevice, ...]:
+def list_dm_devices(
+    control: Control | None = None, users_of: Callable[[str], Collection[str]] | None = None
+) -> tuple[DmDevice, ...]:
     """Return all device-mapper devices by name; one that vanishes meanwhile is left out.
 
-    Costs one ioctl, and two (three for thin pools) for each device.
+    Costs one ioctl, and two (three for thin pools) for each device. With `users_of`, which tells the numbers of what
+    stands on a device, thin devices of an engine cost none: they are not examined.
 
     Raises:
         UnavailableError: the kernel has no device-mapper.
@@ -224,11 +246,11 @@ def list_dm_devices(control: Control | None = None) -> tuple[DmDevice, ...]:
     """
     with control or Control.open() as opened:
         try:
-            names = parse_names(opened.ask(LIST_DEVICES, size_bytes=_LIST_BYTES))
-            found = [_observe(opened, name) for name in sorted(names)]
+            listed = parse_names(opened.ask(LIST_DEVICES, flags=UUID_FLAG, size_bytes=_LIST_BYTES))
+            found = tuple(_observe_all(opened, listed, users_of))
         except OSError as error:
             raise explain_error(error, CONTROL_PATH) from error
-    return tuple(device for device in found if device is not None)
+    return tuple(sorted(found, key=lambda device: device.name))
 
 
 def has_target(name: str, control: Control | None = None) -> bool:
@@ -285,6 +307,23 @@ def explain_error(error: OSError, target: str) -> ThinpoolmgrError:
     return CommandFailedError("device-mapper did not answer", details, "look at the kernel's log (`dmesg`)")
 
 
+def _observe_all(
+    control: Control, listed: tuple[Listed, ...], users_of: Callable[[str], Collection[str]] | None
+) -> Iterator[DmDevice]:
+    pool_of: dict[str, str] = {}
+    # A pool has a lower number than what stands on it, mostly; what LVM put there is its own.
+    for devno, name, uuid in listed:
+        pool = pool_of.get(devno)
+        if pool is not None and not (uuid or "").startswith("LVM-"):
+            yield DmDevice(name, uuid or "", devno, 0, targets=("thin",), depends_on=(pool,), is_examined=False)
+            continue
+        if (device := _observe(control, name)) is None:
+            continue
+        yield device
+        if users_of is not None and device.targets == ("thin-pool",) and not name.endswith("-tpool"):
+            pool_of.update(dict.fromkeys(users_of(device.devno), device.devno))
+
+
 def _observe(control: Control, name: str) -> DmDevice | None:
     try:
         # Never without NOFLUSH: a thin pool would commit its metadata, and hang where its disk does.
@@ -305,6 +344,7 @@ def _observe(control: Control, name: str) -> DmDevice | None:
             size_bytes=sum(target.length_sectors for target in targets) * SECTOR_BYTES,
             pool_status=_pool_status(only),
             table=table,
+            deferred_remove=bool(header.flags & DEFERRED_REMOVE_FLAG),
         )
     except OSError as error:
         if error.errno == errno.ENXIO:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from thinpoolmgr.core.lifecycle import view_pool
 from thinpoolmgr.core.matching import is_wanted
 from thinpoolmgr.core.model import ConfiguredDevice, Disk, Engine, PhysicalVolume, Snapshot, VolumeGroup
 from thinpoolmgr.errors import UnavailableError
@@ -34,17 +35,20 @@ def require_thin_pool_target() -> None:
         raise UnavailableError(summary, "", "Load its module (modprobe dm_thin_pool), or try thinpoolmgr lab run.")
 
 
-def observe(desired: DesiredState, runner: CommandRunner, *, all_disks: bool = False) -> Snapshot:
+def observe(
+    desired: DesiredState, runner: CommandRunner, *, all_disks: bool = False, all_thin_devices: bool = True
+) -> Snapshot:
     """Return the snapshot of this host, as far as `desired` has to do with it.
 
     Where a pool has selectors, all disks are in it, and those that no selector matches are not opened. With
-    `all_disks` everything is found out about every disk.
+    `all_disks` everything is found out about every disk. Without `all_thin_devices` those of engines, of which there
+    may be thousands, are not examined.
 
     Raises:
         UnavailableError: LVM is not installed, or the kernel has no device-mapper.
 
     """
-    dm_devices = dm.list_dm_devices()
+    dm_devices = dm.list_dm_devices(users_of=None if all_thin_devices else dm_users_of)
     state = lvm.read_lvm(runner.run)
     configured = _resolve_configured(desired)
     ours = {pool.group for pool in desired.pools}
@@ -58,7 +62,7 @@ def observe(desired: DesiredState, runner: CommandRunner, *, all_disks: bool = F
     disks = _observe_disks([*named, *block.list_whole_disks()] if all_disks else named, usage)
     if not all_disks and any(pool.config.match for pool in desired.pools):
         disks = _with_wanted(disks, usage, desired, Snapshot(dm_devices=dm_devices))
-    return Snapshot(
+    snapshot = Snapshot(
         configured_devices=configured,
         disks=disks,
         groups=groups,
@@ -70,6 +74,35 @@ def observe(desired: DesiredState, runner: CommandRunner, *, all_disks: bool = F
         boot_id=_BOOT_ID.read_text("ascii").strip(),
         lvm_profiles=lvm.read_profiles(),
     )
+    return _with_holders(snapshot, desired)
+
+
+def _with_holders(snapshot: Snapshot, desired: DesiredState) -> Snapshot:
+    """Add who holds the open devices of the pool that is to be taken down: a look through all processes."""
+    pool = desired.find_pool(desired.holders_of)
+    if pool is None:
+        return snapshot
+    from thinpoolmgr.host.holders import find_holders  # noqa: PLC0415 - only a teardown asks
+
+    view = view_pool(pool, snapshot)
+    # The parts of a pool that runs are open by the pool itself.
+    devices = view.thin_devices if view.device else view.inner
+    opened = {device.devno: device.name for device in devices if device.open_count}
+    return msgspec.structs.replace(snapshot, holders=find_holders(opened))
+
+
+def dm_users_of(devno: str) -> tuple[str, ...]:
+    """Return `MAJOR:MINOR` of the device-mapper devices that stand on the device-mapper device `devno`.
+
+    Their kernel names hold their minor numbers (drivers/md/dm.c), so that no file of theirs is read.
+    """
+    try:
+        names = os.listdir(f"/sys/dev/block/{devno}/holders")
+    except OSError:
+        # What is not known to stand on it is examined.
+        return ()
+    major, _, _ = devno.partition(":")
+    return tuple(f"{major}:{name.removeprefix('dm-')}" for name in names if name.startswith("dm-"))
 
 
 def _resolve_configured(desired: DesiredState) -> tuple[ConfiguredDevice, ...]:

@@ -7,6 +7,7 @@ import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from thinpoolmgr.core.busy import refuse_open
 from thinpoolmgr.core.commands import commands
 from thinpoolmgr.core.desired import DesiredState
 from thinpoolmgr.core.steps import (
@@ -18,28 +19,41 @@ from thinpoolmgr.core.steps import (
     MoveStateAside,
     RemoveDmDevice,
     RemovePhysicalVolumes,
+    StartEngine,
     Step,
+    StopContainers,
     StopEngine,
     WipeSignatures,
     WriteEngineConfig,
 )
-from thinpoolmgr.errors import RefusedError
+from thinpoolmgr.errors import CommandFailedError, RefusedError
 from thinpoolmgr.host import block, files, removal
 from thinpoolmgr.host.observe import observe
-from thinpoolmgr.host.retry import until_not_busy
+from thinpoolmgr.host.retry import BUSY_SECONDS, until_not_busy
 from thinpoolmgr.host.runner import CommandRunner, failed
 
 if TYPE_CHECKING:
     from thinpoolmgr.core.model import Snapshot
 
+STOP_ENGINE_SECONDS = 300.0
+"""systemd kills a service that does not end within 90 s, unless its unit says to wait for ever (TimeoutSec=0)."""
+
 
 class RealHost:
     """The host we run on, behind the two methods that the run cycle knows."""
 
-    def __init__(self, desired: DesiredState, runner: CommandRunner | None = None, *, all_disks: bool = False) -> None:
-        """Look at what `desired` names or selects, or at all disks, through `runner`."""
+    def __init__(
+        self,
+        desired: DesiredState,
+        runner: CommandRunner | None = None,
+        *,
+        all_disks: bool = False,
+        all_thin_devices: bool = True,
+    ) -> None:
+        """Look at what `desired` names or selects, or at all disks, through `runner`; see `host.observe`."""
         self._desired = desired
         self._all_disks = all_disks
+        self._all_thin_devices = all_thin_devices
         self._runner = runner or CommandRunner()
 
     @property
@@ -49,14 +63,15 @@ class RealHost:
 
     def observe(self) -> Snapshot:
         """Return one look at the host; see `host.observe`."""
-        return observe(self._desired, self._runner, all_disks=self._all_disks)
+        return observe(self._desired, self._runner, all_disks=self._all_disks, all_thin_devices=self._all_thin_devices)
 
     def perform(self, step: Step) -> None:
         """Carry out `step`.
 
         Raises:
             CommandFailedError: a command of it failed; the host may have changed in part.
-            RefusedError: a disk or a file is no longer what it was when the plan was made; nothing was changed.
+            RefusedError: a disk or a file is no longer what it was when the plan was made, or a device stays open;
+                nothing was changed.
 
         """
         match step:
@@ -72,33 +87,67 @@ class RealHost:
                 removal.delete_set_aside(step.path)
             case RemoveDmDevice():
                 self._remove_dm_device(step)
+            case StopContainers():
+                _stop_containers(step)
             case StopEngine():
                 self._stop_engine(step)
             case _:
                 for disk in _disks_of(step):
                     _require_same_disk(disk)
                 for argv in commands(step):
-                    self._runner.change(argv)
+                    self._runner.change(argv, is_long=isinstance(step, StartEngine))
 
-    def _stop_engine(self, step: StopEngine) -> None:
+    def _check_config(self, step: StopEngine) -> None:
         """The engine goes on running when its own check refuses what it is to be started with."""
-        if not step.check:
-            self._runner.change(commands(step)[-1])
-            return
         with suppress(FileNotFoundError):
             os.unlink(step.candidate)
         files.write_atomically(step.candidate, step.candidate_text, expect_text=None)
         try:
-            for argv in commands(step):
-                self._runner.change(argv)
+            self._runner.change(step.check)
         finally:
             os.unlink(step.candidate)
 
     def _remove_dm_device(self, step: RemoveDmDevice) -> None:
         (argv,) = commands(step)
         run = until_not_busy(lambda: self._runner.run(argv), lambda run: "busy" in run.stderr)
-        if run.code != 0 and "No such device" not in run.stderr:
-            raise failed(run)
+        if run.code == 0 or "No such device" in run.stderr:
+            return
+        raise _still_open(step) if "busy" in run.stderr else failed(run)
+
+    def _stop_engine(self, step: StopEngine) -> None:
+        if step.check:
+            self._check_config(step)
+        argv = commands(step)[-1]
+        try:
+            self._runner.change(argv, is_long=True, seconds=STOP_ENGINE_SECONDS)
+        except CommandFailedError as error:
+            details = f"{error.summary}\n{error.details}"
+            resolution = f"See journalctl --unit={step.units[-1]} and systemctl list-jobs; then run this again."
+            raise CommandFailedError(f"{step.engine} could not be stopped", details, resolution) from error
+
+
+def _stop_containers(step: StopContainers) -> None:
+    """Stop them through the engine's API, with a deadline."""
+    from thinpoolmgr.host.engines import docker_api  # noqa: PLC0415 - seldom needed
+
+    resolution = f"See docker ps and journalctl for {step.engine}; end them (docker kill NAME), and run this again."
+    try:
+        left = docker_api.stop_containers(step.socket)
+    except docker_api.ApiError as error:
+        raise CommandFailedError(f"{step.engine} did not stop its containers", str(error), resolution) from error
+    if left:
+        names = ", ".join(container.name for container in left)
+        raise CommandFailedError(f"containers of {step.engine} do not stop: {names}", "", resolution)
+
+
+def _still_open(step: RemoveDmDevice) -> RefusedError:
+    """Somebody has it, and nothing that is open is removed; who, is looked for when all waiting was in vain."""
+    from thinpoolmgr.host.holders import find_holders  # noqa: PLC0415 - seldom needed
+
+    holders = find_holders({step.devno: step.name})
+    summary = f"{step.name} is still open after {BUSY_SECONDS:.0f} seconds, so it was not removed"
+    refusal = refuse_open(step.name, summary, holders)
+    return RefusedError(refusal.summary, refusal.details, refusal.resolution, code=refusal.code)
 
 
 def _disks_of(step: Step) -> tuple[DiskRef, ...]:

@@ -1,18 +1,24 @@
-"""Runs host commands: the one file that knows `sh`. Argument vectors only, never a shell.
+"""Runs host commands: the one file that starts processes, and knows `sh`. Argument vectors only, never a shell.
 
 Every command gets an environment made from nothing (locale C, a fixed search path), no standard input, and a session
 of its own, so that a Ctrl-C at the terminal never reaches LVM in the middle of a metadata write.
+
+Commands that take minutes, such as the stop of a service, go through `sh`. All others are spawned with vfork(2), which
+copies nothing of this process: each look at the host runs one, and a fork of an interpreter is ten times as dear
+(docs/performance.md).
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from msgspec import Struct
 
@@ -28,7 +34,9 @@ READ_SECONDS = 120.0
 CHANGE_SECONDS = 3600.0
 """thin_check alone takes minutes on large metadata (28 s to 6 min at 16 GiB)."""
 _KEPT_COMMANDS = 16
-_ANY_CODE = tuple(range(256))
+# minus the number of the signal that ended it, or an exit code
+_ANY_CODE = tuple(range(-64, 256))
+_ENVIRONMENT = {"LC_ALL": "C", "PATH": SEARCH_PATH, "HOME": "/", "LVM_SUPPRESS_FD_WARNINGS": "1"}
 _PACKAGES = {
     "lvm": "lvm2",
     "vgcreate": "lvm2",
@@ -70,72 +78,111 @@ class CommandRunner:
 
         Raises:
             UnavailableError: the program is not installed.
-            CommandFailedError: it did not end within `seconds`; it was sent SIGTERM.
+            CommandFailedError: it did not end within `seconds` and was sent SIGTERM; or a signal ended it.
 
         """
-        # Imported late: 0.4 s on a slow machine, and `--version` needs none of it.
-        import sh  # noqa: PLC0415
+        return self._run(argv, seconds, _spawn)
 
-        program = find_program(argv[0])
-        if not program:
-            raise _missing(argv[0])
-        started = time.monotonic()
-        # Files, not pipes: sh starts a thread for each pipe, and waits for children that keep one open (dmeventd does).
-        with open(os.devnull, "rb") as nothing, _memory_file() as out, _memory_file() as err:
-            process = sh.Command(program)(
-                # Each byte one character: arguments reach the program exactly as the kernel gave them to us.
-                *(os.fsencode(word).decode("latin-1") for word in argv[1:]),
-                _env={"LC_ALL": "C", "PATH": SEARCH_PATH, "HOME": "/", "LVM_SUPPRESS_FD_WARNINGS": "1"},
-                _in=nothing,
-                _out=out,
-                _err=err,
-                _cwd="/",
-                _ok_code=_ANY_CODE,
-                _truncate_exc=False,
-                _encoding="latin-1",
-                _close_fds=True,
-                _new_session=True,
-                # Time is kept here: with `_timeout` sh looks ten times a second whether the command has ended.
-                _bg=True,
-                _bg_exc=False,
-            )
-            try:
-                with _terminated_after(process, seconds) as is_late:
-                    process.wait()
-            except sh.SignalException as error:
-                if not is_late.is_set():
-                    self._remember(argv, type(error).__name__.replace("SignalException_", "ended by "), started)
-                    raise CommandFailedError(
-                        f"{argv[0]} was ended by a signal", f"Command: {' '.join(argv)}: {type(error).__name__}"
-                    ) from error
-            if is_late.is_set():
-                self._remember(argv, "still running, was sent SIGTERM", started)
-                raise CommandFailedError(
-                    f"{argv[0]} did not end within {seconds:.0f} seconds",
-                    f"Command: {' '.join(argv)}",
-                    "See what it waits for (dmesg, dmsetup udevcookies), then run this again.",
-                )
-            taken = time.monotonic() - started
-            run = CompletedRun(tuple(argv), int(process.exit_code), _content(out), _content(err), taken)
-        self._remember(argv, str(run.code), started)
-        return run
-
-    def change(self, argv: Argv) -> CompletedRun:
-        """Run a command that changes something.
+    def change(self, argv: Argv, *, is_long: bool = False, seconds: float = CHANGE_SECONDS) -> CompletedRun:
+        """Run a command that changes something; `is_long` where it may well take minutes.
 
         Raises:
-            CommandFailedError: it returned something else than 0; the details hold its own words.
+            CommandFailedError: it returned something else than 0, and the details hold its own words; or it did not
+                end within `seconds`.
             UnavailableError: the program is not installed.
 
         """
-        run = self.run(argv, seconds=CHANGE_SECONDS)
+        run = self._run(argv, seconds, _start_with_sh if is_long else _spawn)
         if run.code != 0:
             raise failed(run)
         return run
 
+    def _run(self, argv: Argv, seconds: float, start: _Start) -> CompletedRun:
+        program = find_program(argv[0])
+        if not program:
+            raise _missing(argv[0])
+        started = time.monotonic()
+        # Files, not pipes: a child that keeps a pipe open (dmeventd does) would be waited for.
+        with open(os.devnull, "rb") as nothing, _memory_file() as out, _memory_file() as err:
+            process = start((program, *argv[1:]), nothing, out, err)
+            with _terminated_after(process, seconds) as is_late:
+                code = process.wait()
+            taken = time.monotonic() - started
+            run = CompletedRun(tuple(argv), code, _content(out), _content(err), taken)
+        if is_late.is_set():
+            self._remember(argv, "still running, was sent SIGTERM", started)
+            raise CommandFailedError(
+                f"{argv[0]} did not end within {seconds:.0f} seconds",
+                f"Command: {' '.join(argv)}",
+                "See what it waits for (dmesg, dmsetup udevcookies), then run this again.",
+            )
+        if code < 0:
+            name = signal.Signals(-code).name
+            self._remember(argv, f"ended by {name}", started)
+            raise CommandFailedError(f"{argv[0]} was ended by a signal", f"Command: {' '.join(argv)}: {name}")
+        self._remember(argv, str(code), started)
+        return run
+
+
+class _Process(Protocol):
+    """A command that was started."""
+
+    def wait(self) -> int:
+        """Return its exit code; minus the number of the signal that ended it."""
+        ...
+
+    def send_signal(self, number: int, /) -> None:
+        """Send it a signal."""
+        ...
+
+
+_Start = Callable[[tuple[str, ...], BinaryIO, BinaryIO, BinaryIO], _Process]
+
+
+def _spawn(argv: tuple[str, ...], nothing: BinaryIO, out: BinaryIO, err: BinaryIO) -> _Process:
+    return subprocess.Popen(
+        argv, stdin=nothing, stdout=out, stderr=err, env=_ENVIRONMENT, cwd="/", start_new_session=True
+    )
+
+
+class _ShProcess:
+    """A process of `sh`."""
+
+    def __init__(self, process: Any) -> None:
+        self._process = process
+
+    def wait(self) -> int:
+        return int(self._process.exit_code)
+
+    def send_signal(self, number: int, /) -> None:
+        self._process.signal(number)
+
+
+def _start_with_sh(argv: tuple[str, ...], nothing: BinaryIO, out: BinaryIO, err: BinaryIO) -> _Process:
+    # Imported late: 0.3 s on a slow machine, and few runs need it.
+    import sh  # noqa: PLC0415
+
+    process = sh.Command(argv[0])(
+        # Each byte one character: arguments reach the program exactly as the kernel gave them to us.
+        *(os.fsencode(word).decode("latin-1") for word in argv[1:]),
+        _env=_ENVIRONMENT,
+        _in=nothing,
+        _out=out,
+        _err=err,
+        _cwd="/",
+        _ok_code=_ANY_CODE,
+        _encoding="latin-1",
+        _close_fds=True,
+        _new_session=True,
+        # Time is kept here: with `_timeout` sh looks ten times a second whether the command has ended.
+        _bg=True,
+        _bg_exc=False,
+    )
+    return _ShProcess(process)
+
 
 @contextmanager
-def _terminated_after(process: Any, seconds: float) -> Iterator[threading.Event]:
+def _terminated_after(process: _Process, seconds: float) -> Iterator[threading.Event]:
     """Send SIGTERM to a process that is still there after `seconds`; the event then says so."""
     is_late = threading.Event()
 
@@ -143,7 +190,7 @@ def _terminated_after(process: Any, seconds: float) -> Iterator[threading.Event]
         is_late.set()
         with suppress(ProcessLookupError):
             # SIGKILL in the middle of a metadata write is what this tool exists to avoid.
-            process.signal(signal.SIGTERM)
+            process.send_signal(signal.SIGTERM)
 
     timer = threading.Timer(seconds, terminate)
     timer.daemon = True

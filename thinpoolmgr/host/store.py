@@ -8,7 +8,6 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import secrets
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -181,7 +180,7 @@ class Store:
             CommandFailedError: the journal cannot be written.
 
         """
-        name = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}Z-{command}-{secrets.token_hex(2)}"
+        name = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}Z-{command}-{os.urandom(2).hex()}"
         path = self._runs / f"{name}.jsonl"
         try:
             self._runs.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -34,6 +34,7 @@ from thinpoolmgr.core.steps import (
     SetZeroing,
     StartEngine,
     Step,
+    StopContainers,
     StopEngine,
     TagPool,
     WipeSignatures,
@@ -110,7 +111,15 @@ def _apply(snapshot: Snapshot, step: Step, seed: str) -> Snapshot:  # noqa: PLR0
                 raise CommandFailedError("pvremove failed", "PV is used by a volume group.")
             orphans = tuple(pv for pv in snapshot.orphan_pvs if pv.path not in paths)
             return replace(_blank(snapshot, step.disks, "pvremove"), orphan_pvs=orphans)
-        case StopEngine() | StartEngine() | MoveStateAside() | DeleteSetAside() | WriteEngineConfig() | ReloadUnits():
+        case (
+            StopContainers()
+            | StopEngine()
+            | StartEngine()
+            | MoveStateAside()
+            | DeleteSetAside()
+            | WriteEngineConfig()
+            | ReloadUnits()
+        ):
             return _apply_to_engine(snapshot, step)
 
 
@@ -286,22 +295,25 @@ def _remove_dm(snapshot: Snapshot, step: RemoveDmDevice) -> Snapshot:
 def stopped(engine: Engine) -> Engine:
     """Return `engine` when it does not run."""
     service = replace(engine.service, active=False)
-    return replace(engine, running=False, pids=(), driver="", containers=(), service=service)
+    return replace(engine, running=False, pids=(), driver="", containers=(), container_ids=(), service=service)
 
 
 def _apply_to_engine(
     snapshot: Snapshot,
-    step: StopEngine | StartEngine | MoveStateAside | DeleteSetAside | WriteEngineConfig | ReloadUnits,
+    step: StopContainers | StopEngine | StartEngine | MoveStateAside | DeleteSetAside | WriteEngineConfig | ReloadUnits,
 ) -> Snapshot:
     found = snapshot.find_engine(step.engine)
     if found is None:
         raise CommandFailedError(f"{step.engine} failed", "Unit not found.")
     devices = snapshot.dm_devices
     match step:
+        case StopContainers():
+            new: Engine = replace(found, containers=(), container_ids=())
         case StopEngine():
-            service = replace(found.service, active=False)
-            new: Engine = replace(found, running=False, pids=(), driver="", containers=(), service=service)
-            devices = tuple(replace(d, open_count=0) if d.targets == ("thin",) else d for d in devices)
+            new = stopped(found)
+            # live-restore: containers go on without their engine, and so do their devices
+            if not (found.live_restore and found.containers):
+                devices = tuple(replace(d, open_count=0) if d.targets == ("thin",) else d for d in devices)
         case StartEngine():
             texts = (found.config_text, *(file.text for file in found.files))
             driver = "devicemapper" if any("devicemapper" in (text or "") for text in texts) else "overlay2"

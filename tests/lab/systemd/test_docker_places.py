@@ -94,7 +94,7 @@ def test_storage_stays_where_this_host_configures_it(tool: Tool, loop_disks: Mak
 
 
 @pytest.mark.campaign
-@pytest.mark.parametrize("pair", combinations(WAYS, 2), ids="+".join)
+@pytest.mark.parametrize("pair", tuple(combinations(WAYS, 2)), ids="+".join)
 def test_what_stands_in_two_places_is_told_and_settled(tool: Tool, loop_disks: MakeDisk, pair: tuple[str, str]) -> None:
     tool.configure(loop_disks(SIZE).path, engine=ENGINE)
     files = [WAYS[way]() for way in pair]

@@ -24,6 +24,7 @@ from thinpoolmgr.host.engines.docker_files import (
 )
 from thinpoolmgr.host.engines.docker_state import StateUnreadableError, read_state
 from thinpoolmgr.host.files import read_text, why_not_writable
+from thinpoolmgr.host.processes import list_processes
 from thinpoolmgr.host.removal import find_set_aside
 
 if TYPE_CHECKING:
@@ -53,7 +54,9 @@ class _Answers(NamedTuple):
     version: str = ""
     driver: str = ""
     data_root: str = ""
-    containers: tuple[str, ...] = ()
+    containers: tuple[docker_api.Container, ...] = ()
+    live_restore: bool = False
+    socket: str = ""
 
 
 def observe_docker(desired: DesiredEngine, run: Run, paths: DockerPaths | None = None) -> Engine:
@@ -92,7 +95,10 @@ def observe_docker(desired: DesiredEngine, run: Run, paths: DockerPaths | None =
         service=service.state,
         state=state,
         state_problem=state_problem,
-        containers=answers.containers,
+        containers=tuple(container.name for container in answers.containers),
+        container_ids=tuple(container.Id for container in answers.containers),
+        live_restore=answers.live_restore,
+        socket=answers.socket,
         set_aside=find_set_aside(data_root),
     )
 
@@ -108,7 +114,7 @@ def _runs_by_unit(service: ServiceState) -> bool:
 
 def _find_daemons(proc: str) -> Iterator[_Process]:
     """Find the host's own daemons: those of other users (rootless) and inside containers have another data root."""
-    for entry in sorted(Path(proc).glob("[0-9]*"), key=lambda path: int(path.name)):
+    for entry in (Path(proc) / str(pid) for pid in list_processes(proc)):
         try:
             if entry.stat().st_uid not in (0, os.geteuid()) or not _is_daemon(entry) or _is_elsewhere(entry, proc):
                 continue
@@ -182,14 +188,15 @@ def _ask(config: _Config, processes: tuple[_Process, ...], paths: DockerPaths, *
         if info is None:
             return _Answers(running=None if processes else False)
         version = docker_api.get(socket, "/version", docker_api.Version)
-        containers = docker_api.get(socket, "/containers/json", tuple[docker_api.Container, ...])
+        containers = docker_api.running_containers(socket)
     except docker_api.ApiError:
         return _Answers(running=None)
     if version is None or containers is None:
         return _Answers(running=None)
     running = True
-    names = tuple(next(iter(c.Names or ()), c.Id[:12]).lstrip("/") for c in containers)
-    return _Answers(running, version.Version, info.Driver, info.DockerRootDir, names)
+    return _Answers(
+        running, version.Version, info.Driver, info.DockerRootDir, containers, info.LiveRestoreEnabled, socket
+    )
 
 
 def _configured_socket(config: _Config, processes: tuple[_Process, ...]) -> str:

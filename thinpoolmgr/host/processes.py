@@ -1,0 +1,39 @@
+"""The processes of this host, without the kernel's own threads (proc(5))."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_KTHREADD = 2
+_FLAGS_FIELD = 6
+"""Of what follows the name in `/proc/PID/stat`."""
+_PF_KTHREAD = 0x00200000
+
+
+def list_processes(proc: str | Path = "/proc") -> tuple[int, ...]:
+    """Return the pids of all processes but the kernel's threads, in ascending order.
+
+    Those have no mounts and no files of their own, and device-mapper makes one for each of its devices, of which there
+    may be thousands. A kernel without `CONFIG_PROC_CHILDREN` does not tell them apart: there they are in the list.
+
+    Raises:
+        OSError: `proc` cannot be listed.
+
+    """
+    pids = {int(name) for name in os.listdir(proc) if name.isdigit()}
+    # Afterwards: whoever had such a number before has ended.
+    return tuple(sorted(pids - _kernel_threads(Path(proc))))
+
+
+def _kernel_threads(proc: Path) -> set[int]:
+    folder = proc / str(_KTHREADD)
+    try:
+        fields = (folder / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()
+        # In a namespace of pids the second process may be anybody.
+        if not int(fields[_FLAGS_FIELD]) & _PF_KTHREAD:
+            return set()
+        children = (folder / f"task/{_KTHREADD}/children").read_text("ascii")
+    except (OSError, ValueError, IndexError):
+        return set()
+    return {int(pid) for pid in children.split()}
