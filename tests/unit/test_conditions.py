@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from thinpoolmgr.core.commands import commands
 from thinpoolmgr.core.conditions import Condition, condition_of, is_ready, why_not_done
 from thinpoolmgr.core.guards import disk_ref
-from thinpoolmgr.core.model import LvmProfile, PhysicalVolume, Signature
+from thinpoolmgr.core.model import LvmProfile, PhysicalVolume, ServiceState, Signature
 from thinpoolmgr.core.names import OUR_TAG
 from thinpoolmgr.core.steps import (
     ActivatePool,
@@ -23,6 +23,7 @@ from thinpoolmgr.core.steps import (
     ExtendVolumeGroup,
     MoveStateAside,
     RefreshPool,
+    ReloadUnits,
     RemoveDmDevice,
     RemoveLeftover,
     RemovePhysicalVolumes,
@@ -130,8 +131,12 @@ BEFORE: dict[type, tuple[Step, Snapshot]] = {
     StartEngine: (StartEngine(reason="r", engine="docker", units=UNITS), STOPPED),
     MoveStateAside: (MoveStateAside(reason="r", engine="docker", paths=(support.STALE.path,), into="/x"), STOPPED),
     WriteEngineConfig: (
-        WriteEngineConfig(reason="r", engine="docker", path="/p", old_text=None, new_text="{}"),
+        WriteEngineConfig(reason="r", engine="docker", path=support.DAEMON_JSON, old_text=None, new_text="{}"),
         STOPPED,
+    ),
+    ReloadUnits: (
+        ReloadUnits(reason="r", engine="docker"),
+        support.with_engine(BLANK, support.docker(service=ServiceState(systemd=True, needs_reload=True))),
     ),
 }
 KINDS = get_args(Step)

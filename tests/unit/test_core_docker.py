@@ -10,15 +10,13 @@ from thinpoolmgr.core.desired import EngineConfig
 from thinpoolmgr.core.engines import ENGINE_KINDS, ENGINES
 from thinpoolmgr.core.engines.daemon_json import DaemonJsonError
 from thinpoolmgr.core.engines.docker import (
-    configured_data_root,
-    configured_pool_dm_name,
     driver_name,
-    edit_daemon_json,
-    is_configured,
     storage_options,
     supports_devicemapper,
     unsupported_text,
 )
+from thinpoolmgr.core.engines.docker_config import configured_data_root, configured_pool_dm_name, edit_daemon_json
+from thinpoolmgr.core.engines.docker_edits import edit_files
 from thinpoolmgr.core.model import Engine, EngineState
 
 OPTIONS = storage_options(EngineConfig(pool="docker"), "docker-thinpool")
@@ -377,13 +375,12 @@ def engine(state: EngineState | None = None, config_text: str | None = None, sta
     return Engine(name="docker", kind="docker", state=state, config_text=config_text, state_problem=state_problem)
 
 
-def test_is_configured_looks_at_meaning() -> None:
-    assert is_configured(engine(config_text=FRESH), OPTIONS)
-    assert is_configured(engine(config_text=json.dumps(json.loads(FRESH))), OPTIONS)
-    assert not is_configured(engine(config_text=FRESH.replace("xfs", "ext4")), OPTIONS)
-    assert not is_configured(engine(config_text=None), OPTIONS)
-    assert not is_configured(engine(config_text=""), OPTIONS)
-    assert not is_configured(engine(config_text="{"), OPTIONS)
+def test_whether_an_edit_is_needed_is_decided_by_meaning() -> None:
+    for text in (FRESH, json.dumps(json.loads(FRESH))):
+        assert edit_files(engine(config_text=text), OPTIONS, "auto") == ()
+    for other in (FRESH.replace("xfs", "ext4"), None, ""):
+        (edit,) = edit_files(engine(config_text=other), OPTIONS, "auto")
+        assert edit.new_text == edit_daemon_json(other, OPTIONS)
 
 
 @pytest.mark.parametrize(
@@ -400,7 +397,7 @@ def test_is_configured_looks_at_meaning() -> None:
     ],
 )
 def test_the_pool_that_is_configured_now(text: str | None, name: str) -> None:
-    assert configured_pool_dm_name(text) == name
+    assert configured_pool_dm_name(engine(config_text=text)) == name
 
 
 @pytest.mark.parametrize(

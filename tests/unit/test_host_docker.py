@@ -18,7 +18,8 @@ from thinpoolmgr.core.model import EngineDevice, ServiceState
 from thinpoolmgr.errors import CommandFailedError, UnavailableError
 from thinpoolmgr.host import systemd
 from thinpoolmgr.host.engines import docker_api
-from thinpoolmgr.host.engines.docker import DockerPaths, observe_docker
+from thinpoolmgr.host.engines.docker import observe_docker
+from thinpoolmgr.host.engines.docker_files import DockerPaths
 from thinpoolmgr.host.runner import CompletedRun
 
 if TYPE_CHECKING:
@@ -29,7 +30,11 @@ if TYPE_CHECKING:
     Serve = Callable[..., "FakeEngine"]
 
 DESIRED = DesiredEngine(kind="docker", config=EngineConfig(pool="docker"))
-SHOW = ("systemctl", "show", "--property=Id,LoadState,ActiveState,UnitFileState,ExecStart,EnvironmentFiles")
+PROPERTIES = (
+    "Id,LoadState,ActiveState,UnitFileState,ExecStart,EnvironmentFiles,FragmentPath,DropInPaths,NeedDaemonReload"
+)
+SHOW = ("systemctl", "show", f"--property={PROPERTIES}")
+DEFAULTS = ("default/docker", "sysconfig/docker", "sysconfig/docker-storage")
 
 
 def completed(code: int, stdout: str) -> CompletedRun:
@@ -50,7 +55,8 @@ class Host:
             proc=f"{root}/proc",
             systemd=f"{root}/run/systemd/system",
             sysv_script=f"{root}/etc/init.d/docker",
-            sysv_defaults=f"{root}/etc/default/docker",
+            override=f"{root}/etc/systemd/system/docker.service.d/zz-thinpoolmgr.conf",
+            defaults=tuple(f"{root}/etc/{name}" for name in DEFAULTS),
             search=f"{root}/usr/bin",
         )
         self.answers: dict[tuple[str, ...], CompletedRun | Exception] = {}
@@ -476,7 +482,7 @@ def test_folders_pipes_and_dangling_links_are_problems(host: Host) -> None:
 @pytest.mark.parametrize("flag", ["--storage-opt\0dm.fs=xfs", "--storage-driver=overlay2", "-s\0overlay2"])
 def test_flags_of_the_running_daemon_stand_against_the_file(host: Host, flag: str) -> None:
     host.process(5, cmdline=f"dockerd\0{flag}\0")
-    assert "command line sets -" in host.observe().config_problem
+    assert host.observe().command == ("dockerd", *flag.split("\0"))
 
 
 def test_flags_of_the_running_daemon_say_where_things_are(host: Host, serve: Serve) -> None:
@@ -502,12 +508,11 @@ def test_the_file_says_where_the_socket_is(host: Host, serve: Serve) -> None:
 def test_debians_script_reads_its_defaults(host: Host) -> None:
     host.write("etc/default/docker", '# DOCKER_OPTS="--storage-driver=x"\nexport DOCKER_OPTS="--dns 8.8.8.8 -g /old"\n')
     assert host.observe().data_root == host.paths.data_root
-    host.write("etc/init.d/docker", "")
+    host.write("etc/init.d/docker", f". {host.root}/etc/default/$BASE\n$DOCKERD $DOCKER_OPTS\n")
     engine = host.observe()
     assert engine.data_root == "/old"
     assert engine.config_problem == ""
-    host.write("etc/default/docker", "DOCKER_OPTS='-s=devicemapper'\n")
-    assert "etc/default/docker sets -s;" in host.observe().config_problem
+    assert [(file.kind, file.named) for file in engine.files] == [("script", True), ("environment", True)]
 
 
 # Service
@@ -555,13 +560,33 @@ def test_a_systemd_that_does_not_answer_is_unknown(host: Host, answer: Completed
     assert host.observe().service == ServiceState(systemd=True, active=None)
 
 
-def test_flags_of_the_unit_and_its_files_stand_against_the_file(host: Host) -> None:
-    host.systemd(SERVICE.replace("$OPTIONS", "--storage-driver overlay2") + "\n" + SOCKET)
-    assert host.observe().config_problem.startswith("docker.service sets --storage-driver;")
+def test_the_files_of_the_unit_are_read_in_the_order_in_which_they_count(host: Host) -> None:
+    fragment = host.write("lib/docker.service", "[Service]\nExecStart=/usr/bin/dockerd -H fd:// $OPTIONS\n")
+    drop_in = host.write("etc/systemd/system/docker.service.d/a.conf", "[Service]\n")
     storage = host.write("etc/sysconfig/docker-storage", 'DOCKER_STORAGE_OPTIONS="--storage-opt dm.fs=xfs"\n')
+    host.write("etc/default/docker", "DOCKER_OPTS=x\n")
     lines = f"EnvironmentFiles={storage} (ignore_errors=yes)\nEnvironmentFiles={host.root}/none (ignore_errors=yes)\n"
-    host.answers[*SHOW, "--", "docker.service", "docker.socket"] = completed(0, SERVICE + lines + "\n" + SOCKET)
-    assert host.observe().config_problem.startswith(f"{storage} sets --storage-opt;")
+    lines += f"EnvironmentFiles={host.root}/needed (ignore_errors=no)\n"
+    lines += f"FragmentPath={fragment}\nDropInPaths={drop_in}\nNeedDaemonReload=yes\n"
+    host.systemd(SERVICE + lines + "\n" + SOCKET)
+    engine = host.observe()
+    assert [(file.path, file.kind, file.named) for file in engine.files] == [
+        (str(fragment), "unit", True),
+        (str(drop_in), "unit", True),
+        (host.paths.override, "unit", True),
+        (str(storage), "environment", True),
+        (f"{host.root}/none", "environment", True),
+        (f"{host.root}/needed", "environment", True),
+        (f"{host.root}/etc/default/docker", "environment", False),
+    ]
+    assert [bool(file.problem) for file in engine.files] == [False, False, False, False, False, True, False]
+    assert engine.service.needs_reload
+    assert engine.command == ()
+
+
+def test_words_of_systemd_that_no_unit_file_has_are_a_problem(host: Host) -> None:
+    host.systemd(SERVICE.replace("$OPTIONS", "--storage-driver overlay2") + "\n" + SOCKET)
+    assert "its unit files say otherwise" in host.observe().config_problem
 
 
 def test_commands_are_argument_vectors() -> None:

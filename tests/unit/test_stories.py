@@ -37,6 +37,9 @@ NOT_CODES = {
     *("ID_PATH", "XDG_CACHE_HOME"),
     # a name that is imported late
     "DEFAULT_MEMORY_MB",
+    # Docker's variables
+    "DOCKER_OPTS",
+    "DOCKER_STORAGE_OPTIONS",
     # libblkid's
     "MAGIC_OFFSET",
 }

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from thinpoolmgr.core.engine_plan import around_engine, check_files, check_process
+from thinpoolmgr.core.engine_config import check_files
+from thinpoolmgr.core.engine_plan import around_engine, check_process
 from thinpoolmgr.core.engine_state import check_obstacle, judge_state, move_lost, move_stale, refuse_verdict
 from thinpoolmgr.core.engines import ENGINES
 from thinpoolmgr.core.fingerprint import fingerprint_of_host
@@ -93,7 +94,7 @@ def _around(  # noqa: PLR0913 - as around_engine
     left = {step.engine for step in (*memory.interrupted, *memory.pending) if isinstance(step, StartEngine)}
     stopped = tuple(name for name in memory.stopped_engines if name in left)
     plan = around_engine(changes, found, replace(memory, stopped_engines=stopped), pool)
-    named = ENGINES[found.kind].configured_pool_dm_name(found.config_text)
+    named = ENGINES[found.kind].configured_pool_dm_name(found)
     runs = not named or snapshot.find_dm(named) is not None
     if runs and not (stays_stopped and changes):
         return plan

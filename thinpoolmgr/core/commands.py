@@ -21,6 +21,7 @@ from thinpoolmgr.core.steps import (
     ExtendVolumeGroup,
     MoveStateAside,
     RefreshPool,
+    ReloadUnits,
     RemoveDmDevice,
     RemoveLeftover,
     RemovePhysicalVolumes,
@@ -92,7 +93,9 @@ def commands(step: Step) -> tuple[Argv, ...]:  # noqa: PLR0912 - one branch a st
         case RemovePhysicalVolumes():
             return (("pvremove", *(disk.path for disk in step.disks)),)
         case StopEngine():
-            return (("systemctl", "stop", *step.units),)
+            return (*((step.check,) if step.check else ()), ("systemctl", "stop", *step.units))
+        case ReloadUnits():
+            return (("systemctl", "daemon-reload"),)
         case StartEngine():
             # A unit that failed too often in a row refuses to start until that is forgotten (systemd.unit(5)).
             return (("systemctl", "reset-failed", *step.units), ("systemctl", "start", *step.units))

@@ -26,6 +26,7 @@ from thinpoolmgr.core.steps import (
     ExtendVolumeGroup,
     MoveStateAside,
     RefreshPool,
+    ReloadUnits,
     RemoveDmDevice,
     RemoveLeftover,
     RemovePhysicalVolumes,
@@ -159,7 +160,13 @@ def why_not_done(step: Step, snapshot: Snapshot) -> str:  # noqa: PLR0912 - one 
         case RemovePhysicalVolumes():
             return _remove_pvs(step, snapshot)
         case (
-            StopContainers() | StopEngine() | StartEngine() | MoveStateAside() | DeleteSetAside() | WriteEngineConfig()
+            StopContainers()
+            | StopEngine()
+            | StartEngine()
+            | MoveStateAside()
+            | DeleteSetAside()
+            | WriteEngineConfig()
+            | ReloadUnits()
         ):
             return _engine(step, snapshot)
 
@@ -338,7 +345,7 @@ def _trouble(snapshot: Snapshot) -> str:
 
 
 def _engine(
-    step: StopContainers | StopEngine | StartEngine | MoveStateAside | DeleteSetAside | WriteEngineConfig,
+    step: StopContainers | StopEngine | StartEngine | MoveStateAside | DeleteSetAside | WriteEngineConfig | ReloadUnits,
     snapshot: Snapshot,
 ) -> str:
     engine = snapshot.find_engine(step.engine)
@@ -359,4 +366,6 @@ def _engine(
         case DeleteSetAside():
             return f"{step.path} is still there" if step.path in engine.set_aside else ""
         case WriteEngineConfig():
-            return "" if engine.config_text == step.new_text else f"{step.path} does not have the new text"
+            return "" if engine.text_of(step.path) == step.new_text else f"{step.path} does not have the new text"
+        case ReloadUnits():
+            return "systemd has not read the unit files again" if engine.service.needs_reload else ""

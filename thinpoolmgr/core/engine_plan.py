@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from thinpoolmgr.core.engine_config import check_files, plan_config, with_check
 from thinpoolmgr.core.engine_state import judge_state, move_stale, refuse_shrinking, refuse_verdict
-from thinpoolmgr.core.engines import ENGINES, EngineRules
+from thinpoolmgr.core.engines import ENGINES
 from thinpoolmgr.core.plan import Memory, Plan, Refusal
-from thinpoolmgr.core.steps import MoveStateAside, StartEngine, Step, StopContainers, StopEngine, WriteEngineConfig
+from thinpoolmgr.core.steps import MoveStateAside, StartEngine, Step, StopContainers, StopEngine
 
 if TYPE_CHECKING:
     from thinpoolmgr.core.desired import DesiredEngine
@@ -23,22 +24,16 @@ def plan_engine(engine: DesiredEngine, view: PoolView, snapshot: Snapshot, memor
     refusal = check_engine(engine, found)
     if refusal is not None or found is None:
         return Plan(refusals=(refusal,) if refusal else ())
-    rules = ENGINES[engine.kind]
-    options = rules.storage_options(engine.config, view.dm_name)
+    options = ENGINES[engine.kind].storage_options(engine.config, view.dm_name)
     verdict = judge_state(found, view, snapshot)
     refusal = refuse_verdict(found, verdict, view.pool) or refuse_shrinking(engine, found, verdict)
     if refusal is not None:
         return Plan(refusals=(refusal,))
-    changes = [*move_stale(found, verdict, view.pool.name, memory), *_configure(rules, found, options, view)]
-    if found.config_unwritable and any(isinstance(step, WriteEngineConfig) for step in changes):
-        summary = f"{found.config_path} cannot be written"
-        resolution = "Make it writable (mount -o remount,rw; chattr -i), and run this again."
-        return Plan(
-            refusals=(
-                Refusal("ENGINE_CONFIG_UNWRITABLE", found.config_path, summary, found.config_unwritable, resolution),
-            )
-        )
-    return around_engine(changes, found, memory, view.pool.name)
+    configure = plan_config(engine, found, options, view.pool.name)
+    if isinstance(configure, Refusal):
+        return Plan(refusals=(configure,))
+    changes = [*move_stale(found, verdict, view.pool.name, memory), *configure]
+    return with_check(around_engine(changes, found, memory, view.pool.name), found, configure)
 
 
 def plan_engine_start(engine: DesiredEngine, snapshot: Snapshot, memory: Memory, pool: str) -> Plan:
@@ -75,7 +70,7 @@ def is_touched(found: Engine, memory: Memory) -> bool:
 
 
 def _may_be_on(found: Engine, engine: DesiredEngine, view: PoolView, memory: Memory) -> bool:
-    named = ENGINES[found.kind].configured_pool_dm_name(found.config_text)
+    named = ENGINES[found.kind].configured_pool_dm_name(found)
     if named:
         return named == view.dm_name
     return view.pool.name in (_pools_left(found, memory) or {engine.config.pool})
@@ -119,39 +114,6 @@ def check_process(found: Engine) -> Refusal | None:
         "Unknown is not stopped.",
         resolution,
     )
-
-
-def check_files(found: Engine) -> Refusal | None:
-    """Return why the engine's configuration cannot be gone by; None when it can."""
-    if found.config_problem:
-        resolution = f"Correct {found.config_path}; thinpoolmgr edits only what it can read without a doubt."
-        return Refusal(
-            "ENGINE_CONFIG_INVALID",
-            found.config_path,
-            f"{found.config_path} cannot be read",
-            found.config_problem,
-            resolution,
-        )
-    return None
-
-
-def _configure(rules: EngineRules, found: Engine, options: tuple[str, ...], view: PoolView) -> list[Step]:
-    if rules.is_configured(found, options):
-        return []
-    new_text = rules.edit_config(found.config_text, options)
-    what = "does not exist" if found.config_text is None else "does not have all storage options for this pool"
-    missing = [option for option in options if option not in (found.config_text or "")] or ["storage-driver"]
-    more = f" and {len(missing) - 2} more" if len(missing) > 2 else ""
-    return [
-        WriteEngineConfig(
-            reason=f"{found.config_path} {what}: {', '.join(missing[:2])}{more}",
-            pool=view.pool.name,
-            engine=found.name,
-            path=found.config_path,
-            old_text=found.config_text,
-            new_text=new_text,
-        )
-    ]
 
 
 def around_engine(changes: list[Step], found: Engine, memory: Memory, pool: str) -> Plan:

@@ -31,7 +31,7 @@ def judge_state(found: Engine, view: PoolView, snapshot: Snapshot) -> StateVerdi
     runs_on_pool = found.running and found.driver == "devicemapper" and not is_on_files
     if not is_new and (view.status is None or runs_on_pool):
         return None
-    configured = rules.configured_pool_dm_name(found.config_text)
+    configured = rules.configured_pool_dm_name(found)
     other = configured not in ("", view.dm_name) and _pool_exists(configured, snapshot)
     verdict = rules.state_verdict(found, is_new, view.status, other, view.lv.made_at if view.lv else None)
     if verdict.kind != "stale":

@@ -105,9 +105,11 @@ def _engine(found: Engine, desired: DesiredState, snapshot: Snapshot) -> Facts:
     on_disk = (state.path, state.related, state.obstacle, state.base_size_bytes) if state else None
     # Of state that is to be moved aside every word counts: the folder it goes to is named after it.
     whole = state if verdict is not None and verdict.kind == "stale" else None
-    service = (found.service.systemd, found.service.unit, found.service.sockets, found.service.active)
+    unit = found.service
+    service = (unit.systemd, unit.unit, unit.sockets, unit.active, unit.needs_reload)
     return (
         (found.name, found.installed, found.version, found.running, found.driver, service),
         (found.config_path, found.config_text, found.config_unwritable, found.config_problem),
+        (found.files, found.command),
         (verdict.kind if verdict else "", on_disk, whole, found.state_problem, found.set_aside),
     )

@@ -6,7 +6,10 @@ Absence is an empty tuple, a missing member of a tuple, or `False`.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from msgspec import Struct
+from msgspec.structs import replace
 
 from thinpoolmgr.core.holders import Holders
 
@@ -234,6 +237,22 @@ class EngineState(Struct, frozen=True):
     """The engine made its pool itself, and ended that well."""
 
 
+class ConfigFile(Struct, frozen=True):
+    """A file, other than the engine's own configuration file, that may put words on its command line."""
+
+    path: str
+    kind: Literal["unit", "environment", "script"]
+    """A unit file or drop-in of systemd, a file of shell assignments, or the script of a host without systemd."""
+    text: str | None = None
+    """None: the file does not exist, or could not be read."""
+    problem: str = ""
+    """Why it could not be read: what it says is unknown, not nothing."""
+    unwritable: str = ""
+    """Why it could not be replaced; empty when it could."""
+    named: bool = True
+    """Whether the unit, or the script, names it; a well-known file that nothing names has no effect."""
+
+
 class ServiceState(Struct, frozen=True):
     """How the engine is run: by systemd units, or by hand."""
 
@@ -242,6 +261,8 @@ class ServiceState(Struct, frozen=True):
     sockets: tuple[str, ...] = ()
     active: bool | None = False
     enabled: bool = False
+    needs_reload: bool = False
+    """Unit files changed since systemd read them."""
 
 
 class Engine(Struct, frozen=True):
@@ -264,6 +285,10 @@ class Engine(Struct, frozen=True):
     """Why the configuration file could not be replaced; empty when it could."""
     config_problem: str = ""
     """Why the configuration could not be read or edited."""
+    files: tuple[ConfigFile, ...] = ()
+    """Where the command line comes from: unit files in the order in which they count, then files of assignments."""
+    command: tuple[str, ...] = ()
+    """The running daemon's command line where no unit started it: its next one may be the same."""
     service: ServiceState = ServiceState()
     state: EngineState | None = None
     state_problem: str = ""
@@ -278,6 +303,18 @@ class Engine(Struct, frozen=True):
     """Unix socket of the running engine's API."""
     set_aside: tuple[str, ...] = ()
     """Folders into which stale state was moved."""
+
+    def text_of(self, path: str) -> str | None:
+        """Return the text of one of its files; None when that does not exist, or is none of its files."""
+        if path == self.config_path:
+            return self.config_text
+        return next((file.text for file in self.files if file.path == path), None)
+
+    def with_text(self, path: str, text: str) -> Engine:
+        """Return it with this text in one of its files."""
+        if path == self.config_path:
+            return replace(self, config_text=text)
+        return replace(self, files=tuple(replace(f, text=text) if f.path == path else f for f in self.files))
 
 
 class Snapshot(Struct, frozen=True):

@@ -94,7 +94,7 @@ def _trusted_records(
         return (), (engine.state_problem,)
     if engine.state is None:
         return (), ()
-    other = ENGINES[engine.kind].configured_pool_dm_name(engine.config_text)
+    other = ENGINES[engine.kind].configured_pool_dm_name(engine)
     if other not in {"", view.dm_name}:
         return (), (f"{engine.name} is configured for {other}, so that its records are not of {view.pool.path}",)
     verdict = judge_state(engine, view, snapshot)

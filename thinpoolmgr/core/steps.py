@@ -231,10 +231,18 @@ class StopContainers(BaseStep, frozen=True, tag="stop-containers", kw_only=True)
 
 
 class StopEngine(BaseStep, frozen=True, tag="stop-engine", kw_only=True):
-    """Stop a container engine with its sockets, so that nothing starts it meanwhile."""
+    """Stop a container engine with its sockets, so that nothing starts it meanwhile.
+
+    Before that the engine itself checks the configuration with which it is to be started again, where it can.
+    """
 
     engine: str
     units: tuple[str, ...]
+    check: tuple[str, ...] = ()
+    """The command that checks; empty: none."""
+    candidate: str = ""
+    """The file that it looks at, which lives only that long."""
+    candidate_text: str = ""
 
 
 class StartEngine(BaseStep, frozen=True, tag="start-engine", kw_only=True):
@@ -268,6 +276,12 @@ class WriteEngineConfig(BaseStep, frozen=True, tag="write-engine-config", kw_onl
     new_text: str
 
 
+class ReloadUnits(BaseStep, frozen=True, tag="reload-units", kw_only=True):
+    """Have systemd read its unit files again: those of the engine changed."""
+
+    engine: str
+
+
 Step = (
     WipeSignatures
     | CreateVolumeGroup
@@ -296,6 +310,7 @@ Step = (
     | MoveStateAside
     | DeleteSetAside
     | WriteEngineConfig
+    | ReloadUnits
 )
 
 
@@ -326,7 +341,7 @@ def target(step: Step) -> str:
             return " ".join(disk.path for disk in step.disks)
         case RemoveDmDevice() | ResumeDevice():
             return step.name
-        case StopContainers() | StopEngine() | StartEngine():
+        case StopContainers() | StopEngine() | StartEngine() | ReloadUnits():
             return step.engine
         case MoveStateAside():
             return step.paths[-1]

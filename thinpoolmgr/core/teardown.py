@@ -11,7 +11,8 @@ from msgspec.structs import replace
 from thinpoolmgr.core.busy import refuse_busy, refuse_stopping
 from thinpoolmgr.core.changes import mend
 from thinpoolmgr.core.desired import DesiredPool, DesiredState
-from thinpoolmgr.core.engine_plan import check_files, check_process, stop_engine
+from thinpoolmgr.core.engine_config import check_files
+from thinpoolmgr.core.engine_plan import check_process, stop_engine
 from thinpoolmgr.core.engine_state import check_obstacle, judge_state, move_aside, refuse_verdict
 from thinpoolmgr.core.engines import ENGINES
 from thinpoolmgr.core.fingerprint import fingerprint_of_host
@@ -137,7 +138,7 @@ def _engine_on(view: PoolView, desired: DesiredState, snapshot: Snapshot) -> Eng
     if engine is None or found is None or not engine.implied:
         return found
     try:
-        named = ENGINES[found.kind].configured_pool_dm_name(found.config_text)
+        named = ENGINES[found.kind].configured_pool_dm_name(found)
     except ValueError:
         named = ""
     may_be = not named and found.running is not False and found.driver in ("", "devicemapper")
@@ -331,7 +332,7 @@ def _move_state(
         return [], ([f"{found.name}: {found.state_problem}"] if found.state_problem else []), []
     if refusal := check_files(found):
         return [], [], [refusal]
-    if ENGINES[found.kind].configured_pool_dm_name(found.config_text) not in ("", view.dm_name):
+    if ENGINES[found.kind].configured_pool_dm_name(found) not in ("", view.dm_name):
         return [], [], []
     # The mounts of running containers end with the engine; what is mounted after that is seen when it is moved.
     is_stopped_first = any(isinstance(step, StopEngine) for step in steps)

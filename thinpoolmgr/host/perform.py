@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from thinpoolmgr.core.busy import refuse_open
@@ -96,6 +97,16 @@ class RealHost:
                 for argv in commands(step):
                     self._runner.change(argv, is_long=isinstance(step, StartEngine))
 
+    def _check_config(self, step: StopEngine) -> None:
+        """The engine goes on running when its own check refuses what it is to be started with."""
+        with suppress(FileNotFoundError):
+            os.unlink(step.candidate)
+        files.write_atomically(step.candidate, step.candidate_text, expect_text=None)
+        try:
+            self._runner.change(step.check)
+        finally:
+            os.unlink(step.candidate)
+
     def _remove_dm_device(self, step: RemoveDmDevice) -> None:
         (argv,) = commands(step)
         run = until_not_busy(lambda: self._runner.run(argv), lambda run: "busy" in run.stderr)
@@ -104,7 +115,9 @@ class RealHost:
         raise _still_open(step) if "busy" in run.stderr else failed(run)
 
     def _stop_engine(self, step: StopEngine) -> None:
-        (argv,) = commands(step)
+        if step.check:
+            self._check_config(step)
+        argv = commands(step)[-1]
         try:
             self._runner.change(argv, is_long=True, seconds=STOP_ENGINE_SECONDS)
         except CommandFailedError as error:

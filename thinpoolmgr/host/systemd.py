@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-_SHOW = ("Id", "LoadState", "ActiveState", "UnitFileState", "ExecStart", "EnvironmentFiles")
+_SHOW = (
+    *("Id", "LoadState", "ActiveState", "UnitFileState", "ExecStart", "EnvironmentFiles"),
+    *("FragmentPath", "DropInPaths", "NeedDaemonReload"),
+)
 
 
 def show_command(units: tuple[str, ...]) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from thinpoolmgr.core.steps import (
     ExtendVolumeGroup,
     MoveStateAside,
     RefreshPool,
+    ReloadUnits,
     RemoveDmDevice,
     RemoveLeftover,
     RemovePhysicalVolumes,
@@ -111,7 +112,13 @@ def _apply(snapshot: Snapshot, step: Step, seed: str) -> Snapshot:  # noqa: PLR0
             orphans = tuple(pv for pv in snapshot.orphan_pvs if pv.path not in paths)
             return replace(_blank(snapshot, step.disks, "pvremove"), orphan_pvs=orphans)
         case (
-            StopContainers() | StopEngine() | StartEngine() | MoveStateAside() | DeleteSetAside() | WriteEngineConfig()
+            StopContainers()
+            | StopEngine()
+            | StartEngine()
+            | MoveStateAside()
+            | DeleteSetAside()
+            | WriteEngineConfig()
+            | ReloadUnits()
         ):
             return _apply_to_engine(snapshot, step)
 
@@ -293,7 +300,7 @@ def stopped(engine: Engine) -> Engine:
 
 def _apply_to_engine(
     snapshot: Snapshot,
-    step: StopContainers | StopEngine | StartEngine | MoveStateAside | DeleteSetAside | WriteEngineConfig,
+    step: StopContainers | StopEngine | StartEngine | MoveStateAside | DeleteSetAside | WriteEngineConfig | ReloadUnits,
 ) -> Snapshot:
     found = snapshot.find_engine(step.engine)
     if found is None:
@@ -308,7 +315,8 @@ def _apply_to_engine(
             if not (found.live_restore and found.containers):
                 devices = tuple(replace(d, open_count=0) if d.targets == ("thin",) else d for d in devices)
         case StartEngine():
-            driver = "devicemapper" if "devicemapper" in (found.config_text or "") else "overlay2"
+            texts = (found.config_text, *(file.text for file in found.files))
+            driver = "devicemapper" if any("devicemapper" in (text or "") for text in texts) else "overlay2"
             service = replace(found.service, active=True)
             new = replace(found, running=True, pids=(4712,), driver=driver, service=service)
         case MoveStateAside():
@@ -316,6 +324,10 @@ def _apply_to_engine(
         case DeleteSetAside():
             new = replace(found, set_aside=tuple(path for path in found.set_aside if path != step.path))
         case WriteEngineConfig():
-            new = replace(found, config_text=step.new_text)
+            is_unit = any(file.path == step.path and file.kind == "unit" for file in found.files)
+            service = replace(found.service, needs_reload=found.service.needs_reload or is_unit)
+            new = replace(found.with_text(step.path, step.new_text), service=service)
+        case ReloadUnits():
+            new = replace(found, service=replace(found.service, needs_reload=False))
     engines = tuple(new if engine is found else engine for engine in snapshot.engines)
     return replace(snapshot, dm_devices=devices, engines=engines)

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
 _SPACE = " \t\n\r"
 
@@ -155,6 +155,19 @@ def set_members(document: JsonObject, wanted: Mapping[str, str | list[str]]) -> 
         parts += [text[at:start], new]
         at = end
     return "".join([*parts, text[at:]])
+
+
+def remove_members(document: JsonObject, keys: Collection[str]) -> str:
+    """Return the document's text without these members; what stays is kept byte for byte."""
+    text, members = document.text, document.members
+    # Between two members stands a comma, which goes with the second one, and white space.
+    starts = [document.start + 1, *(text.index(",", member.end) + 1 for member in members[:-1])]
+    kept = [place for place, member in enumerate(members) if member.key not in keys]
+    parts = [text[: starts[0]]]
+    for place in kept:
+        parts.append(text[members[place - 1].end : starts[place]] if place != kept[0] else "")
+        parts.append(text[starts[place] : members[place].end])
+    return "".join([*parts, text[members[-1].end if members else starts[0] :]])
 
 
 def _render_member(members: list[Member], key: str, value: str | list[str]) -> str:

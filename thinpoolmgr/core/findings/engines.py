@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from thinpoolmgr.core.engine_config import check_files
 from thinpoolmgr.core.engine_plan import check_engine
 from thinpoolmgr.core.engine_state import judge_state, refuse_verdict
 from thinpoolmgr.core.engines import ENGINES
-from thinpoolmgr.core.engines.docker import DRIVER
+from thinpoolmgr.core.engines.docker_config import is_of_storage, say_conflicts
+from thinpoolmgr.core.engines.docker_options import DRIVER
 from thinpoolmgr.core.findings.pools import APPLY, is_well
 from thinpoolmgr.core.findings.sighting import Sighting, sight
 from thinpoolmgr.core.names import OUR_TAG
@@ -43,8 +45,28 @@ def engine_sightings(engine: DesiredEngine, found: Engine, view: PoolView, snaps
         sightings.append(
             sight("ENGINE_CONFIG_INVALID", found.config_path, found.config_problem, because=found.config_problem)
         )
+    if check_files(found) is None:
+        sightings += _configuration(found)
     sightings += _state(found, view, snapshot)
     return [*(sightings or _running(found, view)), *_remarks(found, view, snapshot)]
+
+
+def _configuration(found: Engine) -> list[Sighting]:
+    """What the engine would not start with, and what has no effect."""
+    rules, sightings = ENGINES[found.kind], []
+    if conflicts := rules.find_conflicts(found):
+        because = f"{found.name} does not start when a directive is set both as a flag and in {found.config_path}"
+        way = f"Remove one of each two by hand, then run: thinpoolmgr plan. {say_conflicts(conflicts)}"
+        evidence = say_conflicts(conflicts)
+        requests = (APPLY,) if all(map(is_of_storage, conflicts)) else ()
+        sightings = [
+            sight("ENGINE_CONFIG_TWICE", found.config_path, evidence, *requests, because=because, resolution=way)
+        ]
+    way = "Remove it there, or have the unit read it (EnvironmentFile=, $NAME in ExecStart=): systemctl edit --full"
+    return sightings + [
+        sight("ENGINE_CONFIG_UNUSED", path, why, resolution=f"{way} {found.service.unit}".rstrip())
+        for path, why in rules.find_unused(found)
+    ]
 
 
 def _state(found: Engine, view: PoolView, snapshot: Snapshot) -> list[Sighting]:

@@ -171,6 +171,10 @@ FINDINGS: Mapping[str, Kind] = {
     "ENGINE_CONFIG_INVALID": Kind(
         "error", "{because}", "Correct {target}, then run: thinpoolmgr plan. It edits only what it can read."
     ),
+    "ENGINE_CONFIG_TWICE": Kind("error", "{because}", _RUN, "{resolution}"),
+    "ENGINE_CONFIG_UNUSED": Kind(
+        "warning", "{target} sets storage options without effect", "{resolution}", in_status=False
+    ),
     "ENGINE_STATE_STALE": Kind("warning", "{target} belongs to a pool that is gone; apply moves it aside", _RUN),
     "ENGINE_STATE_IMMOVABLE": Kind("warning", "{what}", "{resolution}", in_status=False),
     "ENGINE_STATE_FOREIGN": Kind("warning", "{what}", "{resolution}", in_status=False),

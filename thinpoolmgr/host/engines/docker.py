@@ -9,19 +9,23 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from msgspec import Struct
-
 from thinpoolmgr.core.engines.daemon_json import DaemonJsonError, parse_object
-from thinpoolmgr.core.engines.docker import configured_data_root, edit_daemon_json
+from thinpoolmgr.core.engines.docker_config import configured_data_root, edit_daemon_json
+from thinpoolmgr.core.engines.docker_flags import Arg, find_value, read_command, read_flags
 from thinpoolmgr.core.model import Engine, EngineState, ServiceState
-from thinpoolmgr.errors import CommandFailedError, UnavailableError
 from thinpoolmgr.host.engines import docker_api
+from thinpoolmgr.host.engines.docker_files import (
+    CONFIG_LIMIT_BYTES,
+    SERVICE,
+    DockerPaths,
+    Service,
+    output_of,
+    read_service,
+)
 from thinpoolmgr.host.engines.docker_state import StateUnreadableError, read_state
 from thinpoolmgr.host.files import read_text, why_not_writable
 from thinpoolmgr.host.processes import list_processes
 from thinpoolmgr.host.removal import find_set_aside
-from thinpoolmgr.host.runner import SEARCH_PATH
-from thinpoolmgr.host.systemd import is_active, is_loaded, parse_show, show_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,40 +35,9 @@ if TYPE_CHECKING:
 
     Run = Callable[[tuple[str, ...]], CompletedRun]
 
-SERVICE, SOCKET = "docker.service", "docker.socket"
 # docker-current and docker-latest are Red Hat's names; the kernel cuts a process name to 15 bytes.
 _DAEMONS = ("dockerd", "dockerd-current", "dockerd-latest", "dockerd-ce")
-_CONFIG_LIMIT_BYTES = 1024**2
-_DRIVER_FLAGS = ("-s", "--storage-driver", "--storage-opt")
-_ROOT_FLAGS = ("-g", "--graph", "--data-root")
 _VERSION = re.compile(r"version ([^\s,]{1,60})", re.ASCII)
-
-
-class DockerPaths(Struct, frozen=True):
-    """Where things are on a host; tests give a folder of their own."""
-
-    config: str = "/etc/docker/daemon.json"
-    data_root: str = "/var/lib/docker"
-    socket: str = "/var/run/docker.sock"
-    proc: str = "/proc"
-    systemd: str = "/run/systemd/system"
-    sysv_script: str = "/etc/init.d/docker"
-    sysv_defaults: str = "/etc/default/docker"
-    search: str = SEARCH_PATH
-
-
-class _Flags(NamedTuple):
-    """The daemon's command line, or a file whose variables become part of it."""
-
-    source: str
-    words: tuple[str, ...]
-
-    def find(self, names: tuple[str, ...]) -> list[str]:
-        """Return the values of the flags with one of these names, in order."""
-        parts = [word.partition("=") for word in self.words]
-        following = (*self.words[1:], "")[: len(parts)]
-        pairs = zip(parts, following, strict=True)
-        return [value if equals else after for (flag, equals, value), after in pairs if flag in names]
 
 
 class _Config(NamedTuple):
@@ -97,12 +70,10 @@ def observe_docker(desired: DesiredEngine, run: Run, paths: DockerPaths | None =
     """
     paths = paths or DockerPaths()
     daemon = next((found for name in _DAEMONS if (found := shutil.which(name, path=paths.search))), "")
-    service, unit_flags = _observe_service(run, paths)
+    service = read_service(run, paths)
     processes = tuple(_find_daemons(paths.proc))
-    # What runs was started with its own flags, the next start takes those of the unit: both must agree with the file.
-    flags = (*(process.flags for process in processes), *unit_flags)
-    config = _read_config(desired.config.config_file, flags, paths)
-    answers = _ask(config, processes, paths, listens=_may_connect(bool(daemon), processes, service))
+    config = _read_config(desired, service, processes, paths)
+    answers = _ask(config, processes, paths, listens=_may_connect(bool(daemon), processes, service.state))
     data_root = answers.data_root or config.data_root
     state, state_problem = _observe_state(data_root, paths)
     return Engine(
@@ -119,7 +90,9 @@ def observe_docker(desired: DesiredEngine, run: Run, paths: DockerPaths | None =
         config_text=config.text,
         config_unwritable=why_not_writable(config.path),
         config_problem=config.problem,
-        service=service,
+        files=service.files,
+        command=() if _runs_by_unit(service.state) else next((process.words for process in processes), ()),
+        service=service.state,
         state=state,
         state_problem=state_problem,
         containers=tuple(container.name for container in answers.containers),
@@ -132,7 +105,11 @@ def observe_docker(desired: DesiredEngine, run: Run, paths: DockerPaths | None =
 
 class _Process(NamedTuple):
     pid: int
-    flags: _Flags
+    words: tuple[str, ...]
+
+
+def _runs_by_unit(service: ServiceState) -> bool:
+    return bool(service.unit) and service.active is not False
 
 
 def _find_daemons(proc: str) -> Iterator[_Process]:
@@ -144,7 +121,7 @@ def _find_daemons(proc: str) -> Iterator[_Process]:
             command = (entry / "cmdline").read_bytes().decode(errors="replace")
         except (FileNotFoundError, ProcessLookupError, NotADirectoryError):
             continue
-        yield _Process(int(entry.name), _Flags("the running daemon's command line", tuple(command.split("\0"))))
+        yield _Process(int(entry.name), tuple(command.removesuffix("\0").split("\0")))
 
 
 def _is_daemon(entry: Path) -> bool:
@@ -168,71 +145,35 @@ def _link_text(path: Path) -> str:
         return ""
 
 
-def _observe_service(run: Run, paths: DockerPaths) -> tuple[ServiceState, tuple[_Flags, ...]]:
-    if not Path(paths.systemd).is_dir():
-        files = (paths.sysv_defaults,) if Path(paths.sysv_script).exists() else ()
-        return ServiceState(systemd=False), tuple(_read_flags(file) for file in files)
-    units = parse_show(_output(run, show_command((SERVICE, SOCKET))))
-    service = units.get(SERVICE, {})
-    if not units:
-        return ServiceState(systemd=True, active=None), ()
-    state = ServiceState(
-        systemd=True,
-        unit=SERVICE if is_loaded(service) else "",
-        sockets=(SOCKET,) if is_loaded(units.get(SOCKET, {})) else (),
-        active=is_active(service),
-        enabled=service.get("UnitFileState", "").startswith("enabled"),
-    )
-    # EnvironmentFiles=/etc/default/docker (ignore_errors=yes), one line each
-    environment = tuple(line.rpartition(" (")[0] for line in service.get("EnvironmentFiles", "").split("\n") if line)
-    command = _Flags(SERVICE, tuple(service.get("ExecStart", "").split()))
-    return state, (command, *(_read_flags(file) for file in environment))
-
-
-def _read_flags(file: str) -> _Flags:
-    """Read a file of shell assignments for its words alone: it is never run."""
+def _read_config(
+    desired: DesiredEngine, service: Service, processes: tuple[_Process, ...], paths: DockerPaths
+) -> _Config:
+    # What runs was started with its own flags, the next start takes those of the unit.
+    args = [Arg(word) for process in processes for word in process.words]
+    args += read_command(Engine(desired.name, desired.kind, files=service.files)).args
+    wanted = desired.config.config_file
+    read_by_docker = find_value(args, "--config-file") or paths.config
+    is_other = wanted not in ("auto", "daemon.json", *(file.path for file in service.files))
+    path = wanted if is_other else read_by_docker
+    root = find_value(args, "--graph", "--data-root")
+    text, problem = None, service.problem
     try:
-        lines = read_text(file, _CONFIG_LIMIT_BYTES).split("\n")
-    except (OSError, ValueError):
-        return _Flags(file, ())
-    values = [line.partition("=")[2] for line in lines if not line.lstrip().startswith("#")]
-    return _Flags(file, tuple(word.strip("\"'") for value in values for word in value.split()))
-
-
-def _read_config(config_file: str, flags: tuple[_Flags, ...], paths: DockerPaths) -> _Config:
-    named = _first_value(flags, ("--config-file",))
-    path = {"auto": named or paths.config, "daemon.json": paths.config}.get(config_file, config_file)
-    root = _first_value(flags, _ROOT_FLAGS)
-    text: str | None = None
-    try:
-        text = read_text(path, _CONFIG_LIMIT_BYTES)
+        text = read_text(path, CONFIG_LIMIT_BYTES)
         # Whatever is to be written into it must be possible: this looks at all that editing looks at.
         edit_daemon_json(text, ())
         root = root or configured_data_root(text)
-        problem = _find_conflict(flags)
     except FileNotFoundError:
-        problem = f"{path} is a symbolic link that leads nowhere" if os.path.islink(path) else _find_conflict(flags)
+        problem = f"{path} is a symbolic link that leads nowhere" if os.path.islink(path) else problem
     except DaemonJsonError as error:
         problem = f"{path}, {error}"
     except (OSError, ValueError) as error:
         problem = str(error)
+    if service.files and path != read_by_docker:
+        problem = problem or f"{SERVICE} does not read config_file = {path!r}: it reads {read_by_docker}"
     if root and not root.startswith("/"):
         problem = problem or f"the data root {ascii(root)[:200]} is not an absolute path"
         root = ""
     return _Config(path, text, problem, root or paths.data_root)
-
-
-def _first_value(flags: tuple[_Flags, ...], names: tuple[str, ...]) -> str:
-    return next((value for flag in flags for value in flag.find(names) if value), "")
-
-
-def _find_conflict(flags: tuple[_Flags, ...]) -> str:
-    # Docker never merges the two, and does not start when both are there, even with equal values.
-    for flag in flags:
-        for name in _DRIVER_FLAGS:
-            if flag.find((name,)):
-                return f"{flag.source} sets {name}; Docker does not start when its configuration file sets it too"
-    return ""
 
 
 def _may_connect(installed: bool, processes: tuple[_Process, ...], service: ServiceState) -> bool:  # noqa: FBT001
@@ -260,7 +201,8 @@ def _ask(config: _Config, processes: tuple[_Process, ...], paths: DockerPaths, *
 
 def _configured_socket(config: _Config, processes: tuple[_Process, ...]) -> str:
     """Return the first unix socket that flags or the file's `hosts` name; empty for the usual one."""
-    hosts = [value for process in processes for value in process.flags.find(("-H", "--host"))]
+    words = (Arg(word) for process in processes for word in process.words)
+    hosts = [flag.value for flag in read_flags(words) if flag.name == "--host"]
     try:
         member = parse_object(config.text).find("hosts")
     except DaemonJsonError:
@@ -281,17 +223,8 @@ def _ask_version(run: Run, daemon: str) -> str:
 @functools.lru_cache(maxsize=1)
 def _version_of(run: Run, daemon: str, _file: tuple[int, ...]) -> str:
     """Ask once while the file stays the same: one run looks at the host many times, and it is a slow question."""
-    match = _VERSION.search(_output(run, (daemon, "--version")))
+    match = _VERSION.search(output_of(run, (daemon, "--version")))
     return match[1] if match else ""
-
-
-def _output(run: Run, argv: tuple[str, ...]) -> str:
-    """Return what a command printed; nothing when it failed, which makes what it was asked for unknown."""
-    try:
-        result = run(argv)
-    except (CommandFailedError, UnavailableError):
-        return ""
-    return result.stdout if result.code == 0 else ""
 
 
 def _observe_state(data_root: str, paths: DockerPaths) -> tuple[EngineState | None, str]:
