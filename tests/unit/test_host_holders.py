@@ -199,6 +199,13 @@ def test_what_cannot_be_looked_at_is_told(fake: FakeProc) -> None:
     assert [text.partition(":")[0] for text in unseen] == ["the mounts of mnt", "the open files of process 81"]
 
 
+def test_a_carriage_return_in_the_name_of_a_mount_point_hides_nothing(fake: FakeProc) -> None:
+    fake.add(82, OTHER, "41 21 0:40 / /tmp/a\rb rw - tmpfs tmpfs rw", THIN_LINE, command="p")
+    found = fake.find()
+    assert [holder.places for holder in found.found] == [("/mnt/x",)]
+    assert found.unseen == ()
+
+
 def test_a_namespace_without_processes_is_told(fake: FakeProc) -> None:
     kept = "50 21 0:4 mnt:[4026532999] /run/kept rw - nsfs nsfs rw"
     net = "51 21 0:4 net:[4026532998] /run/net rw - nsfs nsfs rw"
