@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -36,4 +37,14 @@ def _kernel_threads(proc: Path) -> set[int]:
         children = (folder / f"task/{_KTHREADD}/children").read_text("ascii")
     except (OSError, ValueError, IndexError):
         return set()
-    return {int(pid) for pid in children.split()}
+    return {int(pid) for pid in children.split() if not _has_program(proc / pid)}
+
+
+def _has_program(process: Path) -> bool:
+    """Whether it is no thread: the kernel starts programs, too, as for a core dump (kernel/umh.c, core(5))."""
+    try:
+        os.readlink(process / "exe")
+    except OSError as error:
+        # A thread has none, nor has what ended meanwhile.
+        return error.errno not in {errno.ENOENT, errno.ESRCH}
+    return True
