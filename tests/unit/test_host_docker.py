@@ -663,6 +663,7 @@ def test_loop_files_are_seen(host: Host) -> None:
         ("deviceset-metadata", "\0\0\0"),
         ("transaction-metadata", '{"open_transaction_id": "4"}'),
         ("transaction-metadata", '{"open_transaction_id": -'),
+        ("transaction-metadata", '{"x": ' + "[" * 9999),
         ("x", '{"device_id": 1, "size": 1, "transaction_id": 1}' + " " * 65536),
         ("y", b"\xff"),
     ],

@@ -196,7 +196,9 @@ def test_one_at_another_place_than_ours_is_somebody_elses(kernel: Kernel, folder
     assert path.exists()
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"pool": "LVM-other", "held_root": "7"}', '{"pool": 1}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", '{"pool": "LVM-other", "held_root": "7"}', '{"pool": 1}', "[" * 9999, '{"x": ' + "[" * 9999]
+)
 def test_a_record_that_says_nothing_makes_it_not_ours(kernel: Kernel, folder: Path, text: str) -> None:
     record(kernel, folder, "").write_text(text)
     kernel.held = "7"

@@ -155,7 +155,7 @@ class _MetadataSnapshot:
     def _read_record(self) -> _Taken | None:
         try:
             taken = msgspec.json.decode(read_text(str(self._record), _RECORD_LIMIT_BYTES, follow=False), type=_Taken)
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
         return taken if taken.pool == self._pool.uuid else None
 

@@ -121,7 +121,7 @@ def _read_record(folder: int, name: str, record: type[_Record], shown: str) -> _
     except FileNotFoundError:
         # A running engine removes devices while we read.
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         msg = f"{shown}/{name} cannot be read as Docker's record: {error}"
         raise ValueError(msg) from error
 
