@@ -93,7 +93,7 @@ def test_a_drop_in_of_the_admin_is_edited_where_it_stands() -> None:
 def test_a_units_file_of_a_package_is_overridden_not_edited() -> None:
     unit = "[Service]\nExecStart=/usr/bin/dockerd -H fd:// --storage-driver=overlay2\n"
     new = settled(engine(unit=unit))
-    assert list(new) == [OVERRIDE, support.DAEMON_JSON]
+    assert list(new) == [support.DAEMON_JSON, OVERRIDE]
     assert new[OVERRIDE].endswith("[Service]\nExecStart=\nExecStart=/usr/bin/dockerd -H fd://\n")
 
 
@@ -161,3 +161,12 @@ def test_docker_checks_its_configuration_where_it_can(version: str, *, checks: b
     argv, text = check_command(replace(engine(json_text="{}"), version=version), "/run/x")
     assert argv == (("dockerd", "--validate", "--config-file", "/run/x", "-H", "fd://") if checks else ())
     assert text == ("{}" if checks else "")
+
+
+def test_the_place_that_stays_is_written_first_so_that_a_kill_loses_no_option() -> None:
+    found = engine(storage='DOCKER_STORAGE_OPTIONS="-s devicemapper --storage-opt dm.override_udev_sync_check=true"\n')
+    first = edit_files(found, OPTIONS, "daemon.json")[0]
+    assert first.path == support.DAEMON_JSON
+    assert "dm.override_udev_sync_check=true" in first.new_text
+    again = settled(found.with_text(first.path, first.new_text), "daemon.json")
+    assert again == {STORAGE: 'DOCKER_STORAGE_OPTIONS=""\n'}

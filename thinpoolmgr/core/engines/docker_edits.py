@@ -169,6 +169,8 @@ def _make_edits(found: Engine, storage: Storage, options: tuple[str, ...], home:
     elif storage.in_file:
         new = remove_members(storage.document, STORAGE_KEYS)
         edits.append(Edit(found.config_path, found.config_text, new, settled or f"its storage settings go to {place}"))
+    # What stays comes first: a kill in between leaves too much, which the next run settles, and never too little.
+    edits.sort(key=lambda edit: edit.path != place)
     return tuple(edit for edit in edits if edit.new_text != edit.old_text)
 
 
