@@ -170,3 +170,28 @@ def test_the_place_that_stays_is_written_first_so_that_a_kill_loses_no_option() 
     assert "dm.override_udev_sync_check=true" in first.new_text
     again = settled(found.with_text(first.path, first.new_text), "daemon.json")
     assert again == {STORAGE: 'DOCKER_STORAGE_OPTIONS=""\n'}
+
+
+@pytest.mark.parametrize("flags", ["$DOCKER_STORAGE_OPTIONS", "--storage-driver overlay2"])
+def test_a_command_within_a_shells_word_is_not_taken_for_none(flags: str) -> None:
+    unit = f"[Service]\nExecStart=/bin/sh -c '/usr/bin/docker-current daemon {flags} 2>&1'\n"
+    with pytest.raises(ConfigDoubtError, match="a shell"):
+        edit_files(engine(storage="DOCKER_STORAGE_OPTIONS='-s overlay2'\n", unit=unit), OPTIONS, "auto")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'DOCKER_OPTS="-s overlay2"\nDOCKER_OPTS="$DOCKER_OPTS -D"\n',
+        'DOCKER_OPTS=-D\nDOCKER_OPTS+=" -s overlay2"\n',
+        'DOCKER_OPTS="-D" # debug\n',
+    ],
+)
+def test_a_file_that_only_a_shell_understands_is_not_edited(text: str) -> None:
+    files = (
+        ConfigFile("/etc/init.d/docker", "script", "$DOCKERD $DOCKER_OPTS"),
+        ConfigFile(DEFAULT, "environment", text),
+    )
+    for config_file in ("auto", DEFAULT):
+        with pytest.raises(ConfigDoubtError, match="a shell"):
+            edit_files(replace(support.docker(), files=files), OPTIONS, config_file)

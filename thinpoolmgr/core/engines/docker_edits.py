@@ -22,6 +22,7 @@ from thinpoolmgr.core.engines.docker_flags import (
     read_command,
     read_flags,
     storage_flags,
+    why_hidden,
 )
 from thinpoolmgr.core.engines.docker_options import DRIVER, merge_options
 from thinpoolmgr.core.engines.flag_edits import ConfigDoubtError, Splice, apply_splices, remove_flags, set_flags
@@ -66,6 +67,9 @@ def edit_files(found: Engine, options: tuple[str, ...], config_file: str) -> tup
     home = _home(found, storage, config_file)
     if _is_right(found, storage, options) and (config_file == "auto" or _is_only_at(storage, home)):
         return ()
+    hidden = why_hidden(found)
+    if hidden:
+        raise ConfigDoubtError(hidden, "Give dockerd its flags without a shell, and run this again.")
     stuck = next((flag for flag in storage.flags if not _is_editable(flag) and not _is_at(flag, home)), None)
     if stuck is not None and not _can_be_overridden(stuck):
         raise ConfigDoubtError(
