@@ -195,3 +195,9 @@ def test_a_file_that_only_a_shell_understands_is_not_edited(text: str) -> None:
     for config_file in ("auto", DEFAULT):
         with pytest.raises(ConfigDoubtError, match="a shell"):
             edit_files(replace(support.docker(), files=files), OPTIONS, config_file)
+
+
+def test_a_specifier_of_systemd_stays_one() -> None:
+    drop_in = "[Service]\nEnvironment=DOCKER_STORAGE_OPTIONS=--label=%H\n"
+    with pytest.raises(ConfigDoubtError, match="%H"):
+        edit_files(engine(drop_in=drop_in), OPTIONS, DROP_IN)
