@@ -201,3 +201,10 @@ def test_a_specifier_of_systemd_stays_one() -> None:
     drop_in = "[Service]\nEnvironment=DOCKER_STORAGE_OPTIONS=--label=%H\n"
     with pytest.raises(ConfigDoubtError, match="%H"):
         edit_files(engine(drop_in=drop_in), OPTIONS, DROP_IN)
+
+
+def test_lines_that_end_in_a_carriage_return_are_continued_too() -> None:
+    drop_in = "[Service]\r\nExecStart=\r\nExecStart=/usr/bin/dockerd \\\r\n  -s overlay2 \\\r\n  -H fd://\r\n"
+    new = settled(engine(drop_in=drop_in))
+    assert new[DROP_IN].startswith(drop_in.partition("overlay2")[0] + "devicemapper --storage-opt")
+    assert new[DROP_IN].endswith(" \\\r\n  -H fd://\r\n")
