@@ -606,6 +606,15 @@ def test_words_of_systemd_that_no_unit_file_has_are_a_problem(host: Host) -> Non
     assert "its unit files say otherwise" in host.observe().config_problem
 
 
+def test_a_drop_in_that_systemd_has_not_read_yet_is_a_problem(host: Host) -> None:
+    host.systemd(SERVICE + "NeedDaemonReload=yes\n\n" + SOCKET)
+    assert "has not read" not in host.observe().config_problem
+    host.write(
+        "etc/systemd/system/docker.service.d/new.conf", "[Service]\nExecStart=\nExecStart=/usr/bin/dockerd -s vfs\n"
+    )
+    assert "new.conf yet (systemctl daemon-reload)" in host.observe().config_problem
+
+
 def test_commands_are_argument_vectors() -> None:
     units = ("docker.socket", "docker.service")
     assert systemd.stop_command(units) == ("systemctl", "stop", "--", "docker.socket", "docker.service")
