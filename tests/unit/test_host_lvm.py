@@ -49,7 +49,7 @@ LV = {
     "lv_when_full": "queue",
     "lv_metadata_size": "4194304",
     "lv_profile": "",
-    "lv_time": "2026-11-24 15:24:16 +0000",
+    "lv_time": "1795533856",
 }
 SEGMENT = {
     "lv_uuid": "lv-1",
@@ -180,3 +180,12 @@ def test_a_report_that_cannot_be_read_is_trouble_not_emptiness(stdout: str) -> N
     assert (state.groups, state.orphan_pvs) == ((), ())
     assert "could not be read" in state.trouble[0]
     assert isinstance(state, LvmState)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("1795533856", 1795533856.0), ("", None), ("2026-11-24 15:24:16 +0000", None)]
+)
+def test_when_a_volume_was_made_is_asked_for_in_seconds(text: str, expected: float | None) -> None:
+    (group,), _ = parse_report(report(lv=[LV | {"lv_time": text}]))
+    assert group.lvs[0].made_at == expected
+    assert 'report{time_format="%s"}' in report_command()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +66,9 @@ def report_command() -> Argv:
         "--units",
         "b",
         "--nosuffix",
+        # Whatever lvm.conf asks for: seconds since 1970.
+        "--config",
+        'report{time_format="%s"}',
         *sections,
     )
 
@@ -191,11 +193,7 @@ def _lv(row: Row, segment: Row) -> LogicalVolume:
 
 
 def _seconds(text: str) -> float | None:
-    """Read a time in LVM's usual format; None where lvm.conf (report/time_format) asks for another."""
-    try:
-        return datetime.strptime(text, "%Y-%m-%d %H:%M:%S %z").timestamp()
-    except ValueError:
-        return None
+    return float(text) if text.isdecimal() else None
 
 
 def _bare(name: str) -> str:
