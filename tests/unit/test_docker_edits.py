@@ -93,7 +93,7 @@ def test_a_drop_in_of_the_admin_is_edited_where_it_stands() -> None:
 def test_a_units_file_of_a_package_is_overridden_not_edited() -> None:
     unit = "[Service]\nExecStart=/usr/bin/dockerd -H fd:// --storage-driver=overlay2\n"
     new = settled(engine(unit=unit))
-    assert list(new) == [OVERRIDE, support.DAEMON_JSON]
+    assert list(new) == [support.DAEMON_JSON, OVERRIDE]
     assert new[OVERRIDE].endswith("[Service]\nExecStart=\nExecStart=/usr/bin/dockerd -H fd://\n")
 
 
@@ -161,3 +161,50 @@ def test_docker_checks_its_configuration_where_it_can(version: str, *, checks: b
     argv, text = check_command(replace(engine(json_text="{}"), version=version), "/run/x")
     assert argv == (("dockerd", "--validate", "--config-file", "/run/x", "-H", "fd://") if checks else ())
     assert text == ("{}" if checks else "")
+
+
+def test_the_place_that_stays_is_written_first_so_that_a_kill_loses_no_option() -> None:
+    found = engine(storage='DOCKER_STORAGE_OPTIONS="-s devicemapper --storage-opt dm.override_udev_sync_check=true"\n')
+    first = edit_files(found, OPTIONS, "daemon.json")[0]
+    assert first.path == support.DAEMON_JSON
+    assert "dm.override_udev_sync_check=true" in first.new_text
+    again = settled(found.with_text(first.path, first.new_text), "daemon.json")
+    assert again == {STORAGE: 'DOCKER_STORAGE_OPTIONS=""\n'}
+
+
+@pytest.mark.parametrize("flags", ["$DOCKER_STORAGE_OPTIONS", "--storage-driver overlay2"])
+def test_a_command_within_a_shells_word_is_not_taken_for_none(flags: str) -> None:
+    unit = f"[Service]\nExecStart=/bin/sh -c '/usr/bin/docker-current daemon {flags} 2>&1'\n"
+    with pytest.raises(ConfigDoubtError, match="a shell"):
+        edit_files(engine(storage="DOCKER_STORAGE_OPTIONS='-s overlay2'\n", unit=unit), OPTIONS, "auto")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'DOCKER_OPTS="-s overlay2"\nDOCKER_OPTS="$DOCKER_OPTS -D"\n',
+        'DOCKER_OPTS=-D\nDOCKER_OPTS+=" -s overlay2"\n',
+        'DOCKER_OPTS="-D" # debug\n',
+    ],
+)
+def test_a_file_that_only_a_shell_understands_is_not_edited(text: str) -> None:
+    files = (
+        ConfigFile("/etc/init.d/docker", "script", "$DOCKERD $DOCKER_OPTS"),
+        ConfigFile(DEFAULT, "environment", text),
+    )
+    for config_file in ("auto", DEFAULT):
+        with pytest.raises(ConfigDoubtError, match="a shell"):
+            edit_files(replace(support.docker(), files=files), OPTIONS, config_file)
+
+
+def test_a_specifier_of_systemd_stays_one() -> None:
+    drop_in = "[Service]\nEnvironment=DOCKER_STORAGE_OPTIONS=--label=%H\n"
+    with pytest.raises(ConfigDoubtError, match="%H"):
+        edit_files(engine(drop_in=drop_in), OPTIONS, DROP_IN)
+
+
+def test_lines_that_end_in_a_carriage_return_are_continued_too() -> None:
+    drop_in = "[Service]\r\nExecStart=\r\nExecStart=/usr/bin/dockerd \\\r\n  -s overlay2 \\\r\n  -H fd://\r\n"
+    new = settled(engine(drop_in=drop_in))
+    assert new[DROP_IN].startswith(drop_in.partition("overlay2")[0] + "devicemapper --storage-opt")
+    assert new[DROP_IN].endswith(" \\\r\n  -H fd://\r\n")

@@ -184,6 +184,16 @@ def test_state_of_another_pool_that_exists_is_foreign() -> None:
     assert codes(plan_apply(state, support.deactivated(found, "old"), NOTHING)) == ["ENGINE_STATE_FOREIGN"]
 
 
+@pytest.mark.parametrize("name", ["old", "gone"])
+def test_an_engine_that_runs_on_another_pool_is_not_put_on_ours(name: str) -> None:
+    shot = support.with_free_disk(HEALTHY, support.disk("/dev/sdz"))
+    shot = support.with_pool(shot, support.pool("old", "/dev/sdz"))
+    text = f'{{"storage-driver": "devicemapper", "storage-opts": ["dm.thinpooldev=/dev/mapper/{name}-thinpool"]}}'
+    found = support.docker(running=True, driver="devicemapper", config_text=text, state=support.STALE)
+    refused = plan(found, shot)
+    assert codes(refused) == ["ENGINE_STATE_FOREIGN" if name == "old" else "ENGINE_STATE_UNKNOWN"]
+
+
 def test_state_that_no_name_ties_to_a_pool_stays_when_there_is_another_pool() -> None:
     shot = support.with_pool(
         support.snapshot(support.disk("/dev/sdb"), support.disk("/dev/sdc")), support.pool("old", "/dev/sdb")

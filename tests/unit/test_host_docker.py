@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -348,6 +349,22 @@ def test_a_container_that_cannot_be_stopped_is_named(
         docker_api.stop_containers(host.paths.socket)
 
 
+def test_many_containers_that_take_their_time_are_all_asked(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = [f"{number:064x}" for number in range(40)]
+    clock = [0.0]
+
+    def stop(_path: str, _batch: object, deadline: float) -> None:
+        clock[0] += 70
+        if clock[0] > deadline:
+            msg = "timed out"
+            raise ValueError(msg)
+
+    monkeypatch.setattr(docker_api, "_stop", stop)
+    monkeypatch.setattr(docker_api, "running_containers", lambda _: tuple(docker_api.Container(i) for i in ids))
+    monkeypatch.setattr(docker_api, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    assert len(docker_api.stop_containers(host.paths.socket)) == 40
+
+
 def test_an_engine_that_is_gone_has_no_containers_to_stop(host: Host) -> None:
     assert docker_api.stop_containers(host.paths.socket) == ()
 
@@ -589,6 +606,15 @@ def test_words_of_systemd_that_no_unit_file_has_are_a_problem(host: Host) -> Non
     assert "its unit files say otherwise" in host.observe().config_problem
 
 
+def test_a_drop_in_that_systemd_has_not_read_yet_is_a_problem(host: Host) -> None:
+    host.systemd(SERVICE + "NeedDaemonReload=yes\n\n" + SOCKET)
+    assert "has not read" not in host.observe().config_problem
+    host.write(
+        "etc/systemd/system/docker.service.d/new.conf", "[Service]\nExecStart=\nExecStart=/usr/bin/dockerd -s vfs\n"
+    )
+    assert "new.conf yet (systemctl daemon-reload)" in host.observe().config_problem
+
+
 def test_commands_are_argument_vectors() -> None:
     units = ("docker.socket", "docker.service")
     assert systemd.stop_command(units) == ("systemctl", "stop", "--", "docker.socket", "docker.service")
@@ -685,6 +711,7 @@ def test_a_record_that_cannot_be_read_makes_the_state_unknown(used: Host, name: 
         ("deviceset-metadata", "\0\0\0"),
         ("transaction-metadata", '{"open_transaction_id": "4"}'),
         ("transaction-metadata", '{"open_transaction_id": -'),
+        ("transaction-metadata", '{"x": ' + "[" * 9999),
     ],
 )
 def test_a_damaged_record_is_named_and_the_others_are_read(used: Host, name: str, text: str) -> None:

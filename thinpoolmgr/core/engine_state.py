@@ -28,11 +28,12 @@ def judge_state(found: Engine, view: PoolView, snapshot: Snapshot) -> StateVerdi
     rules = ENGINES[found.kind]
     is_new = view.state is PoolState.ABSENT
     is_on_files = found.state is not None and bool(found.state.loop_files)
-    runs_on_pool = found.running and found.driver == "devicemapper" and not is_on_files
+    configured = rules.configured_pool_dm_name(found)
+    names_it = configured in ("", view.dm_name)
+    runs_on_pool = found.running and found.driver == "devicemapper" and not is_on_files and names_it
     if not is_new and (view.status is None or runs_on_pool):
         return None
-    configured = rules.configured_pool_dm_name(found)
-    other = configured not in ("", view.dm_name) and _pool_exists(configured, snapshot)
+    other = not names_it and _pool_exists(configured, snapshot)
     verdict = rules.state_verdict(found, is_new, view.status, other, view.lv.made_at if view.lv else None)
     if verdict.kind != "stale":
         return verdict

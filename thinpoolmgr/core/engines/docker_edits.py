@@ -22,6 +22,7 @@ from thinpoolmgr.core.engines.docker_flags import (
     read_command,
     read_flags,
     storage_flags,
+    why_hidden,
 )
 from thinpoolmgr.core.engines.docker_options import DRIVER, merge_options
 from thinpoolmgr.core.engines.flag_edits import ConfigDoubtError, Splice, apply_splices, remove_flags, set_flags
@@ -66,6 +67,9 @@ def edit_files(found: Engine, options: tuple[str, ...], config_file: str) -> tup
     home = _home(found, storage, config_file)
     if _is_right(found, storage, options) and (config_file == "auto" or _is_only_at(storage, home)):
         return ()
+    hidden = why_hidden(found)
+    if hidden:
+        raise ConfigDoubtError(hidden, "Give dockerd its flags without a shell, and run this again.")
     stuck = next((flag for flag in storage.flags if not _is_editable(flag) and not _is_at(flag, home)), None)
     if stuck is not None and not _can_be_overridden(stuck):
         raise ConfigDoubtError(
@@ -169,6 +173,8 @@ def _make_edits(found: Engine, storage: Storage, options: tuple[str, ...], home:
     elif storage.in_file:
         new = remove_members(storage.document, STORAGE_KEYS)
         edits.append(Edit(found.config_path, found.config_text, new, settled or f"its storage settings go to {place}"))
+    # What stays comes first: a kill in between leaves too much, which the next run settles, and never too little.
+    edits.sort(key=lambda edit: edit.path != place)
     return tuple(edit for edit in edits if edit.new_text != edit.old_text)
 
 

@@ -28,6 +28,12 @@ _SHORT_SWITCHES = "Dvh"
 _VARIABLE = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)", re.ASCII)
 _BRACED = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}|\$\$|%%", re.ASCII)
 _IN_SCRIPT = re.compile(rf"\$\{{?({'|'.join(VARIABLES)})\b", re.ASCII)
+# A program within a word, and its arguments.
+_DAEMON_WITHIN = re.compile(r"(?:/docker|\bdockerd)\S*\s")
+# What shell and systemd read alike: a comment, or one assignment of a text in which nothing is put in.
+_SIMPLE_LINE = re.compile(
+    r"\s*(?:#.*|(?:export )?[A-Za-z_][A-Za-z0-9_]*=(?:'[^']*'|\"[^\"$`\\]*\"|[^\s'\"$`\\#;&|<>()]*)\s*)?", re.ASCII
+)
 _NO_FILE = ConfigFile("", "unit")
 
 
@@ -103,6 +109,20 @@ def read_command(found: Engine) -> CommandLine:
     idle = tuple(slot for slot in slots if all(slot is not one for one in used))
     by_hand = tuple(Arg(word) for word in found.command)
     return CommandLine(tuple(args), by_hand, {name: known.get(name) for name in names}, idle)
+
+
+def why_hidden(found: Engine) -> str:
+    """Return why flags may be hidden where only a shell would find them; empty when all of them are seen."""
+    script = next((file for file in found.files if file.kind == "script" and file.text is not None), None)
+    if script is None:
+        words = [word for word in exec_words(found.files) if " " in word and _DAEMON_WITHIN.search(word)]
+        return f"ExecStart= has a shell start dockerd: {words[0][:200]}" if words else ""
+    for file in found.files:
+        if file.kind == "environment" and file.named:
+            for number, line in enumerate((file.text or "").splitlines(), 1):
+                if not _SIMPLE_LINE.fullmatch(line):
+                    return f"{file.path}, line {number}: only a shell can tell what it says: {line[:200]}"
+    return ""
 
 
 def exec_words(files: Iterable[ConfigFile]) -> tuple[str, ...]:

@@ -103,6 +103,12 @@ def _needs_quotes(slot: Slot, new_texts: dict[Word, str | None], added: list[str
 
 
 def _whole(slot: Slot, new_texts: dict[Word, str | None], added: list[str], anchor: int) -> Splice:
+    specifiers = [word.text for word in slot.words if _has_specifier(word)]
+    if slot.kind == "unit" and specifiers:
+        raise ConfigDoubtError(
+            f"{specifiers[0]!r} in {slot.file.path} has a specifier of systemd",
+            f'Put the value in quotes, Environment="{slot.variable}=...", and run this again.',
+        )
     words: list[str] = []
     for place, word in enumerate(slot.words):
         text = new_texts.get(word, word.text)
@@ -114,6 +120,11 @@ def _whole(slot: Slot, new_texts: dict[Word, str | None], added: list[str], anch
     value = " ".join(_encode(slot, word) for word in words)
     name = f"{slot.variable}=" if slot.kind == "unit" else ""
     return Splice(slot.start, slot.end, f"{quote}{name}{value}{quote}")
+
+
+def _has_specifier(word: Word) -> bool:
+    """Whether a percent sign stands alone: one that is written twice stands for itself."""
+    return any(char.text == "%" and char.end - char.start == 1 for char in word.chars)
 
 
 def _new_assignment(slot: Slot, words: list[str]) -> Splice:

@@ -197,14 +197,14 @@ def _logical_lines(text: str) -> Iterator[list[Char]]:
     at = 0
     while at < len(text):
         end = _line_end(text, at)
-        line = text[at:end]
+        line = text[at:end].removesuffix("\r")
         if line.lstrip(_SPACE)[:1] not in ("#", ";"):
             backslashes = len(line) - len(line.rstrip("\\"))
             is_continued = backslashes % 2 == 1
             body = line[:-1] if is_continued else line
             chars += [Char(char, at + place, at + place + 1) for place, char in enumerate(body)]
             if is_continued:
-                chars.append(Char(" ", end - 1, min(end + 1, len(text))))
+                chars.append(Char(" ", at + len(body), min(end + 1, len(text))))
             else:
                 yield _strip(chars)
                 chars = []

@@ -68,7 +68,9 @@ def read_service(run: Run, paths: DockerPaths) -> Service:
         needs_reload=service.get("NeedDaemonReload") == "yes",
     )
     files = _read_unit_files(service, paths) if state.unit else ()
-    return Service(state, files, _why_other_words(service, files) if not state.needs_reload else "")
+    return Service(
+        state, files, _why_unknown(service, paths) if state.needs_reload else _why_other_words(service, files)
+    )
 
 
 def output_of(run: Run, argv: tuple[str, ...]) -> str:
@@ -141,6 +143,14 @@ def read_config_file(path: str, kind: Literal["unit", "environment", "script"], 
     except (OSError, ValueError) as error:
         problem = str(error)
     return ConfigFile(path, kind, text, problem if named else "", why_not_writable(path), named)
+
+
+def _why_unknown(service: Mapping[str, str], paths: DockerPaths) -> str:
+    """Return why systemd's list of files is not the next start's: a drop-in is there that it has not read yet."""
+    known = {paths.override, *service.get("DropInPaths", "").split()}
+    found = sorted(glob.glob(f"{glob.escape(_folder(paths.override))}/*.conf"))
+    new = [path for path in found if path not in known]
+    return f"systemd has not read {new[0]} yet (systemctl daemon-reload)" if new else ""
 
 
 def _why_other_words(service: Mapping[str, str], files: tuple[ConfigFile, ...]) -> str:
