@@ -325,7 +325,20 @@ def test_the_status_document(cli: Cli) -> None:
         "20.10.24",
         "docker",
     )
+    sizes = ("base_size_bytes", "effective_base_size_bytes", "smaller_devices")
+    assert [engine[key] for key in sizes] == [10 * 1024**3, None, 0]
     assert [(f["code"], f["severity"]) for f in document["findings"]] == [("POOL_TIGHT", "warning")]
+
+
+def test_the_sizes_of_a_base_that_grew(cli: Cli) -> None:
+    state = replace(support.STALE, base_size_bytes=20 * 1024**3)
+    cli.set(support.with_engine(support.healthy(), support.docker(running=True, state=state)), ENGINE)
+    assert cli.json("status")[1]["engines"][0]["smaller_devices"] == 1
+    grown = support.docker(running=True, state=state, effective_base_bytes=20 * 1024**3)
+    cli.set(support.with_engine(support.healthy(), grown), ENGINE)
+    assert cli.json("status")[1]["engines"][0]["effective_base_size_bytes"] == 20 * 1024**3
+    cli.set(support.with_engine(support.healthy(), support.docker()), ENGINE)
+    assert cli.json("status")[1]["engines"][0]["smaller_devices"] is None
 
 
 @pytest.mark.parametrize(

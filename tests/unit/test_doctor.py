@@ -446,6 +446,37 @@ def test_an_engine_that_runs_on_its_pool_is_well() -> None:
     assert find(support.with_engine(host(), docker(running=True)), WITH_ENGINE) == {}
 
 
+@pytest.mark.parametrize(
+    ("recorded", "real", "is_told"),
+    [
+        (20 * GIB, 10 * GIB, True),
+        (20 * GIB, 20 * GIB - 16 * MIB, True),
+        # the last group of blocks may be left out
+        (20 * GIB, 20 * GIB - 16 * MIB + 512, False),
+        (20 * GIB, 20 * GIB, False),
+        (10 * GIB, 20 * GIB, False),
+        (20 * GIB, None, False),
+        (None, 10 * GIB, False),
+    ],
+)
+def test_a_base_that_did_not_grow(recorded: int | None, real: int | None, is_told: bool) -> None:  # noqa: FBT001
+    grown = replace(support.STALE, base_size_bytes=recorded)
+    wanted = support.engine(base_size=f"{(recorded or 20 * GIB) // GIB}GiB")
+    text = docker().config_text.replace("dm.basesize=10G", f"dm.basesize={(recorded or 20 * GIB) // GIB}G")
+    found = docker(running=True, state=grown, effective_base_bytes=real, config_text=text)
+    diagnoses = find(support.with_engine(host(), found), support.desired(POOL, engines=(wanted,)))
+    assert list(diagnoses) == (["BASE_SIZE_NOT_GROWN"] if is_told else [])
+    if real == 10 * GIB and is_told:
+        told = diagnoses["BASE_SIZE_NOT_GROWN"]
+        assert "says 20GiB, the superblock of the base device 10GiB" in told.evidence
+        assert "base_size to more than 20GiB" in told.resolution
+
+
+def test_of_a_stale_base_nothing_is_said() -> None:
+    found = docker(state=support.STALE, effective_base_bytes=GIB)
+    assert list(find(support.with_engine(host(), found), WITH_ENGINE)) == ["ENGINE_STATE_STALE"]
+
+
 def test_an_engine_that_we_stopped_is_started_by_activate() -> None:
     from thinpoolmgr.core.steps import StopEngine
 
@@ -546,7 +577,7 @@ def test_the_worst_comes_first() -> None:
 def test_the_words_of_the_table_ask_for_what_they_get() -> None:
     known = {
         *("target", "pool", "path", "command", "asked", "state", "because", "hint", "group", "by_lvm", "what"),
-        *("resolution", "unit", "driver", "file", "package", "files", "drivers", "disks", "engine"),
+        *("resolution", "unit", "driver", "file", "package", "files", "drivers", "disks", "engine", "recorded", "real"),
     }
     for code, kind in FINDINGS.items():
         for text in (kind.summary, kind.way_out, kind.otherwise):

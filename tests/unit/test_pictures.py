@@ -175,6 +175,13 @@ def test_the_picture_of_an_engine(cli: Cli, name: str) -> None:
     golden(f"status-engine-{name}", picture(cli, "status"))
 
 
+def test_the_picture_of_an_engine_whose_base_grew(cli: Cli) -> None:
+    grown = replace(support.STALE, base_size_bytes=20 * 2**30, devices=support.STALE.devices * 3)
+    found = support.docker(running=True, configured=True, state=grown, effective_base_bytes=10 * 2**30)
+    cli.set(support.with_engine(HEALTHY, found), ENGINE)
+    golden("status-engine-smaller", picture(cli, "status"))
+
+
 def test_the_picture_of_a_host_that_is_as_it_should_be(cli: Cli) -> None:
     cli.set(HEALTHY)
     golden("plan-nothing", picture(cli, "plan"))

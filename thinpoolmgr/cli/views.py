@@ -124,6 +124,9 @@ def _engine(engine: EngineDocument) -> Iterator[str]:
         parts.append(click.style("stale state", fg="yellow"))
     more = f"  {', '.join(parts)}" if parts else ""
     yield from _heading(f"engine {plain(engine.name)}", engine.state, f"on pool {plain(engine.pool)}{more}")
+    if engine.smaller_devices and not engine.stale:
+        smaller = f"{count(engine.smaller_devices, 'device')} of images and containers smaller than the base"
+        yield from _fact("size", f"{smaller}: remove and pull, or create, them again")
 
 
 def _heading(what: str, state: str, rest: str) -> Iterator[str]:

@@ -133,7 +133,10 @@ class EngineDocument(Struct, frozen=True):
     pool: str
     base_size_bytes: int | None
     effective_base_size_bytes: int | None
+    """Size of the file system in the base device; None: that device is not active, or it cannot be told for sure."""
     stale: bool
+    smaller_devices: int | None
+    """Recorded devices of images and containers that are smaller than the base; None: no base is recorded."""
 
 
 class StatusDocument(Struct, frozen=True):
@@ -284,6 +287,7 @@ def _engine(found: Engine, view: PoolView, pool: str, snapshot: Snapshot) -> Eng
         driver=found.driver,
         pool=pool,
         base_size_bytes=found.state.base_size_bytes if found.state else None,
-        effective_base_size_bytes=None,
+        effective_base_size_bytes=found.effective_base_bytes,
         stale=is_stale(found, view, snapshot),
+        smaller_devices=found.state.smaller_devices if found.state else None,
     )

@@ -236,6 +236,12 @@ class EngineState(Struct, frozen=True):
     made_by_engine: bool = False
     """The engine made its pool itself, and ended that well."""
 
+    @property
+    def smaller_devices(self) -> int | None:
+        """How many devices are recorded with less than the base size; None where that is not recorded."""
+        base = self.base_size_bytes
+        return None if base is None else sum(device.size_bytes < base for device in self.devices)
+
 
 class ConfigFile(Struct, frozen=True):
     """A file, other than the engine's own configuration file, that may put words on its command line."""
@@ -303,6 +309,8 @@ class Engine(Struct, frozen=True):
     """Unix socket of the running engine's API."""
     set_aside: tuple[str, ...] = ()
     """Folders into which stale state was moved."""
+    effective_base_bytes: int | None = None
+    """Size of the file system in the base device; None: that device is not active, or it is not sure."""
 
     def text_of(self, path: str) -> str | None:
         """Return the text of one of its files; None when that does not exist, or is none of its files."""

@@ -13,7 +13,7 @@ from thinpoolmgr.core.matching import is_wanted
 from thinpoolmgr.core.model import ConfiguredDevice, Disk, Engine, PhysicalVolume, Snapshot, VolumeGroup
 from thinpoolmgr.errors import UnavailableError
 from thinpoolmgr.host import block, dm, lvm, udev
-from thinpoolmgr.host.engines import OBSERVERS
+from thinpoolmgr.host.engines import OBSERVERS, read_base_bytes
 
 if TYPE_CHECKING:
     from thinpoolmgr.core.desired import DesiredState
@@ -74,7 +74,19 @@ def observe(
         boot_id=_BOOT_ID.read_text("ascii").strip(),
         lvm_profiles=lvm.read_profiles(),
     )
-    return _with_holders(snapshot, desired)
+    return _with_holders(_with_base_sizes(snapshot, desired, usage), desired)
+
+
+def _with_base_sizes(snapshot: Snapshot, desired: DesiredState, usage: block.Usage) -> Snapshot:
+    """Add how large the file systems in the base devices of engines are, where those devices are active."""
+    mounted = {mount.devno for mount in usage.mounts}
+    engines = []
+    for found in snapshot.engines:
+        pool = next((desired.find_pool(e.config.pool) for e in desired.engines if e.name == found.name), None)
+        device = view_pool(pool, snapshot).device if pool and found.state else None
+        size_bytes = read_base_bytes(found, device, snapshot, mounted)
+        engines.append(msgspec.structs.replace(found, effective_base_bytes=size_bytes))
+    return msgspec.structs.replace(snapshot, engines=tuple(engines))
 
 
 def _with_holders(snapshot: Snapshot, desired: DesiredState) -> Snapshot:

@@ -14,6 +14,8 @@ from thinpoolmgr.units import parse_size
 if TYPE_CHECKING:
     from thinpoolmgr.core.desired import EngineConfig
 
+BASE = "base"
+"""What the driver calls the device that all images begin with."""
 FIRST_VERSION_WITHOUT_DRIVER = 25
 _VERSION = re.compile(r"v?(\d{1,4})(?:[.+~-].*)?", re.ASCII | re.DOTALL)
 _DEVICE_NAME = re.compile(r"docker-\d+:\d+-\d+-(.+)", re.ASCII | re.DOTALL)
@@ -68,6 +70,11 @@ def unsupported_text(version: str) -> tuple[str, str, str]:
             "give the pool to another engine: containerd's devmapper snapshotter is maintained ([engines.containerd])."
         ),
     )
+
+
+def base_device_name(major: int, minor: int, inode: int) -> str:
+    """Return the device-mapper name of the base device, by the file system and inode of the driver's directory."""
+    return f"docker-{major}:{minor}-{inode}-{BASE}"
 
 
 def driver_name(dm_name: str) -> str:

@@ -16,13 +16,16 @@ from thinpoolmgr.core.findings.pools import APPLY, is_well
 from thinpoolmgr.core.findings.sighting import Sighting, sight
 from thinpoolmgr.core.names import OUR_TAG
 from thinpoolmgr.core.plan import Request
+from thinpoolmgr.units import MIB, exact_size
 
 if TYPE_CHECKING:
     from thinpoolmgr.core.desired import DesiredEngine
     from thinpoolmgr.core.lifecycle import PoolView
-    from thinpoolmgr.core.model import Engine, Snapshot
+    from thinpoolmgr.core.model import Engine, EngineState, Snapshot
     from thinpoolmgr.core.plan import Refusal
 
+# A last group of blocks that is too small is left out: mkfs.xfs (16 MiB, XFS_AG_MIN_BYTES), resize2fs.
+_ROUNDING_BYTES = 16 * MIB
 _FOR_DOCTOR = ("foreign", "loop_lvm")
 _SETUP_GROUP, _SETUP_VOLUMES, _SETUP_OPTION = "docker", {"thinpool", "thinpoolmeta"}, "dm.directlvm_device"
 
@@ -100,11 +103,24 @@ def _remarks(found: Engine, view: PoolView, snapshot: Snapshot) -> list[Sighting
     if verdict is not None and verdict.kind == "dropped":
         files = " ".join(state.loop_files)
         sightings.append(sight("ENGINE_OPTIONS_DROPPED", found.name, verdict.evidence, APPLY, files=files, path=path))
+    if verdict is None or verdict.kind != "stale":
+        sightings += _base_size(found, state)
     status = view.status
     if found.running is False and status and state.transaction_id == status.transaction_id + 1:
         evidence = f"its files say {state.transaction_id}, the pool {status.transaction_id}"
         sightings.append(sight("ENGINE_TRANSACTION_OPEN", found.name, evidence, path=path))
     return sightings
+
+
+def _base_size(found: Engine, state: EngineState) -> list[Sighting]:
+    """Docker records a new base size before it grows the file system, and never looks again (checkGrowBaseDeviceFS)."""
+    recorded, real = state.base_size_bytes, found.effective_base_bytes
+    if recorded is None or real is None or recorded - real < _ROUNDING_BYTES:
+        return []
+    evidence = (
+        f"{state.path}/metadata/base says {exact_size(recorded)}, the superblock of the base device {exact_size(real)}"
+    )
+    return [sight("BASE_SIZE_NOT_GROWN", found.name, evidence, recorded=exact_size(recorded), real=exact_size(real))]
 
 
 def _unfinished_setup(found: Engine, snapshot: Snapshot) -> list[Sighting]:

@@ -204,6 +204,13 @@ FINDINGS: Mapping[str, Kind] = {
         "Start it: it takes that one device back by itself, and loses nothing else.",
         in_status=False,
     ),
+    "BASE_SIZE_NOT_GROWN": Kind(
+        "warning",
+        "{target} records a base size of {recorded}, and the file system in its base device has {real}",
+        "See who holds the base device, and end that: dmsetup ls | grep base$; thinpoolmgr who NAME. Then set "
+        "engines.{target}.base_size to more than {recorded}, and run: thinpoolmgr apply --allow outage. Docker then "
+        "grows the file system to that, and nothing is lost.",
+    ),
     "ENGINE_SETUP_UNFINISHED": Kind(
         "warning",
         "the volume group {target} was left by {engine}'s own set-up, which was cut short",

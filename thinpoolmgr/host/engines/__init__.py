@@ -6,17 +6,21 @@ from typing import TYPE_CHECKING
 
 from thinpoolmgr.core.engine_graph import EngineGraph
 from thinpoolmgr.host.engines.docker import observe_docker
+from thinpoolmgr.host.engines.docker_base import read_base_bytes as read_docker_base_bytes
 from thinpoolmgr.host.engines.docker_graph import read_graph as read_docker_graph
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from thinpoolmgr.core.commands import Argv
     from thinpoolmgr.core.desired import DesiredEngine
-    from thinpoolmgr.core.model import Engine
+    from thinpoolmgr.core.model import DmDevice, Engine, EngineState, Snapshot
     from thinpoolmgr.host.runner import CompletedRun
 
 OBSERVERS: Mapping[str, Callable[[DesiredEngine, Callable[[Argv], CompletedRun]], Engine]] = {"docker": observe_docker}
+_BASES: Mapping[str, Callable[[EngineState, DmDevice, Snapshot, Collection[str]], int | None]] = {
+    "docker": read_docker_base_bytes
+}
 _GRAPHS: Mapping[str, Callable[[str], EngineGraph]] = {"docker": read_docker_graph}
 
 
@@ -26,3 +30,18 @@ def read_graph(engine: Engine | None) -> EngineGraph:
     Reads some files for each of them: asked for by the commands that name owners, never in every look at the host.
     """
     return _GRAPHS[engine.kind](engine.data_root) if engine else EngineGraph()
+
+
+def read_base_bytes(engine: Engine, pool: DmDevice | None, snapshot: Snapshot, mounted: Collection[str]) -> int | None:
+    """Return the size of the file system in the engine's base device; None when that is not sure.
+
+    Args:
+        engine: the engine, with its state.
+        pool: the live pool that it uses.
+        snapshot: the device-mapper devices of the host.
+        mounted: `MAJOR:MINOR` of mounted devices.
+
+    """
+    if engine.state is None or pool is None:
+        return None
+    return _BASES[engine.kind](engine.state, pool, snapshot, mounted)
