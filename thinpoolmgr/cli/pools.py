@@ -318,15 +318,14 @@ def run_request(
     renderer = Renderer(options)
     reporter = TerminalReporter(renderer, options)
     written = None if options.simulate else edit
+    prepare = written.write if written else None
     planner = planner_of(request, desired, written)
     try:
         with (
             renderer.progress(),
             host_and_store(options, desired) as (host, store),
         ):
-            result = carry_out(
-                request.command, planner, host, store, reporter, approval, bound_to, written and written.write
-            )
+            result = carry_out(request.command, planner, host, store, reporter, approval, bound_to, prepare)
     except RunError as error:
         if options.json:
             renderer.json(apply_document(error.run, error.outcome, error.steps, error.cause))
