@@ -36,6 +36,9 @@ def holder(*processes: Process, **facts: Any) -> Holder:
         holder(INSIDE, STRANGER, places=(MNT,), user_count=1),
         holder(DOCKERD, kind="open"),
         holder(Process(5, "/lib/systemd/systemd-udevd"), kind="open"),
+        holder(Process(5, "/lib/systemd/systemd-udevd --daemon"), kind="open"),
+        holder(Process(5, "'(udev-worker)'"), kind="open"),
+        holder(Process(5, "/sbin/blkid", "systemd-udevd.service"), kind="open"),
         holder(INSIDE, kind="files"),
     ],
 )
@@ -56,6 +59,7 @@ def test_what_ends_with_the_engine_does_not_stand_against_stopping_it(found: Hol
         holder(STRANGER, follows=True, is_host=True),
         holder(Process(12, "sleep 1", "", "b" * 64)),
         holder(STRANGER, kind="open"),
+        holder(Process(9, "dd of=/backup/udevd.img", "backup.service"), kind="open"),
         holder(STRANGER, kind="files"),
         holder(kind="stacked", places=("crypt",)),
     ],

@@ -22,6 +22,7 @@ from thinpoolmgr.core.model import DmDevice, Snapshot, ThinPoolStatus
 from thinpoolmgr.core.usage import PoolUse, ThinUse
 from thinpoolmgr.errors import CommandFailedError, UnavailableError
 from thinpoolmgr.host.runner import CommandRunner
+from thinpoolmgr.host.thintools import SnapshotLeftError
 from thinpoolmgr.units import MIB
 
 TWO = PLAIN + '[pools.other]\ndevices = ["/dev/sdc"]\n'
@@ -169,6 +170,16 @@ def test_a_signal_ends_it_with_its_code(
     assert (code, len(stopped)) == (128 + signal.SIGTERM, 1)
     assert json.loads(out)["error"]["code"] == "INTERRUPTED"
     assert "SIGTERM" in err
+
+
+def test_a_signal_does_not_hide_that_a_snapshot_is_left(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def left(*_: object) -> PoolUse:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise SnapshotLeftError("it is still held")
+
+    monkeypatch.setattr(usage, "read_pool_use", left)
+    code, out, _ = cli("usage", "--json")
+    assert (code, json.loads(out)["error"]["summary"]) == (1, "it is still held")
 
 
 def who_picture(cli: Cli, *names: str) -> str:

@@ -63,6 +63,17 @@ def owners(shot: Snapshot, graph: EngineGraph = GRAPH) -> Ownership:
     return find_owners(view_pool(support.pool(), shot), shot.find_engine("docker"), graph, shot)
 
 
+def test_records_of_a_pool_in_loop_files_are_not_of_this_one_while_the_engine_runs_on_it() -> None:
+    shot = host()
+    engine = shot.find_engine("docker")
+    assert engine is not None
+    state = replace(STATE, loop_files=("/var/lib/docker/devicemapper/devicemapper/data",))
+    running = replace(engine, running=True, driver="devicemapper", config_text=None, state=state)
+    found = owners(replace(shot, engines=(running,)))
+    assert found.devices == {}
+    assert any("loop" in problem or "devicemapper/data" in problem for problem in found.problems)
+
+
 def test_every_record_has_its_owner() -> None:
     found = owners(host())
     assert found.problems == ("/x: damaged",)

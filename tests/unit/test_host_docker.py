@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -348,6 +349,22 @@ def test_a_container_that_cannot_be_stopped_is_named(
         docker_api.stop_containers(host.paths.socket)
 
 
+def test_many_containers_that_take_their_time_are_all_asked(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = [f"{number:064x}" for number in range(40)]
+    clock = [0.0]
+
+    def stop(_path: str, _batch: object, deadline: float) -> None:
+        clock[0] += 70
+        if clock[0] > deadline:
+            msg = "timed out"
+            raise ValueError(msg)
+
+    monkeypatch.setattr(docker_api, "_stop", stop)
+    monkeypatch.setattr(docker_api, "running_containers", lambda _: tuple(docker_api.Container(i) for i in ids))
+    monkeypatch.setattr(docker_api, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    assert len(docker_api.stop_containers(host.paths.socket)) == 40
+
+
 def test_an_engine_that_is_gone_has_no_containers_to_stop(host: Host) -> None:
     assert docker_api.stop_containers(host.paths.socket) == ()
 
@@ -685,6 +702,7 @@ def test_a_record_that_cannot_be_read_makes_the_state_unknown(used: Host, name: 
         ("deviceset-metadata", "\0\0\0"),
         ("transaction-metadata", '{"open_transaction_id": "4"}'),
         ("transaction-metadata", '{"open_transaction_id": -'),
+        ("transaction-metadata", '{"x": ' + "[" * 9999),
     ],
 )
 def test_a_damaged_record_is_named_and_the_others_are_read(used: Host, name: str, text: str) -> None:

@@ -123,6 +123,7 @@ def test_a_container_without_a_device_keeps_its_name(root: Root) -> None:
         (f"{LAYERDB}/sha256/{CHAIN2[7:]}/parent", "sha256:abc", "layers"),
         (f"{IMAGEDB}/{IMAGE}", '{"rootfs": {"diff_ids": [1', "images"),
         (f"{IMAGEDB}/{IMAGE}", '{"rootfs": {"diff_ids": "no list"}}', "images"),
+        (f"{IMAGEDB}/{IMAGE}", '{"x": ' + "[" * 100_000, "images"),
     ],
 )
 def test_a_damaged_file_is_named_and_the_rest_is_read(root: Root, name: str, text: str, lost: str) -> None:

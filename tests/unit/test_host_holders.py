@@ -4,8 +4,11 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
+import support
 
+from thinpoolmgr.core.busy import refuse_stopping
 from thinpoolmgr.core.holders import Holder, Holders, Process, holder_text
+from thinpoolmgr.core.model import DmDevice
 from thinpoolmgr.host.holders import find_holders, parse_cgroup, read_process
 
 if TYPE_CHECKING:
@@ -90,6 +93,21 @@ def test_many_processes_are_counted_and_the_first_named(fake: FakeProc) -> None:
         fake.add(pid, OTHER, THIN_LINE, command=f"p{pid}")
     (text,) = fake.texts()
     assert text.endswith("p54 (pid 54) and 5 more")
+
+
+def test_of_many_processes_one_of_each_unit_and_container_is_named(fake: FakeProc, tmp_path: Path) -> None:
+    devices = here(tmp_path)
+    for pid in range(50, 60):
+        unit = "backup.service" if pid == 57 else "docker.service"
+        fake.add(pid, HOST, command=f"p{pid}", cgroup=f"0::/system.slice/{unit}\n")
+        (fake.proc / f"{pid}/fd/3").symlink_to(tmp_path)
+    (fake.proc / "1/task/1/mountinfo").write_text(f"40 21 {next(iter(devices))} / /mnt/x rw - xfs /dev/x rw\n")
+    (holder,) = fake.find(devices).found
+    assert [process.pid for process in holder.processes] == [50, 51, 52, 53, 54, 57]
+    assert (holder.process_count, holder.user_count) == (10, 6)
+    engine = support.docker(running=True, configured=True)
+    busy = [DmDevice("thin", "", holder.devno, 1, targets=("thin",))]
+    assert refuse_stopping(busy, Holders((holder,)), engine, "docker/thinpool") is not None
 
 
 def test_a_mount_of_the_hosts_namespace_is_not_blamed_on_all_of_its_processes(fake: FakeProc) -> None:
@@ -197,6 +215,13 @@ def test_what_cannot_be_looked_at_is_told(fake: FakeProc) -> None:
     (fake.proc / "81/fd").write_text("no folder")
     unseen = fake.find().unseen
     assert [text.partition(":")[0] for text in unseen] == ["the mounts of mnt", "the open files of process 81"]
+
+
+def test_a_carriage_return_in_the_name_of_a_mount_point_hides_nothing(fake: FakeProc) -> None:
+    fake.add(82, OTHER, "41 21 0:40 / /tmp/a\rb rw - tmpfs tmpfs rw", THIN_LINE, command="p")
+    found = fake.find()
+    assert [holder.places for holder in found.found] == [("/mnt/x",)]
+    assert found.unseen == ()
 
 
 def test_a_namespace_without_processes_is_told(fake: FakeProc) -> None:

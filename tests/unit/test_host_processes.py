@@ -40,5 +40,12 @@ def test_threads_of_the_kernel_are_left_out_where_it_tells_them(
     assert list_processes(make_proc(tmp_path, stat, children)) == expected
 
 
+def test_a_program_that_the_kernel_started_is_a_process(tmp_path: Path) -> None:
+    proc = make_proc(tmp_path, KERNEL, "3 10 ")
+    (proc / "10/exe").symlink_to("/usr/lib/systemd/systemd-coredump")
+    assert list_processes(proc, helpers=True) == (1, 2, 9, 10)
+    assert list_processes(proc) == (1, 2, 9)
+
+
 def test_this_process_is_among_them() -> None:
     assert os.getpid() in list_processes()

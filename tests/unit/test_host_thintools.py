@@ -16,7 +16,7 @@ from thinpoolmgr.core.usage import ThinUse, parts_to_ask
 from thinpoolmgr.errors import CommandFailedError, RefusedError, UnavailableError
 from thinpoolmgr.host import runner, thintools
 from thinpoolmgr.host.runner import CommandRunner, CompletedRun
-from thinpoolmgr.host.thintools import read_pool_use
+from thinpoolmgr.host.thintools import SnapshotLeftError, read_pool_use
 
 PARTS = parts_to_ask(view_pool(support.pool(), support.healthy()))
 LIST = "1 1048576 524288\n"
@@ -196,7 +196,9 @@ def test_one_at_another_place_than_ours_is_somebody_elses(kernel: Kernel, folder
     assert path.exists()
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"pool": "LVM-other", "held_root": "7"}', '{"pool": 1}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", '{"pool": "LVM-other", "held_root": "7"}', '{"pool": 1}', "[" * 9999, '{"x": ' + "[" * 9999]
+)
 def test_a_record_that_says_nothing_makes_it_not_ours(kernel: Kernel, folder: Path, text: str) -> None:
     record(kernel, folder, "").write_text(text)
     kernel.held = "7"
@@ -214,6 +216,19 @@ def test_a_record_of_one_that_is_gone_is_dropped(kernel: Kernel, folder: Path) -
     record(kernel, folder, "7")
     assert len(ask(kernel, folder)) == 1
     assert kernel.words() == ALL
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_one_that_cannot_be_given_back_is_told(kernel: Kernel, folder: Path, *, ended: bool) -> None:
+    def refuse(word: str) -> None:
+        if word == "release_metadata_snap" or (ended and word == "thin_ls"):
+            raise CommandFailedError(f"{word} failed", "Operation not supported")
+
+    kernel.on = refuse
+    with pytest.raises(SnapshotLeftError) as raised:
+        ask(kernel, folder)
+    assert "Operation not supported" in raised.value.details
+    assert (raised.value.exit_code, len(list(folder.iterdir()))) == (1, 1)
 
 
 def test_a_kernel_that_refuses_leaves_what_it_has(kernel: Kernel, folder: Path) -> None:

@@ -68,6 +68,7 @@ def find(text: str, path: str = "", devno: str = "", known: Known = KNOWN) -> li
         (M1, "device", "docker/5"),
         (f"{M1}-init", "device", "docker/4"),
         ("base", "device", "docker/1"),
+        ("docker/3", "device", "docker/3"),
         ("c2c2", "device", "docker/3"),
         ("shop", "container", SHOP),
         ("/shop", "container", SHOP),

@@ -26,7 +26,7 @@ from thinpoolmgr.host.engines import read_graph
 from thinpoolmgr.host.holders import find_holders
 from thinpoolmgr.host.places import locate
 from thinpoolmgr.host.runner import CommandRunner
-from thinpoolmgr.host.thintools import read_pool_use
+from thinpoolmgr.host.thintools import SnapshotLeftError, read_pool_use
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -128,9 +128,9 @@ def _ask_host(pool: DesiredPool, host: Host, renderer: Renderer) -> tuple[Snapsh
         snapshot = host.observe()
         try:
             use = read_pool_use(*_parts(pool, snapshot), runner)
-        except CommandFailedError:
+        except CommandFailedError as error:
             # thin_ls, when it was ended by us.
-            if not came:
+            if not came or isinstance(error, SnapshotLeftError):
                 raise
         if came:
             raise InterruptedRunError(came[0], "stopped by a signal", "The snapshot of the metadata is given back.")

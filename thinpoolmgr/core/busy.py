@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 _TOLD_HOLDERS = 10
 # It opens what is new or was written to for a moment, to see what is on it.
-_UDEV = "udevd"
+_UDEV = frozenset({"systemd-udevd", "udevd", "(udev-worker)"})
+_UDEV_UNIT = "systemd-udevd.service"
 _NOBODY = "No process was found that has it; it may just be let go of, or be in use as swap."
 
 
@@ -83,7 +84,7 @@ def _ends_with(holder: Holder, engine: Engine) -> bool:
     if holder.kind == "stacked":
         return False
     if holder.kind == "open":
-        return all(_is_of(process, engine) or _UDEV in process.command for process in holder.processes)
+        return all(_is_of(process, engine) or _is_udev(process) for process in holder.processes)
     if all(_is_of(process, engine) for process in holder.processes) and not holder.is_host:
         return True
     if holder.kind != "mount" or not all(_is_of(user, engine) for user in holder.processes[: holder.user_count]):
@@ -94,6 +95,12 @@ def _ends_with(holder: Holder, engine: Engine) -> bool:
     roots = [engine.data_root, *([engine.state.path] if engine.state else [])]
     below = tuple(f"{root.rstrip('/')}/" for root in roots if root)
     return (holder.follows and not holder.is_host) or all(place.startswith(below) for place in holder.places)
+
+
+def _is_udev(process: Process) -> bool:
+    """Whether it is udev's: its workers call themselves otherwise since systemd 252, and what they run has the unit."""
+    program = process.command.partition(" ")[0].strip("'").rpartition("/")[2]
+    return program in _UDEV or process.unit == _UDEV_UNIT
 
 
 def _is_of(process: Process, engine: Engine) -> bool:

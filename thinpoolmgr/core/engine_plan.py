@@ -160,7 +160,10 @@ def _stop_containers(found: Engine, pool: str) -> list[Step]:
     """With live-restore (dockerd(8)) containers outlive the daemon, and keep their thin devices open."""
     if not (found.live_restore and found.running and found.containers):
         return []
-    reason = f"live-restore is on, so {found.name} would leave them running on its storage: {_named(found.containers)}"
+    reason = (
+        f"live-restore is on, so {found.name} would leave them running on its storage: {_named(found.containers)}. "
+        "Those with --restart unless-stopped, or without it, do not come back by themselves: docker start NAME"
+    )
     return [
         StopContainers(
             reason=reason,

@@ -42,7 +42,7 @@ class Holder(Struct, frozen=True):
     follows: bool = False
     """Whether it is unmounted together with a mount of another namespace."""
     processes: tuple[Process, ...] = ()
-    """The first few, those that use files first, then by pid."""
+    """Those that use files first, then by pid: the first few, and the first of each unit and container."""
     process_count: int = 0
     """How many there are in all."""
     user_count: int = 0

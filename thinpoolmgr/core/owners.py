@@ -100,6 +100,9 @@ def _trusted_records(
     verdict = judge_state(engine, view, snapshot)
     if verdict is not None and verdict.kind != "matching":
         return (), (f"the records of {engine.name} are not of {view.pool.path}: {verdict.evidence}",)
+    if engine.state.loop_files:
+        # There is no verdict while it runs.
+        return (), (f"the records of {engine.name} are of the pool in {engine.state.loop_files[0]}",)
     return engine.state.devices, ()
 
 

@@ -183,7 +183,8 @@ def _by_pool(query: Query, known: Known) -> Iterable[Subject]:
 
 
 def _by_device(query: Query, known: Known) -> Iterable[Subject]:
-    return (_of_device(d) for d in known.devices if query.text in {d.driver_name, str(d.device_id)})
+    found = ((_of_device(device), device) for device in known.devices)
+    return (each for each, d in found if query.text in {d.driver_name, str(d.device_id), each.id})
 
 
 def _by_prefix(query: Query, known: Known) -> Iterable[Subject]:

@@ -12,6 +12,7 @@ import re
 import shlex
 import stat
 from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -70,9 +71,10 @@ class _Search:
         self._points: dict[tuple[str, str], list[Mount]] = {}
         """Mounts by namespace and device."""
         self._remote: dict[_View, tuple[str, ...]] = {}
+        self._processes: dict[int, Process] = {}
 
     def result(self) -> Holders:
-        for pid in list_processes(self._proc):
+        for pid in list_processes(self._proc, helpers=True):
             self._find_views(pid)
         # A process with another root sees a part of its namespace only.
         for view in sorted(self._tasks, key=lambda view: (view.root != "/", view)):
@@ -148,8 +150,8 @@ class _Search:
             places = tuple(dict.fromkeys(printable(mount.point) for mount in mounts))
             holder = self._holder(devno, "mount", pids, places)
             follows = all(mount.follows for mount in mounts)
-            users = min(len(using), _NAMED_PROCESSES)
-            yield replace(holder, namespace=namespace, is_host=is_host, follows=follows, user_count=users)
+            users = list(takewhile(frozenset(using).__contains__, (process.pid for process in holder.processes)))
+            yield replace(holder, namespace=namespace, is_host=is_host, follows=follows, user_count=len(users))
 
     def _files(self, uses: _Uses) -> Iterator[Holder]:
         for devno, users in uses.files.items():
@@ -192,8 +194,8 @@ class _Search:
         pids: list[int],
         places: tuple[str, ...] = (),
     ) -> Holder:
-        named = [read_process(pid, self._proc) for pid in pids[:_NAMED_PROCESSES]]
-        shims = [process for pid in pids[:_NAMED_PROCESSES] if (process := self._shim_of(pid))]
+        named = self._named(pids)
+        shims = [shim for process in named if (shim := self._shim_of(process.pid))]
         named += [shim for shim in dict.fromkeys(shims) if shim not in named]
         return Holder(
             device=self._devices[devno],
@@ -204,11 +206,22 @@ class _Search:
             process_count=len({*pids, *(process.pid for process in named)}),
         )
 
+    def _named(self, pids: list[int]) -> list[Process]:
+        """Return the first few, and the first of each unit and container: whether all end together shows in them."""
+        processes = [self._process(pid) for pid in pids]
+        firsts = {(each.unit, each.container): each.pid for each in reversed(processes)}.values()
+        return [each for number, each in enumerate(processes) if number < _NAMED_PROCESSES or each.pid in firsts]
+
+    def _process(self, pid: int) -> Process:
+        if pid not in self._processes:
+            self._processes[pid] = read_process(pid, self._proc)
+        return self._processes[pid]
+
     def _shim_of(self, pid: int) -> Process | None:
         """Return the containerd-shim that a process of a container was started by: it keeps the container."""
         fields = _text(self._proc / str(pid) / "stat").rpartition(")")[2].split()
         parent = int(fields[1]) if len(fields) > 1 and fields[1].isdigit() else 0
-        return read_process(parent, self._proc) if parent and self._comm(parent).startswith(_SHIM) else None
+        return self._process(parent) if parent and self._comm(parent).startswith(_SHIM) else None
 
     def _comm(self, pid: int) -> str:
         return _text(self._proc / str(pid) / "comm")

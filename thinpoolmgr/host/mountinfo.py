@@ -42,7 +42,8 @@ def parse_mountinfo(content: bytes) -> Iterator[Mount]:
         OSError: a line is none of a mountinfo.
 
     """
-    for line in content.splitlines():
+    # The kernel escapes newlines and blanks in paths, and no other line break (fs/proc_namespace.c).
+    for line in filter(None, content.split(b"\n")):
         mount, _, filesystem = os.fsdecode(line).partition(" - ")
         fields, tail = mount.split(" "), filesystem.split(" ")
         if len(tail) < _TAIL_FIELDS or len(fields) < _FIELDS:

@@ -34,6 +34,10 @@ _RECORD_LIMIT_BYTES = 64 * 1024
 _RESERVE, _RELEASE = "reserve_metadata_snap", "release_metadata_snap"
 
 
+class SnapshotLeftError(CommandFailedError):
+    """A snapshot of ours is still held, since the kernel or dmsetup did not release it; the next run tries again."""
+
+
 class _Taken(msgspec.Struct, frozen=True):
     """A metadata snapshot of ours; `held_root` is empty until it is known that it was taken, and where it is."""
 
@@ -64,6 +68,7 @@ def read_pool_use(
         RefusedError: somebody else holds a metadata snapshot, and it is left alone.
         FileFailedError: the record cannot be written; nothing was changed.
         CommandFailedError: a command failed, or printed what is no list.
+        SnapshotLeftError: what was taken was not given back.
 
     """
     for program in ("dmsetup", "thin_ls"):
@@ -126,8 +131,13 @@ class _MetadataSnapshot:
         self._give_back()
 
     def _give_back(self) -> None:
-        if self._status().held_root != _NONE_HELD:
-            self._runner.change(pool_message(self._pool.name, _RELEASE))
+        try:
+            if self._status().held_root != _NONE_HELD:
+                self._runner.change(pool_message(self._pool.name, _RELEASE))
+        except CommandFailedError as error:
+            summary = f"the snapshot of the metadata of {self._pool.name} was not given back"
+            way = f"{error.resolution} The next thinpoolmgr usage gives it back.".lstrip()
+            raise SnapshotLeftError(summary, f"{error.summary}\n{error.details}", way) from error
         self._record.unlink(missing_ok=True)
 
     def _is_read(self) -> bool:
@@ -145,7 +155,7 @@ class _MetadataSnapshot:
     def _read_record(self) -> _Taken | None:
         try:
             taken = msgspec.json.decode(read_text(str(self._record), _RECORD_LIMIT_BYTES, follow=False), type=_Taken)
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
         return taken if taken.pool == self._pool.uuid else None
 

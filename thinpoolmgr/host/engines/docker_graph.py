@@ -99,7 +99,7 @@ class _Reader:
                         # A running engine removes things while we read.
                         if match[0] in _list_folder(fd):
                             self.note(f"{folder}/{match[0]}", error)
-                    except (OSError, ValueError) as error:
+                    except (OSError, ValueError, RecursionError) as error:
                         self.note(f"{folder}/{match[0]}", error)
         except FileNotFoundError:
             return

@@ -156,7 +156,7 @@ def _read_into(records: _Records, folder: int, name: str, shown: str) -> None:
     except FileNotFoundError:
         # A running engine removes devices while we read.
         return
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         records.damage = records.damage or f"{shown}/{name} cannot be read as Docker's record: {error}"
     except (OSError, ValueError) as error:
         msg = f"{shown}/{name} cannot be read as Docker's record: {error}"
