@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -36,16 +37,21 @@ _Table = TypeVar("_Table", PoolConfig, EngineConfig)
 
 
 class LoadedConfig(Struct, frozen=True):
-    """A valid configuration: what it asks for, the merged tables, and the file of each key path."""
+    """A valid configuration: what it asks for, the merged tables, the file of each key path, each file's text."""
 
     desired: DesiredState
     merged: dict[str, Any]
     origins: dict[str, str]
     files: tuple[str, ...]
+    texts: dict[str, str]
 
 
-def load_config(explicit: Path | None = None) -> LoadedConfig:
+def load_config(explicit: Path | None = None, edited: Mapping[str, str] | None = None) -> LoadedConfig:
     """Return the configuration from `explicit`, or from the main file and its drop-ins in order of name.
+
+    Args:
+        explicit: the only file.
+        edited: by file, a text that is checked in place of what the file holds.
 
     Raises:
         ConfigError: a file is missing, unreadable or no TOML, or a value is not what it must be.
@@ -53,9 +59,11 @@ def load_config(explicit: Path | None = None) -> LoadedConfig:
     """
     merged: dict[str, Any] = {}
     origins: dict[str, str] = {}
+    texts: dict[str, str] = {}
     paths = _find_files(explicit)
     for path in paths:
-        table = _read_toml(path)
+        text = texts[str(path)] = (edited or {}).get(str(path)) or _read_text(path)
+        table = _parse(path, text)
         try:
             _merge(merged, table, "", origins, str(path))
         except RecursionError as error:
@@ -64,7 +72,7 @@ def load_config(explicit: Path | None = None) -> LoadedConfig:
     problems = find_problems(desired)
     if problems:
         raise _error(problems, origins)
-    return LoadedConfig(desired, merged, origins, tuple(map(str, paths)))
+    return LoadedConfig(desired, merged, origins, tuple(map(str, paths)), texts)
 
 
 def _find_files(explicit: Path | None) -> list[Path]:
@@ -88,7 +96,7 @@ def _find_files(explicit: Path | None) -> list[Path]:
     return [*([MAIN_FILE] if has_main else []), *drop_ins]
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def _read_text(path: Path) -> str:
     shown = _shown(path)
     try:
         status = path.stat()
@@ -99,19 +107,24 @@ def _read_toml(path: Path) -> dict[str, Any]:
         if status.st_size > _MAX_FILE_BYTES:
             details = f"It has {status.st_size} bytes; a configuration has at most {_MAX_FILE_BYTES}."
             raise ConfigError(f"{shown} is too large", details, "Name the right file: --config FILE.")
-        return tomllib.loads(path.read_bytes().decode("utf-8"))
+        return path.read_bytes().decode("utf-8")
     except (OSError, ValueError) as error:
         if isinstance(error, UnicodeDecodeError):
             details = f"Byte {error.start} ({error.object[error.start]:#04x}) is not UTF-8, which TOML is written in."
             raise ConfigError(f"{shown} is not valid UTF-8", details, "Save the file as UTF-8.") from error
-        if isinstance(error, tomllib.TOMLDecodeError):
-            raise ConfigError(
-                f"{shown} is not valid TOML",
-                f"{error}",
-                "Correct the file at that place; toml.io describes the format.",
-            ) from error
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ConfigError(f"{shown} cannot be read", f"{reason}", "Check the path and its permissions.") from error
+
+
+def _parse(path: Path, text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        resolution = "Correct the file at that place; toml.io describes the format."
+        raise ConfigError(f"{_shown(path)} is not valid TOML", f"{error}", resolution) from error
+    except ValueError as error:
+        # Such as a number with more digits than Python reads.
+        raise ConfigError(f"{_shown(path)} cannot be read", f"{error}", "Correct the file.") from error
     except RecursionError as error:
         raise _too_deep(path) from error
 

@@ -136,10 +136,13 @@ def carry_out(  # noqa: PLR0913, PLR0917 - the parts of a run
     reporter: Reporter,
     approval: Approval,
     bound_to: PlanFile | None = None,
+    prepare: Callable[[], None] | None = None,
 ) -> RunResult:
     """Plan with `planner` and carry the plan out; run again after any kind of end, it finishes.
 
-    With `bound_to` only that very plan is carried out, on a host that is as it was made for.
+    With `bound_to` only that very plan is carried out, on a host that is as it was made for. `prepare` writes down what
+    the host is to become, before the run begins: it is called when the plan is approved, which a plan without steps
+    then needs, too. After a kill behind it `apply` does the rest; after one before it nothing has happened.
 
     Raises:
         StalePlanError: the host, or what it should be, is not what the plan of `bound_to` was made for.
@@ -156,13 +159,18 @@ def carry_out(  # noqa: PLR0913, PLR0917 - the parts of a run
         if bound_to is not None:
             require_fresh(bound_to, plan)
         raise_refusals(plan.refusals)
-        if not plan.steps:
+        if not plan.steps and prepare is None:
             _close_unfinished(runs, plan.request, snapshot)
             return RunResult("", "nothing", notes=plan.notes, warnings=plan.warnings)
         reporter.show_plan(plan)
         memory = replace(memory, request=plan.request)
         if approve(plan, approval, reporter.confirm):
             require_same_plan(planner(host.observe(), memory), plan)
+        if prepare is not None:
+            prepare()
+        if not plan.steps:
+            _close_unfinished(runs, plan.request, snapshot)
+            return RunResult("", "nothing", notes=plan.notes)
         name, run_file = store.new_run(command)
         try:
             run = _Run(name, run_file, host, reporter, snapshot)

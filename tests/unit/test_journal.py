@@ -314,6 +314,7 @@ MOVE = MoveStateAside(reason="r", pool="docker", engine="docker", paths=("/var/l
 TAKE = ExtendVolumeGroup(reason="r", pool="docker", group="docker", disks=())
 DESTROY, REBUILD = Request("destroy", "docker"), Request("rebuild", "docker")
 APPLY, CLEAN, ADOPT = Request("apply"), Request("clean"), Request("adopt", "docker")
+BASE_SIZE = Request("base-size", engine="docker", base_size="12GiB")
 ACTIVATE, DEACTIVATE = Request("activate", "docker"), Request("deactivate", "docker")
 ANOTHER = Request("extend", "docker", add_data="+2GiB")
 
@@ -334,6 +335,11 @@ def begun_by(request: Request, *steps: Step, done: tuple[str, ...] = ()) -> Run:
         (APPLY, begun_by(DEACTIVATE, STOP), True),
         (APPLY, begun_by(ADOPT, STOP), True),
         (APPLY, begun_by(EXTEND, GROW), False),
+        (APPLY, begun_by(BASE_SIZE, STOP), True),
+        (BASE_SIZE, begun_by(APPLY, CREATE), True),
+        (BASE_SIZE, begun_by(replace(BASE_SIZE, base_size="14GiB"), STOP), True),
+        (BASE_SIZE, begun_by(EXTEND, GROW), False),
+        (ADOPT, begun_by(BASE_SIZE, STOP), False),
         (APPLY, begun_by(CLEAN, MOVE), False),
         (APPLY, begun_by(DESTROY, STOP), True),
         (APPLY, begun_by(DESTROY, STOP, MOVE), False),

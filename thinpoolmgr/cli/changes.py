@@ -1,4 +1,4 @@
-"""Commands that change an existing pool, or finish what was begun: extend, adopt, rebuild, clean, resume."""
+"""Commands that change an existing pool, or finish what was begun: extend, adopt, rebuild, clean, base-size, resume."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from thinpoolmgr.host.store import Store
 from thinpoolmgr.units import exact_size, parse_size
 
 if TYPE_CHECKING:
+    from thinpoolmgr.core.desired import DesiredState
     from thinpoolmgr.core.journal import Run
     from thinpoolmgr.core.steps import Danger
 
@@ -112,11 +113,50 @@ def clean(context: click.Context, engine: str, *, purge: bool, yes: bool, allow:
     It stays beside where it was until --purge deletes it.
     """
     desired = load_config(options_of(context).config).desired
-    names = [found.name for found in desired.engines]
-    if engine and engine not in names:
-        listed = ", ".join(names) or "none"
-        raise UsageError(f"there is no engine {engine!r} in the configuration", f"Its engines: {listed}", "")
+    if engine:
+        _require_engine(engine, desired)
     run_request(context, Request("clean", engine=engine, purge=purge), Approval(yes, allow))
+
+
+def _require_engine(name: str, desired: DesiredState) -> None:
+    names = [found.name for found in desired.engines]
+    if name not in names:
+        listed = ", ".join(names) or "none"
+        raise UsageError(f"there is no engine {name!r} in the configuration", f"Its engines: {listed}", "")
+
+
+def _parse_size(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    try:
+        return exact_size(parse_size(value))
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+@click.command("base-size")
+@click.argument("engine", shell_complete=complete_engine)
+@click.argument("size", callback=_parse_size)
+@approval_options
+@global_options
+@click.pass_context
+def base_size(context: click.Context, engine: str, size: str, *, yes: bool, allow: frozenset[Danger]) -> None:
+    """Change the largest size of a container's root.
+
+    The value is edited in the file where it stands, comments stay; then the configuration is applied. Nothing is
+    written before the plan is approved. The engine is restarted.
+    """
+    _change_base_size(context, Request("base-size", engine=engine, base_size=size), Approval(yes, allow))
+
+
+def _change_base_size(context: click.Context, request: Request, approval: Approval) -> None:
+    from thinpoolmgr.config_edit import edit_base_size  # noqa: PLC0415 - tomlkit is seldom needed
+
+    options = options_of(context)
+    loaded = load_config(options.config)
+    _require_engine(request.engine, loaded.desired)
+    edit = edit_base_size(loaded, options.config, request.engine, request.base_size)
+    if edit is not None:
+        Renderer(options).remark(edit.intent)
+    run_request(context, request, approval, edit=edit)
 
 
 @click.command()
@@ -140,7 +180,9 @@ def resume(context: click.Context, *, yes: bool, allow: frozenset[Danger]) -> No
         else:
             renderer.out("Nothing to resume: the last run ended well.")
         return
-    run_request(context, _request_of(runs[-1]), Approval(yes, allow))
+    request = _request_of(runs[-1])
+    carry_on = _change_base_size if request.command == "base-size" else run_request
+    carry_on(context, request, Approval(yes, allow))
 
 
 def _request_of(run: Run) -> Request:

@@ -20,6 +20,7 @@ _COMMANDS = {
     "activate": "thinpoolmgr.cli.pools:activate",
     "adopt": "thinpoolmgr.cli.changes:adopt",
     "apply": "thinpoolmgr.cli.pools:apply",
+    "base-size": "thinpoolmgr.cli.changes:base_size",
     "clean": "thinpoolmgr.cli.changes:clean",
     "config": "thinpoolmgr.cli.reports:config",
     "deactivate": "thinpoolmgr.cli.pools:deactivate",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec.structs import replace
 
 from thinpoolmgr.approval import Approval
 from thinpoolmgr.cli.completion import comma_separated, complete_pool
@@ -29,6 +30,7 @@ from thinpoolmgr.host.store import Store
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from thinpoolmgr.config_edit import ConfigEdit
     from thinpoolmgr.core.desired import DesiredState
     from thinpoolmgr.core.model import Snapshot
     from thinpoolmgr.core.plan import Memory, Plan, PlanFile
@@ -280,18 +282,27 @@ def deactivate(context: click.Context, pool: str, *, yes: bool, allow: frozenset
     run_request(context, Request("deactivate", pool), Approval(yes, allow))
 
 
-def planner_of(request: Request, desired: DesiredState) -> Planner:
-    """Return what plans `request`, for the run cycle."""
+def planner_of(request: Request, desired: DesiredState, edit: ConfigEdit | None = None) -> Planner:
+    """Return what plans `request`, for the run cycle; its plans tell what `edit` has written before them."""
     from thinpoolmgr.sim.steps import apply_step  # noqa: PLC0415 - only a rebuild looks ahead
 
     def planner(snapshot: Snapshot, memory: Memory) -> Plan:
-        return plan_for(request, desired, snapshot, memory, apply_step)
+        made = plan_for(request, desired, snapshot, memory, apply_step)
+        return replace(made, notes=(*made.notes, edit.note)) if edit else made
 
     return planner
 
 
-def run_request(context: click.Context, request: Request, approval: Approval, bound_to: PlanFile | None = None) -> None:
+def run_request(
+    context: click.Context,
+    request: Request,
+    approval: Approval,
+    bound_to: PlanFile | None = None,
+    edit: ConfigEdit | None = None,
+) -> None:
     """Carry out what was asked for, and print how it went.
+
+    With `edit` the configuration is as it makes it; it is written when the plan is approved.
 
     Raises:
         UsageError: the configuration has no such pool.
@@ -299,20 +310,22 @@ def run_request(context: click.Context, request: Request, approval: Approval, bo
 
     """
     options = options_of(context)
-    loaded = load_config(options.config).desired
+    loaded = edit.loaded.desired if edit else load_config(options.config).desired
     try:
         desired = desired_for(request, loaded)
     except UnknownPoolError as error:
         raise no_such_pool(request.pool, loaded) from error
     renderer = Renderer(options)
     reporter = TerminalReporter(renderer, options)
-    planner = planner_of(request, desired)
+    written = None if options.simulate else edit
+    prepare = written.write if written else None
+    planner = planner_of(request, desired, written)
     try:
         with (
             renderer.progress(),
             host_and_store(options, desired) as (host, store),
         ):
-            result = carry_out(request.command, planner, host, store, reporter, approval, bound_to)
+            result = carry_out(request.command, planner, host, store, reporter, approval, bound_to, prepare)
     except RunError as error:
         if options.json:
             renderer.json(apply_document(error.run, error.outcome, error.steps, error.cause))

@@ -251,9 +251,10 @@ def _is_of_the_past(run: Run, made_anew: set[str]) -> bool:
 def settles(request: Request | None, unfinished: Run, snapshot: Snapshot | None = None) -> bool:
     """Whether a run for `request` that ended well leaves nothing to do of an `unfinished` run before it.
 
-    What takes a pool down leaves nothing of it. `apply` knows nothing of sizes that were asked for by hand, nor of
-    what is to be cleaned; an extension ends those before it. Of a run that either would end something may be left
-    that neither looks at: the engine's state, labels on disks. Without a `snapshot` that counts as left.
+    What takes a pool down leaves nothing of it. `apply`, and `base-size` which does the same, know nothing of sizes
+    that were asked for by hand, nor of what is to be cleaned; an extension ends those before it. Of a run that either
+    would end something may be left that neither looks at: the engine's state, labels on disks. Without a `snapshot`
+    that counts as left.
     """
     begun = unfinished.began.request or Request("apply")
     if request is None or request.as_asked() == begun.as_asked():
@@ -262,7 +263,7 @@ def settles(request: Request | None, unfinished: Run, snapshot: Snapshot | None 
     if request.command in {"destroy", "rebuild"} and pools <= {request.pool}:
         return True
     is_next = (request.command, request.pool) == ("extend", begun.pool) and begun.command == "extend"
-    is_over = request.command == "apply" and begun.command not in {"extend", "clean"}
+    is_over = request.command in {"apply", "base-size"} and begun.command not in {"extend", "clean"}
     return (is_next or is_over) and not any(
         snapshot is None or is_left_over(step, snapshot) for step in _leaving(unfinished)
     )

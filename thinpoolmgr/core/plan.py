@@ -43,6 +43,7 @@ class Request(Struct, frozen=True, omit_defaults=True):
     add_data: str = ""
     add_metadata: str = ""
     add_devices: tuple[str, ...] = ()
+    base_size: str = ""
     is_settled: bool = False
     data_bytes: int = 0
     """Size that the data is to reach; 0: it was not asked for."""
@@ -65,12 +66,14 @@ class Request(Struct, frozen=True, omit_defaults=True):
             add_data=self.add_data,
             add_metadata=self.add_metadata,
             add_devices=tuple(sorted(set(self.add_devices))),
+            base_size=self.base_size,
         )
 
 
 def command_line(request: Request) -> str:
     """Return `request` as a person would type it."""
-    words = ["thinpoolmgr", request.command, *(word for word in (request.pool, request.engine) if word)]
+    names = (request.pool, request.engine, request.base_size)
+    words = ["thinpoolmgr", request.command, *(word for word in names if word)]
     words += ["--data", request.add_data] if request.add_data else []
     words += ["--metadata", request.add_metadata] if request.add_metadata else []
     words += [word for device in request.add_devices for word in ("--add-device", device)]

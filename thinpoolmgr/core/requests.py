@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     Predict = Callable[[Snapshot, Step], Snapshot]
 
 _TAKES_DOWN = ("destroy", "deactivate", "rebuild")
+_WHOLE_HOST = ("apply", "base-size")
+"""They plan all that the configuration asks for; base-size has edited it before."""
 
 
 class UnknownPoolError(ValueError):
@@ -48,7 +50,7 @@ def desired_for(request: Request, desired: DesiredState) -> DesiredState:
 
     """
     if not request.pool:
-        return with_engine_anywhere(desired) if request.command == "apply" else desired
+        return with_engine_anywhere(desired) if request.command in _WHOLE_HOST else desired
     pool = _pool(request, desired)
     if request.command in (*_TAKES_DOWN, "activate"):
         looked_for = pool.name if request.command in _TAKES_DOWN else ""
@@ -97,7 +99,7 @@ def _notes_on_what_was_begun(request: Request, plan: Plan, memory: Memory) -> li
     """Say where "nothing to do" would mislead: after a rebuild that was finished, and before an extend that is not."""
     if request.command == "rebuild" and request in memory.begun and plan.is_empty:
         return [f"The rebuild of {request.pool} that was interrupted is finished. To make the pool anew, run it again."]
-    extensions = [begun for begun in memory.begun if begun.command == "extend" and request.command == "apply"]
+    extensions = [begun for begun in memory.begun if begun.command == "extend" and request.command in _WHOLE_HOST]
     return [f"Not finished: {command_line(begun)}. The same command again finishes it." for begun in extensions]
 
 
@@ -167,7 +169,7 @@ def _made_since(pool: DesiredPool, begun: Request) -> Refusal:
 
 
 def _plan(request: Request, desired: DesiredState, snapshot: Snapshot, memory: Memory, predict: Predict | None) -> Plan:
-    if request.command == "apply":
+    if request.command in _WHOLE_HOST:
         return plan_apply(desired, snapshot, memory)
     if request.command == "clean":
         return plan_clean(request, desired, snapshot, memory)
