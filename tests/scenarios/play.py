@@ -173,8 +173,8 @@ def reduce(snapshot: Snapshot, paths: tuple[str, ...]) -> Look:
     """Return `snapshot` without what no two hosts share.
 
     Left out or given other names: uuids, device numbers and nodes, kernel names, what udev says of a disk, disk
-    sequence numbers, how often LVM wrote its metadata, used blocks of pool metadata, the order of lists, the boot, and
-    the words in which a file is said to be broken. Which of several disks an LV went to is LVM's choice.
+    sequence numbers, how often LVM wrote its metadata, used blocks of pool metadata, the order of lists, the boot, times,
+    and the words in which a file is said to be broken. Which of several disks an LV went to is LVM's choice.
     """
     look: Look = msgspec.to_builtins(snapshot)
     names = {path: f"disk{n}" for n, path in enumerate(paths)}
@@ -233,7 +233,9 @@ def _engine(engine: Look) -> Look:
         "set_aside",
     )
     version = engine["version"].partition("+")[0]
-    return {key: engine[key] for key in kept} | {"broken": bool(engine["config_problem"]), "version": version}
+    state = engine["state"] and _keep(engine["state"], "written_at")
+    changed = {"broken": bool(engine["config_problem"]), "version": version, "state": state}
+    return {key: engine[key] for key in kept} | changed
 
 
 _SAID_BY_UDEV = ("serial", "wwn", "model", "transport", "rotational", "id_path", "links")
@@ -262,8 +264,10 @@ def _group(group: Look, names: dict[str, str], suspended: set[str]) -> Look:
 def _volume(lv: Look, names: dict[str, str], *, alone: bool) -> Look:
     if not alone:
         # which volumes are partial depends on where they went
-        return _keep(lv, "uuid", "devices", "health") | {"attr": lv["attr"][:8] + lv["attr"][9:]}
-    return _keep(lv, "uuid") | {"devices": [re.sub(r"^/dev/\w+", lambda m: names[m[0]], d) for d in lv["devices"]]}
+        return _keep(lv, "uuid", "made_at", "devices", "health") | {"attr": lv["attr"][:8] + lv["attr"][9:]}
+    return _keep(lv, "uuid", "made_at") | {
+        "devices": [re.sub(r"^/dev/\w+", lambda m: names[m[0]], d) for d in lv["devices"]]
+    }
 
 
 def _device(device: Look, names: dict[str, str]) -> Look:
