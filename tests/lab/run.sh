@@ -36,11 +36,13 @@ trap 'rm -f "$lock"' EXIT
 export lock
 export -f in_guest show_in_one_piece
 if [[ ${1:-} == campaign ]]; then
-    grep -l campaign tests/lab/test_*.py | sed 's/$/ -m campaign/'
+    { echo tests/lab/systemd; grep -l campaign tests/lab/test_*.py; } | sed 's/$/ -m campaign/'
 else
     # long files tend to hold long tests: begun first, they do not keep the last one waiting
     printf '%s\n' tests/lab/test_parity{,_changed,_cut_short}.py
     echo tests/unit -m root
     echo tests/lab/systemd
-    find tests/lab -maxdepth 1 -name 'test_*.py' ! -name 'test_parity*' -printf '%s %p\n' | sort -rn | cut -d' ' -f2
+    # files of the campaign alone would boot a kernel for nothing
+    find tests/lab -maxdepth 1 -name 'test_*.py' ! -name 'test_parity*' -printf '%s %p\n' | sort -rn | cut -d' ' -f2 |
+        xargs grep -L '^pytestmark = pytest.mark.campaign'
 fi | xargs -P 2 -I{} bash -euo pipefail -c 'show_in_one_piece {}'

@@ -17,6 +17,8 @@ from lab_tool import STATE_FOLDER, Tool, dm_names, sh
 
 from thinpoolmgr.lab.loop import LoopDisk
 
+pytestmark = pytest.mark.campaign
+
 GIB = 2**30
 RECORDS = DATA_ROOT / "devicemapper"
 
@@ -78,7 +80,6 @@ def container_gib(image: str) -> float:
     return int(run_container(image, "df", "-P", "-k", "/").splitlines()[-1].split()[1]) / 2**20
 
 
-@pytest.mark.campaign
 def test_the_base_grows_unless_it_is_held_at_its_old_size(
     tool: Tool, loop_disks: Callable[..., LoopDisk], tmp_path: Path
 ) -> None:

@@ -14,6 +14,8 @@ from lab_tool import STATE_FOLDER, Tool
 from thinpoolmgr.lab.loop import LoopDisk
 
 MakeDisk = Callable[..., LoopDisk]
+pytestmark = pytest.mark.campaign
+
 COMMENTED = ENGINE.replace('"1GiB"\n', '"1GiB"   # what the images need\n# end\n')
 
 
@@ -38,7 +40,6 @@ def base_bytes(tool: Tool) -> int:
     return found
 
 
-@pytest.mark.campaign
 def test_docker_grows_its_base_device_after_base_size(tool: Tool, loop_disks: MakeDisk, tmp_path: Path) -> None:
     tool.configure(loop_disks(3 * 2**30).path, engine=COMMENTED)
     text = tool.config.read_text("utf-8")

@@ -173,8 +173,8 @@ def reduce(snapshot: Snapshot, paths: tuple[str, ...]) -> Look:
     """Return `snapshot` without what no two hosts share.
 
     Left out or given other names: uuids, device numbers and nodes, kernel names, what udev says of a disk, disk
-    sequence numbers, how often LVM wrote its metadata, used blocks of pool metadata, the order of lists, the boot, times,
-    and the words in which a file is said to be broken. Which of several disks an LV went to is LVM's choice.
+    sequence numbers, how often LVM wrote its metadata, used blocks of pool metadata, the order of lists, the boot, all
+    times, and the words in which a file is said to be broken. Which of several disks an LV went to is LVM's choice.
     """
     look: Look = msgspec.to_builtins(snapshot)
     names = {path: f"disk{n}" for n, path in enumerate(paths)}

@@ -52,6 +52,7 @@ def test_a_service_that_does_not_stop_is_not_waited_for_without_end(monkeypatch:
     sh("systemctl", "reset-failed", PIN, check=False)
 
 
+@pytest.mark.campaign
 def test_containers_that_would_outlive_docker_are_stopped_and_a_pinning_service_is_named(
     tool: Tool, loop_disks: Callable[..., LoopDisk], tmp_path: Path
 ) -> None:
