@@ -204,7 +204,8 @@ def move_aside(  # noqa: PLR0913 - what is moved, why, for whom, and how much
     has_containers = with_containers and state.containers_folder and not state.other_drivers
     paths = (*((state.containers_folder,) if has_containers else ()), *state.related, state.path)
     # Beside where it is, also where the data root is a link; a rename across file systems would not be one.
-    name = fingerprint_of(state)[:12]
+    # Not by the time of writing: the engine rewrites the same words at each start.
+    name = fingerprint_of(replace(state, written_at=None))[:12]
     into = f"{state.path.rpartition('/')[0]}/thinpoolmgr-stale-{name}"
     begun = [step for step in memory.interrupted if isinstance(step, MoveStateAside) and set(paths) < set(step.paths)]
     if begun:
