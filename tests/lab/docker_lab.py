@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from conftest import wait_until
-from lab_tool import sh
+from lab_tool import STATE_FOLDER, Tool, sh
 
 from thinpoolmgr.lab.image import write_image
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 DAEMON_JSON = Path("/etc/docker/daemon.json")
 DATA_ROOT = Path("/var/lib/docker")
@@ -20,6 +24,21 @@ DATA_ROOT = Path("/var/lib/docker")
 SETTINGS = '{\n\t"iptables": false,  "ip6tables": false,\n\t"bridge": "none"\n}\n'
 START_SECONDS = 120.0
 ENGINE = '[engines.docker]\npool = "docker"\nbase_size = "1GiB"\n'
+
+
+def host_with_docker(folder: Path) -> Iterator[Tool]:
+    """Give the product's command line on a host where Docker is new: no state, nothing of storage in its `daemon.json`."""
+    _clean()
+    DAEMON_JSON.parent.mkdir(exist_ok=True)
+    DAEMON_JSON.write_text(SETTINGS, "utf-8")
+    yield Tool(folder)
+    _clean()
+
+
+def _clean() -> None:
+    shutil.rmtree(STATE_FOLDER, ignore_errors=True)
+    shutil.rmtree(DATA_ROOT, ignore_errors=True)
+    DAEMON_JSON.unlink(missing_ok=True)
 
 
 class Dockerd:

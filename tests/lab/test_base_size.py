@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,8 +11,8 @@ from typing import Any
 
 import pytest
 from conftest import wait_until
-from docker_lab import DAEMON_JSON, DATA_ROOT, SETTINGS, Dockerd, load_image, run_container
-from lab_tool import STATE_FOLDER, Tool, dm_names, sh
+from docker_lab import DATA_ROOT, Dockerd, host_with_docker, load_image, run_container
+from lab_tool import Tool, dm_names, sh
 
 from thinpoolmgr.lab.loop import LoopDisk
 
@@ -25,17 +24,7 @@ RECORDS = DATA_ROOT / "devicemapper"
 
 @pytest.fixture
 def tool(tmp_path: Path) -> Iterator[Tool]:
-    clean()
-    DAEMON_JSON.parent.mkdir(exist_ok=True)
-    DAEMON_JSON.write_text(SETTINGS, "utf-8")
-    yield Tool(tmp_path)
-    clean()
-
-
-def clean() -> None:
-    shutil.rmtree(STATE_FOLDER, ignore_errors=True)
-    shutil.rmtree(DATA_ROOT, ignore_errors=True)
-    DAEMON_JSON.unlink(missing_ok=True)
+    yield from host_with_docker(tmp_path)
 
 
 def base_name() -> str:

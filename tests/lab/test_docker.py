@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from docker_lab import DAEMON_JSON, DATA_ROOT, ENGINE, SETTINGS, Dockerd, load_image, run_container, storage
-from lab_tool import STATE_FOLDER, Tool, dm_names, is_blank, sh
+from docker_lab import (
+    DAEMON_JSON,
+    DATA_ROOT,
+    ENGINE,
+    SETTINGS,
+    Dockerd,
+    host_with_docker,
+    load_image,
+    run_container,
+    storage,
+)
+from lab_tool import Tool, dm_names, is_blank, sh
 
 from thinpoolmgr.lab.loop import LoopDisk
 
@@ -20,17 +29,7 @@ SIZE = 3 * 2**30
 
 @pytest.fixture
 def tool(tmp_path: Path) -> Iterator[Tool]:
-    clean()
-    DAEMON_JSON.parent.mkdir(exist_ok=True)
-    DAEMON_JSON.write_text(SETTINGS, "utf-8")
-    yield Tool(tmp_path)
-    clean()
-
-
-def clean() -> None:
-    shutil.rmtree(STATE_FOLDER, ignore_errors=True)
-    shutil.rmtree(DATA_ROOT, ignore_errors=True)
-    DAEMON_JSON.unlink(missing_ok=True)
+    yield from host_with_docker(tmp_path)
 
 
 def test_docker_lives_on_the_pool_and_is_built_again_after_destroy(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from docker_lab import DAEMON_JSON, DATA_ROOT, ENGINE, SETTINGS, Dockerd, load_image, run_container
-from lab_tool import STATE_FOLDER, Tool
+from docker_lab import DAEMON_JSON, ENGINE, Dockerd, host_with_docker, load_image, run_container
+from lab_tool import Tool
 
 from thinpoolmgr.lab.loop import LoopDisk
 
@@ -21,17 +20,7 @@ COMMENTED = ENGINE.replace('"1GiB"\n', '"1GiB"   # what the images need\n# end\n
 
 @pytest.fixture
 def tool(tmp_path: Path) -> Iterator[Tool]:
-    clean()
-    DAEMON_JSON.parent.mkdir(exist_ok=True)
-    DAEMON_JSON.write_text(SETTINGS, "utf-8")
-    yield Tool(tmp_path)
-    clean()
-
-
-def clean() -> None:
-    shutil.rmtree(STATE_FOLDER, ignore_errors=True)
-    shutil.rmtree(DATA_ROOT, ignore_errors=True)
-    DAEMON_JSON.unlink(missing_ok=True)
+    yield from host_with_docker(tmp_path)
 
 
 def base_bytes(tool: Tool) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -13,8 +12,8 @@ from pathlib import Path
 
 import pytest
 from conftest import wait_until
-from docker_lab import DAEMON_JSON, DATA_ROOT, ENGINE, SETTINGS, Dockerd, load_image
-from lab_tool import STATE_FOLDER, Tool, is_blank, sh
+from docker_lab import DAEMON_JSON, DATA_ROOT, ENGINE, Dockerd, host_with_docker, load_image
+from lab_tool import Tool, is_blank, sh
 
 from thinpoolmgr.lab.loop import LoopDisk
 
@@ -26,17 +25,7 @@ SIZE = 3 * 2**30
 
 @pytest.fixture
 def tool(tmp_path: Path) -> Iterator[Tool]:
-    clean()
-    DAEMON_JSON.parent.mkdir(exist_ok=True)
-    DAEMON_JSON.write_text(SETTINGS, "utf-8")
-    yield Tool(tmp_path)
-    clean()
-
-
-def clean() -> None:
-    shutil.rmtree(STATE_FOLDER, ignore_errors=True)
-    shutil.rmtree(DATA_ROOT, ignore_errors=True)
-    DAEMON_JSON.unlink(missing_ok=True)
+    yield from host_with_docker(tmp_path)
 
 
 def set_live_restore() -> None:

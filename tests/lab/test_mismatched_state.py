@@ -12,8 +12,18 @@ from pathlib import Path
 
 import pytest
 from conftest import wait_until
-from docker_lab import DAEMON_JSON, DATA_ROOT, ENGINE, SETTINGS, Dockerd, load_image, run_container, storage
-from lab_tool import STATE_FOLDER, Tool, dm_names, sh
+from docker_lab import (
+    DAEMON_JSON,
+    DATA_ROOT,
+    ENGINE,
+    SETTINGS,
+    Dockerd,
+    host_with_docker,
+    load_image,
+    run_container,
+    storage,
+)
+from lab_tool import Tool, dm_names, sh
 
 from thinpoolmgr.lab.loop import LoopDisk
 
@@ -25,17 +35,7 @@ END_SECONDS = 120.0
 
 @pytest.fixture
 def tool(tmp_path: Path) -> Iterator[Tool]:
-    clean()
-    DAEMON_JSON.parent.mkdir(exist_ok=True)
-    DAEMON_JSON.write_text(SETTINGS, "utf-8")
-    yield Tool(tmp_path)
-    clean()
-
-
-def clean() -> None:
-    shutil.rmtree(STATE_FOLDER, ignore_errors=True)
-    shutil.rmtree(DATA_ROOT, ignore_errors=True)
-    DAEMON_JSON.unlink(missing_ok=True)
+    yield from host_with_docker(tmp_path)
 
 
 @pytest.fixture

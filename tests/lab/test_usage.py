@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import xml.etree.ElementTree as ET
 from collections import Counter
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from docker_lab import DAEMON_JSON, DATA_ROOT, ENGINE, SETTINGS, Dockerd, load_image
+from docker_lab import DATA_ROOT, ENGINE, Dockerd, host_with_docker, load_image
 from lab_tool import STATE_FOLDER, Tool, sh
 
 from thinpoolmgr.lab.loop import LoopDisk
@@ -26,17 +25,7 @@ RECORDS = STATE_FOLDER / "metadata-snapshots"
 
 @pytest.fixture
 def tool(tmp_path: Path) -> Iterator[Tool]:
-    clean()
-    DAEMON_JSON.parent.mkdir(exist_ok=True)
-    DAEMON_JSON.write_text(SETTINGS, "utf-8")
-    yield Tool(tmp_path)
-    clean()
-
-
-def clean() -> None:
-    shutil.rmtree(STATE_FOLDER, ignore_errors=True)
-    shutil.rmtree(DATA_ROOT, ignore_errors=True)
-    DAEMON_JSON.unlink(missing_ok=True)
+    yield from host_with_docker(tmp_path)
 
 
 def message(words: str) -> None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 import support
 
-from thinpoolmgr.cli import pools, reports
+from thinpoolmgr.cli import changes, pools, reports
 from thinpoolmgr.cli.main import main
 from thinpoolmgr.core.model import Signature
+from thinpoolmgr.core.steps import step_name
 from thinpoolmgr.host.store import Store
+from thinpoolmgr.sim.faults import Killed, PowerCutError
+from thinpoolmgr.sim.host import SimulatedHost
 
 if TYPE_CHECKING:
     from thinpoolmgr.core.desired import DesiredState
@@ -73,6 +76,41 @@ def make_cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("NO_COLOR", raising=False)
+    return made
+
+
+class SimulatedCli(Cli):
+    """The same command line on the simulated host, where a run can be killed."""
+
+    simulated: SimulatedHost
+    usual_text = PLAIN
+
+    def use(self, shot: Snapshot, text: str = "") -> None:
+        self.simulated = SimulatedHost(shot)
+        self.config.write_text(text or self.usual_text)
+
+    @property
+    def took_effect(self) -> list[str]:
+        return [step_name(step) for step in self.simulated.took_effect]
+
+    def killed(self, fault: Killed, after: int, *args: str) -> None:
+        self.simulated.lay(fault, after)
+        with pytest.raises(PowerCutError):
+            self(*args)
+        self.simulated.faults.clear()
+
+
+_Made = TypeVar("_Made", bound=SimulatedCli)
+
+
+def make_simulated_cli(
+    kind: type[_Made], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> _Made:
+    """Return a command line of this kind; it has no host before `use`."""
+    made = kind(tmp_path, capsys)
+    made.store = make_cli(tmp_path, monkeypatch, capsys).store
+    monkeypatch.setattr(pools, "real_host", lambda _desired, **_: made.simulated)
+    monkeypatch.setattr(changes, "Store", lambda: made.store)
     return made
 
 

@@ -7,13 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 import support
-from cli_support import PLAIN, Cli, make_cli
+from cli_support import PLAIN, SimulatedCli, make_simulated_cli
 from msgspec.structs import replace
 
-from thinpoolmgr.cli import changes, pools
-from thinpoolmgr.core.steps import step_name
 from thinpoolmgr.sim.faults import Fails, Killed, PowerCutError
-from thinpoolmgr.sim.host import SimulatedHost
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,41 +24,23 @@ ALL = ("--yes", "--allow", "outage")
 ASK = ("base-size", "docker", "12G")
 
 
-class BaseSize(Cli):
+class BaseSize(SimulatedCli):
     """The command line on the simulated host, where Docker runs on the pool."""
 
-    simulated = SimulatedHost(RUNNING)
-
-    def use(self, shot: Snapshot, text: str = TEXT) -> None:
-        self.simulated = SimulatedHost(shot)
-        self.config.write_text(text)
+    usual_text = TEXT
 
     @property
     def text(self) -> str:
         return self.config.read_text()
 
     @property
-    def took_effect(self) -> list[str]:
-        return [step_name(step) for step in self.simulated.took_effect]
-
-    @property
     def options(self) -> str:
         return self.simulated.snapshot.engines[0].config_text or ""
-
-    def killed(self, fault: Killed, after: int, *args: str) -> None:
-        self.simulated.lay(fault, after)
-        with pytest.raises(PowerCutError):
-            self(*args)
-        self.simulated.faults.clear()
 
 
 @pytest.fixture
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> BaseSize:
-    plain = make_cli(tmp_path, monkeypatch, capsys)
-    made = BaseSize(tmp_path, capsys)
-    made.store = plain.store
-    monkeypatch.setattr(pools, "real_host", lambda _desired, **_: made.simulated)
-    monkeypatch.setattr(changes, "Store", lambda: made.store)
+    made = make_simulated_cli(BaseSize, tmp_path, monkeypatch, capsys)
     made.use(RUNNING)
     return made
 

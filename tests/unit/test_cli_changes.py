@@ -7,21 +7,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 import support
-from cli_support import ENGINE, PLAIN, Cli, make_cli
+from cli_support import ENGINE, PLAIN, SimulatedCli, make_simulated_cli
 from msgspec.structs import replace
 
-from thinpoolmgr.cli import changes, pools
 from thinpoolmgr.core.model import ConfiguredDevice
-from thinpoolmgr.core.steps import step_name
 from thinpoolmgr.host.store import RunFile
-from thinpoolmgr.sim.faults import Fails, Killed, PowerCutError
-from thinpoolmgr.sim.host import SimulatedHost
+from thinpoolmgr.sim.faults import Fails, Killed
 from thinpoolmgr.units import GIB
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from thinpoolmgr.core.model import Snapshot
 
 SMALL = support.with_pool(support.snapshot(), data_extents=1000)
 GIB_POOL = PLAIN + 'data_size = "1GiB"\n'
@@ -31,37 +27,19 @@ ALL = ("--yes", "--allow", "outage,destroy")
 COMMANDS = [["extend"], ["adopt"], ["rebuild"], ["clean"], ["resume"]]
 
 
-class Changes(Cli):
+class Changes(SimulatedCli):
     """The same command line on the simulated host, where nothing that is made anew has an old uuid."""
 
-    simulated = SimulatedHost(SMALL)
-
-    def use(self, shot: Snapshot, text: str = GIB_POOL) -> None:
-        self.simulated = SimulatedHost(shot)
-        self.config.write_text(text)
+    usual_text = GIB_POOL
 
     @property
     def data_bytes(self) -> int:
         return next(lv.size_bytes for lv in self.simulated.snapshot.groups[0].lvs if lv.is_thin_pool)
 
-    @property
-    def took_effect(self) -> list[str]:
-        return [step_name(step) for step in self.simulated.took_effect]
-
-    def killed(self, fault: Killed, after: int, *args: str) -> None:
-        self.simulated.lay(fault, after)
-        with pytest.raises(PowerCutError):
-            self(*args)
-        self.simulated.faults.clear()
-
 
 @pytest.fixture
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Changes:
-    plain = make_cli(tmp_path, monkeypatch, capsys)
-    made = Changes(tmp_path, capsys)
-    made.store = plain.store
-    monkeypatch.setattr(pools, "real_host", lambda _desired, **_: made.simulated)
-    monkeypatch.setattr(changes, "Store", lambda: made.store)
+    made = make_simulated_cli(Changes, tmp_path, monkeypatch, capsys)
     made.use(SMALL)
     return made
 

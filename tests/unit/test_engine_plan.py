@@ -226,6 +226,7 @@ def test_the_folder_aside_is_the_same_for_the_same_state() -> None:
     found = support.docker()
     first = move_aside(found, support.STALE, "r", "p", NOTHING)
     assert move_aside(found, support.STALE, "another", "p", NOTHING).into == first.into
+    assert move_aside(found, replace(support.STALE, written_at=9.0), "r", "p", NOTHING).into == first.into
     assert move_aside(found, replace(support.STALE, transaction_id=8), "r", "p", NOTHING).into != first.into
 
 

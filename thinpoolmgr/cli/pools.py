@@ -321,10 +321,7 @@ def run_request(
     prepare = written.write if written else None
     planner = planner_of(request, desired, written)
     try:
-        with (
-            renderer.progress(),
-            host_and_store(options, desired) as (host, store),
-        ):
+        with renderer.progress(), host_and_store(options, desired) as (host, store):
             result = carry_out(request.command, planner, host, store, reporter, approval, bound_to, prepare)
     except RunError as error:
         if options.json:
