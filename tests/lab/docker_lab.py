@@ -27,7 +27,7 @@ ENGINE = '[engines.docker]\npool = "docker"\nbase_size = "1GiB"\n'
 
 
 def host_with_docker(folder: Path) -> Iterator[Tool]:
-    """Give the product's command line on a host where Docker is new: no state, nothing of storage in its `daemon.json`."""
+    """Give the command line on a host where Docker is new: no state, nothing of storage in its `daemon.json`."""
     _clean()
     DAEMON_JSON.parent.mkdir(exist_ok=True)
     DAEMON_JSON.write_text(SETTINGS, "utf-8")
