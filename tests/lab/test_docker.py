@@ -93,6 +93,7 @@ def test_state_of_a_pool_that_is_gone_is_moved_aside_whole(tool: Tool, loop_disk
     assert tool.succeed("status", "--json").document["engines"][0]["stale"] is False
 
 
+@pytest.mark.campaign
 def test_a_pool_made_anew_under_old_state_is_recognised_by_its_transaction(
     tool: Tool, loop_disks: MakeDisk, tmp_path: Path
 ) -> None:
@@ -202,6 +203,7 @@ def test_a_daemon_json_of_the_wrong_shape_is_named(tool: Tool, loop_disks: MakeD
     assert "ENGINE_CONFIG_INVALID" in [finding["code"] for finding in findings]
 
 
+@pytest.mark.campaign
 def test_a_docker_that_the_configuration_leaves_out_keeps_its_pool(
     tool: Tool, loop_disks: MakeDisk, tmp_path: Path
 ) -> None:
