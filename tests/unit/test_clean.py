@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from thinpoolmgr.core.clean import plan_clean
 from thinpoolmgr.core.model import ConfiguredDevice, PhysicalVolume
-from thinpoolmgr.core.plan import Memory, Request
+from thinpoolmgr.core.plan import MadePool, Memory, Request
 from thinpoolmgr.core.requests import plan_for
 from thinpoolmgr.core.steps import DeleteSetAside, MoveStateAside, step_mark, step_name, target
 
@@ -153,6 +153,23 @@ def test_state_of_a_wiped_pool_is_let_go_of_with_the_containers_and_says_what_is
     assert [step.danger for step in clean(older, shot=shot).steps] == ["safe"]
     mounted = clean(replace(found, state=replace(state, obstacle="/x is a mount point")), shot=shot)
     assert codes(mounted) == ["ENGINE_STATE_IMMOVABLE"]
+
+
+def test_without_lvms_word_of_when_the_pool_was_made_the_journal_decides_or_nobody() -> None:
+    pool = HEALTHY.groups[0].lvs[0]
+    found = replace(STALE, state=replace(support.STALE, written_at=1001.0))
+
+    def judged(*made: MadePool) -> Plan:
+        return clean(found, shot=HEALTHY, memory=Memory(made=made))
+
+    assert [step.danger for step in judged(MadePool(pool.uuid, 1, 1, 1000.0)).steps] == ["destroys"]
+    assert [step.danger for step in judged(MadePool(pool.uuid, 1, 1, 1002.0)).steps] == ["safe"]
+    for made in ((), (MadePool(pool.uuid, 1, 1),), (MadePool("another", 1, 1, 1002.0),)):
+        plan = judged(*made)
+        assert (codes(plan), plan.steps) == (["ENGINE_STATE_UNKNOWN"], ())
+        assert "nothing tells when it was made" in plan.refusals[0].details
+    apply = plan_for(Request("apply"), STATE, support.with_engine(HEALTHY, found), NOTHING)
+    assert codes(apply) == ["ENGINE_STATE_UNKNOWN"]
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def test_a_damaged_record_comes_before_all_else() -> None:
 
 def test_an_empty_pool_that_is_older_than_the_state_was_wiped() -> None:
     written = replace(USED, written_at=100.0)
-    for made_at, kind in ((99.0, "wiped"), (101.0, "stale"), (None, "stale")):
+    for made_at, kind in ((99.0, "wiped"), (101.0, "stale"), (None, "unknown")):
         assert state_verdict(engine(written), False, NEW_POOL, False, made_at).kind == kind  # noqa: FBT003
     assert state_verdict(engine(replace(BLANK, written_at=100.0)), False, NEW_POOL, False, 99.0).kind == "matching"  # noqa: FBT003
 

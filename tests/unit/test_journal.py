@@ -155,6 +155,7 @@ def test_a_run_is_folded_from_its_records() -> None:
         doing=("01", "02", "03"),
         done=("01", "02"),
         group_uuids=("vg-uuid",),
+        begun_at=(("01", "t"), ("02", "t"), ("03", "t")),
         ended_at="t",
         seconds=(0.5, 0.5),
         failed=Failed("03", "lvcreate failed\nExit code: 5", ("lvcreate -> 5",)),
@@ -290,6 +291,16 @@ def test_pools_that_we_made_are_remembered_with_the_size_that_was_configured(
     runs: list[Run], made: tuple[MadePool, ...]
 ) -> None:
     assert remember(runs, "boot-1").made == made
+
+
+def test_when_a_pool_was_made_is_remembered_also_where_a_later_run_saw_that_it_was() -> None:
+    began = replace(BEGAN, steps=numbered([CREATE]))
+    doing = Doing("01", "1970-01-01T00:16:40.000+00:00")
+    grown = made_by(GROW, Request("apply"))
+    for more in ([], [Failed("01", "x")]):
+        folded = fold_run([began, doing, *more, Done("01", 0.0, lv_uuid="lv-1")])
+        assert folded is not None
+        assert [made.made_at for made in remember([folded, grown], "boot-1").made] == [1000.0]
 
 
 def test_what_unfinished_runs_were_asked_for_is_remembered_until_one_ends_well() -> None:

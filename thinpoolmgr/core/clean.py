@@ -52,7 +52,7 @@ def _clean(engine: DesiredEngine, view: PoolView, request: Request, snapshot: Sn
     refusal = check_process(found) or check_files(found)
     if refusal is not None:
         return Plan(refusals=(refusal,))
-    verdict = judge_state(found, view, snapshot)
+    verdict = judge_state(found, view, snapshot, memory)
     moves = move_stale(found, verdict, view.pool.name, memory)
     warnings: tuple[str, ...] = ()
     if verdict is not None and verdict.kind in _LET_GO:

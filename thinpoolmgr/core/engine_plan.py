@@ -25,7 +25,7 @@ def plan_engine(engine: DesiredEngine, view: PoolView, snapshot: Snapshot, memor
     if refusal is not None or found is None:
         return Plan(refusals=(refusal,) if refusal else ())
     options = ENGINES[engine.kind].storage_options(engine.config, view.dm_name)
-    verdict = judge_state(found, view, snapshot)
+    verdict = judge_state(found, view, snapshot, memory)
     refusal = refuse_verdict(found, verdict, view.pool) or refuse_shrinking(engine, found, verdict)
     if refusal is not None:
         return Plan(refusals=(refusal,))
@@ -55,7 +55,7 @@ def plan_implied_engine(engine: DesiredEngine, view: PoolView, snapshot: Snapsho
         return Plan(notes=(f"{found.name} is not started: {trouble.summary}.",))
     if not _may_be_on(found, engine, view, memory):
         return Plan()
-    verdict = judge_state(found, view, snapshot)
+    verdict = judge_state(found, view, snapshot, memory)
     if verdict is not None and verdict.kind not in ("none", "matching", "dropped", "stale"):
         return Plan(notes=(f"{found.name} is not started: {verdict.evidence}.",))
     refusal = refuse_verdict(found, verdict, view.pool)

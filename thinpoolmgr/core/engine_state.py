@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from thinpoolmgr.core.model import Engine, EngineState, Snapshot
 
 
-def judge_state(found: Engine, view: PoolView, snapshot: Snapshot) -> StateVerdict | None:
-    """Return to which pool the engine's state belongs.
+def judge_state(found: Engine, view: PoolView, snapshot: Snapshot, memory: Memory | None = None) -> StateVerdict | None:
+    """Return to which pool the engine's state belongs; `memory` may know of a pool what LVM cannot say any more.
 
     None: there is nothing to judge, because the engine itself runs on the pool, or the pool is not active yet.
     """
@@ -34,11 +34,18 @@ def judge_state(found: Engine, view: PoolView, snapshot: Snapshot) -> StateVerdi
     if not is_new and (view.status is None or runs_on_pool):
         return None
     other = not names_it and _pool_exists(configured, snapshot)
-    verdict = rules.state_verdict(found, is_new, view.status, other, view.lv.made_at if view.lv else None)
+    verdict = rules.state_verdict(found, is_new, view.status, other, _made_at(view, memory))
     if verdict.kind != "stale":
         return verdict
     evidence = _why_not_gone(found, configured, view, snapshot)
     return StateVerdict("unknown", evidence) if evidence else verdict
+
+
+def _made_at(view: PoolView, memory: Memory | None) -> float | None:
+    if view.lv is None or view.lv.made_at is not None:
+        return view.lv.made_at if view.lv else None
+    made = memory.made if memory else ()
+    return next((pool.made_at for pool in made if pool.lv_uuid == view.lv.uuid), None)
 
 
 def _why_not_gone(found: Engine, configured: str, view: PoolView, snapshot: Snapshot) -> str:

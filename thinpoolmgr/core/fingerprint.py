@@ -30,7 +30,7 @@ def fingerprint_of_host(desired: DesiredState, snapshot: Snapshot, memory: Memor
     pools = [_pool(view_pool(pool, snapshot), snapshot, memory) for pool in desired.pools]
     looked_for = {engine.name for engine in desired.engines if not engine.config.pool}
     relied_on = [e for e in snapshot.engines if e.name not in looked_for or is_touched(e, memory)]
-    engines = [_engine(engine, desired, snapshot) for engine in relied_on]
+    engines = [_engine(engine, desired, snapshot, memory) for engine in relied_on]
     journal = (memory.interrupted, memory.pending, memory.stopped_engines)
     return fingerprint_of(desired, pools, engines, journal)
 
@@ -96,12 +96,12 @@ def _group(group: VolumeGroup, memory: Memory) -> Facts:
     return (group.uuid, group.attr, group.tags, group.system_id, sizes, pvs, sorted(lvs, key=str), is_known)
 
 
-def _engine(found: Engine, desired: DesiredState, snapshot: Snapshot) -> Facts:
+def _engine(found: Engine, desired: DesiredState, snapshot: Snapshot, memory: Memory) -> Facts:
     wanted = next((engine for engine in desired.engines if engine.name == found.name), None)
     pool = desired.find_pool(wanted.config.pool) if wanted else None
     verdict = None
     if pool is not None and not found.config_problem:
-        verdict = judge_state(found, view_pool(pool, snapshot), snapshot)
+        verdict = judge_state(found, view_pool(pool, snapshot), snapshot, memory)
     state = found.state
     on_disk = (state.path, state.related, state.obstacle, state.base_size_bytes) if state else None
     # Of state that is to be moved aside every word counts: the folder it goes to is named after it.

@@ -8,6 +8,7 @@ checksum; a torn last line was never written, a damaged line anywhere else is fo
 from __future__ import annotations
 
 import zlib
+from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -165,6 +166,8 @@ class Run(Struct, frozen=True):
     """Id of a step, and uuid of the thin pool that it made or enlarged."""
     lvs_before: tuple[tuple[str, tuple[str, ...]], ...] = ()
     """Id of a step, and uuids of the logical volumes that its group had before it."""
+    begun_at: tuple[tuple[str, str], ...] = ()
+    """Id of a step, and when it began."""
     ended_at: str = ""
     seconds: tuple[float, ...] = ()
     """How long each step of `done` took."""
@@ -199,6 +202,7 @@ def fold_run(records: list[Record]) -> Run | None:
         group_uuids=tuple(r.group_uuid for r in done if r.group_uuid),
         lv_uuids=tuple((r.id, r.lv_uuid) for r in done if r.lv_uuid),
         lvs_before=tuple((r.id, r.lv_uuids) for r in records if isinstance(r, Doing) and r.lv_uuids),
+        begun_at=tuple((r.id, r.at) for r in records if isinstance(r, Doing)),
         ended_at=next((r.at for r in reversed(records) if isinstance(r, Ended)), ""),
         seconds=tuple(r.seconds for r in done),
         failed=next((r for r in records if isinstance(r, Failed)), None),
@@ -283,15 +287,24 @@ def _made_pools(runs: list[Run]) -> tuple[MadePool, ...]:
     for run in runs:
         by_hand = run.began.request is not None and run.began.request.command == "extend"
         steps = {step.id: step for step in run.began.steps}
+        begun_at = dict(run.begun_at)
         for step_id, uuid in run.lv_uuids:
             match steps.get(step_id):
                 case CreateThinPool() as step:
-                    made[uuid] = MadePool(uuid, step.data_extents * step.extent_bytes, step.metadata_bytes)
+                    size, at = step.data_extents * step.extent_bytes, _seconds(begun_at.get(step_id, ""))
+                    made[uuid] = MadePool(uuid, size, step.metadata_bytes, at)
                 case ExtendData() as step if uuid in made and not by_hand:
                     made[uuid] = replace(made[uuid], data_bytes=step.data_extents * step.extent_bytes)
                 case _:
                     pass
     return tuple(made.values())
+
+
+def _seconds(at: str) -> float | None:
+    try:
+        return datetime.fromisoformat(at).timestamp()
+    except ValueError:
+        return None
 
 
 def _stopped_engines(runs: list[Run], boot_id: str) -> tuple[str, ...]:

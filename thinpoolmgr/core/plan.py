@@ -117,6 +117,8 @@ class MadePool(Struct, frozen=True):
     lv_uuid: str
     data_bytes: int
     metadata_bytes: int
+    made_at: float | None = None
+    """When the step that made it began, in seconds since 1970."""
 
 
 class OpenStep(Struct, frozen=True):

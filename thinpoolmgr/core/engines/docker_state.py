@@ -56,7 +56,7 @@ def state_verdict(
         pool_will_be_new: the pool of the configuration does not exist yet.
         pool_status: the kernel's word on that pool; None when there is none.
         other_pool_exists: daemon.json names another pool, and that one is there.
-        pool_made_at: when LVM made that pool, in seconds since 1970; None when that is not known.
+        pool_made_at: when that pool was made, in seconds since 1970; None when that is not known.
 
     """
     state = engine.state
@@ -100,7 +100,9 @@ def _verdict_of_status(state: EngineState, status: ThinPoolStatus | None, made_a
     if status.mode in ("Fail", "Error"):
         return StateVerdict("unknown", f"{state.path} holds {_describe(state)}; the pool's status is {status.mode}")
     if status.transaction_id == 0 and status.used_data_blocks == 0:
-        if was_used and made_at is not None and state.written_at is not None and state.written_at > made_at:
+        if was_used and state.written_at is not None and made_at is None:
+            return StateVerdict("unknown", f"{evidence}, and nothing tells when it was made")
+        if was_used and state.written_at is not None and made_at is not None and state.written_at > made_at:
             # A zeroed superblock is formatted anew without a word when the pool is activated (dm-thin-metadata.c).
             return StateVerdict("wiped", f"{evidence}, and LVM made it before that was written")
         return StateVerdict("stale" if was_used else "matching", evidence)

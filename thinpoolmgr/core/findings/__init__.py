@@ -66,7 +66,7 @@ def sightings_of_host(desired: DesiredState, snapshot: Snapshot, memory: Memory)
         engine = desired.engine_of(pool.name)
         seen = snapshot.find_engine(engine.name) if engine else None
         if engine is not None and seen is not None:
-            found += engine_sightings(engine, seen, view, snapshot)
+            found += engine_sightings(engine, seen, view, snapshot, memory)
             found += setup_sightings(seen, desired.pools, snapshot)
     return found
 

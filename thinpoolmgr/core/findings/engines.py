@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from thinpoolmgr.core.desired import DesiredEngine, DesiredPool
     from thinpoolmgr.core.lifecycle import PoolView
     from thinpoolmgr.core.model import Engine, EngineState, Snapshot
-    from thinpoolmgr.core.plan import Refusal
+    from thinpoolmgr.core.plan import Memory, Refusal
 
 # A last group of blocks that is too small is left out: mkfs.xfs (16 MiB, XFS_AG_MIN_BYTES), resize2fs.
 _ROUNDING_BYTES = 16 * MIB
@@ -31,11 +31,13 @@ _FOR_DOCTOR = ("foreign", "loop_lvm")
 _SETUP_OPTION = "dm.directlvm_device"
 
 
-def engine_sightings(engine: DesiredEngine, found: Engine, view: PoolView, snapshot: Snapshot) -> list[Sighting]:
+def engine_sightings(
+    engine: DesiredEngine, found: Engine, view: PoolView, snapshot: Snapshot, memory: Memory
+) -> list[Sighting]:
     """Return what is to be said about `found`, which is to live on the pool of `view`."""
     refusal = check_engine(engine, found)
     if refusal is not None and refusal.code == "ENGINE_MISSING":
-        return [sight(refusal.code, found.name, refusal.details), *_state(found, view, snapshot)]
+        return [sight(refusal.code, found.name, refusal.details), *_state(found, view, snapshot, memory)]
     sightings = []
     if ENGINES[found.kind].supports_driver(found.version) is False:
         what, details, resolution = ENGINES[found.kind].unsupported_text(found.version)
@@ -51,8 +53,8 @@ def engine_sightings(engine: DesiredEngine, found: Engine, view: PoolView, snaps
         )
     if check_files(found) is None:
         sightings += _configuration(found)
-    sightings += _state(found, view, snapshot)
-    return [*(sightings or _running(found, view)), *_remarks(found, view, snapshot)]
+    sightings += _state(found, view, snapshot, memory)
+    return [*(sightings or _running(found, view)), *_remarks(found, view, snapshot, memory)]
 
 
 def _configuration(found: Engine) -> list[Sighting]:
@@ -73,12 +75,12 @@ def _configuration(found: Engine) -> list[Sighting]:
     ]
 
 
-def _state(found: Engine, view: PoolView, snapshot: Snapshot) -> list[Sighting]:
+def _state(found: Engine, view: PoolView, snapshot: Snapshot, memory: Memory) -> list[Sighting]:
     path = found.state.path if found.state else found.data_root
     if found.state_problem:
         way = "Look at it; if the engine may start with nothing, move it away yourself."
         return [sight("ENGINE_STATE_UNKNOWN", found.name, path, because=found.state_problem, resolution=way)]
-    verdict = None if found.config_problem else judge_state(found, view, snapshot)
+    verdict = None if found.config_problem else judge_state(found, view, snapshot, memory)
     if verdict is None:
         return []
     refusal = refuse_verdict(found, verdict, view.pool)
@@ -91,7 +93,7 @@ def _state(found: Engine, view: PoolView, snapshot: Snapshot) -> list[Sighting]:
     return [replace(_refused(refusal), requests=requests, for_doctor=verdict.kind in _FOR_DOCTOR)]
 
 
-def _remarks(found: Engine, view: PoolView, snapshot: Snapshot) -> list[Sighting]:
+def _remarks(found: Engine, view: PoolView, snapshot: Snapshot, memory: Memory) -> list[Sighting]:
     """What does not keep the engine from its pool, and is better known."""
     sightings: list[Sighting] = []
     state, path = found.state, view.pool.path
@@ -100,7 +102,7 @@ def _remarks(found: Engine, view: PoolView, snapshot: Snapshot) -> list[Sighting
     if state.other_drivers:
         evidence = ", ".join(f"{state.path.rpartition('/')[0]}/{driver}" for driver in state.other_drivers)
         sightings.append(sight("ENGINE_OTHER_DRIVERS", found.name, evidence, drivers=", ".join(state.other_drivers)))
-    verdict = None if found.config_problem else judge_state(found, view, snapshot)
+    verdict = None if found.config_problem else judge_state(found, view, snapshot, memory)
     if verdict is not None and verdict.kind == "dropped":
         files = " ".join(state.loop_files)
         sightings.append(sight("ENGINE_OPTIONS_DROPPED", found.name, verdict.evidence, APPLY, files=files, path=path))
