@@ -250,6 +250,9 @@ def test_a_set_up_of_dockers_own_is_adopted_wherever_it_was_killed(
     tool.configure(disk, engine=ENGINE)
     kill = begin_own_setup(disk, tmp_path, before)
     wait_until((tmp_path / "there").exists, END_SECONDS)
+    if before == "lvconvert":
+        message = refused(tool, "adopt", "docker", "--yes", "--allow", "destroy")
+        assert "it may be in the middle of its set-up" in " ".join(message.split())
     kill()
     # With a whole pool and no `setup-config.json` it is a pool that somebody made.
     assert ("ENGINE_SETUP_UNFINISHED" in findings(tool)) == (before != "lvchange")

@@ -146,6 +146,11 @@ def test_an_empty_group_of_any_name_is_tagged(name: str) -> None:
     assert names(plan_apply(support.desired(support.pool(volume_group=name)), tagged, NOTHING)) == ["create-thin-pool"]
 
 
+@pytest.mark.parametrize("running", [True, False])
+def test_an_engine_that_answers_or_stands_is_not_in_the_middle_of_its_set_up(running: bool) -> None:  # noqa: FBT001
+    assert len(adopt(support.with_engine(KILLED, support.docker(running=running))).steps) == 3
+
+
 # what it refuses
 
 
@@ -160,6 +165,7 @@ def test_an_empty_group_of_any_name_is_tagged(name: str) -> None:
         (change_device(KILLED, "docker-thinpool", suspended=True), "is suspended", "dmsetup resume docker-thinpool"),
         (change_lv(KILLED, signatures=None), "cannot be read", "dmesg"),
         (replace(KILLED, lvm_trouble=("Error reading device",)), "Error reading device", "pvs"),
+        (support.with_engine(KILLED, support.docker(running=None)), "in the middle of its set-up", "journalctl"),
         (
             add_device(KILLED, replace(DEVICE, name="docker-x", uuid=f"{DEVICE.uuid}-tmeta")),
             "the kernel has docker-x",

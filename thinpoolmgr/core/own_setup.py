@@ -70,7 +70,7 @@ def refuse_volumes(
         Refusal(
             "VOLUME_MAY_HOLD_DATA",
             target,
-            f"{target} may hold somebody's data: {why}",
+            f"{target if '/' in target else f'the group {target}'} may hold somebody's data: {why}",
             "What a killed set-up of Docker's left goes only when all of it is closed, can be read, and is blank.",
             way,
         )
@@ -82,6 +82,11 @@ def _of_report(group: VolumeGroup, known: list[DmDevice | None], snapshot: Snaps
     if snapshot.lvm_trouble:
         way = "Mend what LVM complains about (pvs; dmesg), then run this again."
         yield group.name, f"LVM's report is incomplete: {snapshot.lvm_trouble[0]}", way
+    for engine in snapshot.engines:
+        # Docker answers nobody before its storage is set up.
+        if engine.running is None:
+            way = f"See what {engine.name} is doing (journalctl; ps), wait or stop it, then run this again."
+            yield group.name, f"{engine.name} is there and does not answer: it may be in the middle of its set-up", way
     for device in devices_of_group(group.uuid, snapshot.dm_devices):
         if device not in known:
             way = f"See what it is (dmsetup ls --tree); dmsetup remove {device.name}, then run this again."
