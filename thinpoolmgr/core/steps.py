@@ -267,6 +267,24 @@ class DeleteSetAside(BaseStep, frozen=True, tag="delete-set-aside", kw_only=True
     path: str
 
 
+GROWN_NAME = "thinpoolmgr-base"
+"""Device-mapper name of an engine's base device while its file system is grown."""
+GROWN_MOUNT = "/run/thinpoolmgr/base"
+
+
+class GrowBase(BaseStep, frozen=True, tag="grow-base", kw_only=True):
+    """Grow the file system in an engine's base device to the size that is recorded for it, while the engine is stopped.
+
+    What the engine itself does once: make the device active, under a name of ours, mount it, grow it, let go of it.
+    """
+
+    engine: str
+    pool_dm_name: str
+    device_id: int
+    size_bytes: int
+    filesystem: Literal["xfs", "ext4"]
+
+
 class WriteEngineConfig(BaseStep, frozen=True, tag="write-engine-config", kw_only=True):
     """Replace an engine's configuration file; `old_text` None means there was no file."""
 
@@ -309,6 +327,7 @@ Step = (
     | StartEngine
     | MoveStateAside
     | DeleteSetAside
+    | GrowBase
     | WriteEngineConfig
     | ReloadUnits
 )
@@ -341,7 +360,7 @@ def target(step: Step) -> str:
             return " ".join(disk.path for disk in step.disks)
         case RemoveDmDevice() | ResumeDevice():
             return step.name
-        case StopContainers() | StopEngine() | StartEngine() | ReloadUnits():
+        case StopContainers() | StopEngine() | StartEngine() | ReloadUnits() | GrowBase():
             return step.engine
         case MoveStateAside():
             return step.paths[-1]

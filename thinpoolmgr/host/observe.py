@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from thinpoolmgr.core.engine_base import shrinks
 from thinpoolmgr.core.lifecycle import view_pool
 from thinpoolmgr.core.matching import is_wanted
 from thinpoolmgr.core.model import ConfiguredDevice, Disk, Engine, PhysicalVolume, Snapshot, VolumeGroup
 from thinpoolmgr.errors import UnavailableError
 from thinpoolmgr.host import block, dm, lvm, udev
-from thinpoolmgr.host.engines import OBSERVERS, read_base_bytes
+from thinpoolmgr.host.engines import OBSERVERS, read_base, read_graph
 
 if TYPE_CHECKING:
-    from thinpoolmgr.core.desired import DesiredState
+    from thinpoolmgr.core.desired import DesiredEngine, DesiredState
     from thinpoolmgr.host.runner import CommandRunner
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -74,18 +75,17 @@ def observe(
         boot_id=_BOOT_ID.read_text("ascii").strip(),
         lvm_profiles=lvm.read_profiles(),
     )
-    return _with_holders(_with_base_sizes(snapshot, desired, usage), desired)
+    return _with_holders(_with_base_devices(snapshot, desired, usage), desired)
 
 
-def _with_base_sizes(snapshot: Snapshot, desired: DesiredState, usage: block.Usage) -> Snapshot:
-    """Add how large the file systems in the base devices of engines are, where those devices are active."""
+def _with_base_devices(snapshot: Snapshot, desired: DesiredState, usage: block.Usage) -> Snapshot:
+    """Add what the pools have where the engines' records have their base devices."""
     mounted = {mount.devno for mount in usage.mounts}
     engines = []
     for found in snapshot.engines:
         pool = next((desired.find_pool(e.config.pool) for e in desired.engines if e.name == found.name), None)
         device = view_pool(pool, snapshot).device if pool and found.state else None
-        size_bytes = read_base_bytes(found, device, snapshot, mounted)
-        engines.append(msgspec.structs.replace(found, effective_base_bytes=size_bytes))
+        engines.append(msgspec.structs.replace(found, base=read_base(found, device, snapshot, mounted)))
     return msgspec.structs.replace(snapshot, engines=tuple(engines))
 
 
@@ -159,7 +159,16 @@ def _observe_disks(paths: list[str], usage: block.Usage, *, opening: bool = True
 
 
 def _observe_engines(desired: DesiredState, runner: CommandRunner) -> tuple[Engine, ...]:
-    return tuple(OBSERVERS[engine.kind](engine, runner.run) for engine in desired.engines)
+    return tuple(_observe_engine(engine, runner, desired) for engine in desired.engines)
+
+
+def _observe_engine(engine: DesiredEngine, runner: CommandRunner, desired: DesiredState) -> Engine:
+    found = OBSERVERS[engine.kind](engine, runner.run)
+    if found.state is None:
+        return found
+    has_smaller = desired.names_smaller and bool(found.state.smaller_devices)
+    is_asked = desired.names_contents or has_smaller or shrinks(engine, found)
+    return msgspec.structs.replace(found, graph=read_graph(found)) if is_asked else found
 
 
 def _taken_names(groups: set[str]) -> tuple[str, ...]:

@@ -8,14 +8,17 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from thinpoolmgr.core.busy import refuse_open
-from thinpoolmgr.core.commands import commands
+from thinpoolmgr.core.commands import Argv, commands
 from thinpoolmgr.core.desired import DesiredState
 from thinpoolmgr.core.steps import (
+    GROWN_MOUNT,
+    GROWN_NAME,
     CreateVolumeGroup,
     DeleteSetAside,
     DiskRef,
     EditLvmProfile,
     ExtendVolumeGroup,
+    GrowBase,
     MoveStateAside,
     RemoveDmDevice,
     RemovePhysicalVolumes,
@@ -27,7 +30,7 @@ from thinpoolmgr.core.steps import (
     WriteEngineConfig,
 )
 from thinpoolmgr.errors import CommandFailedError, RefusedError
-from thinpoolmgr.host import block, files, removal
+from thinpoolmgr.host import block, dm, files, removal
 from thinpoolmgr.host.observe import observe
 from thinpoolmgr.host.retry import BUSY_SECONDS, until_not_busy
 from thinpoolmgr.host.runner import CommandRunner, failed
@@ -87,6 +90,8 @@ class RealHost:
                 removal.delete_set_aside(step.path)
             case RemoveDmDevice():
                 self._remove_dm_device(step)
+            case GrowBase():
+                self._grow_base(step)
             case StopContainers():
                 _stop_containers(step)
             case StopEngine():
@@ -113,6 +118,23 @@ class RealHost:
         if run.code == 0 or "No such device" in run.stderr:
             return
         raise _still_open(step) if "busy" in run.stderr else failed(run)
+
+    def _grow_base(self, step: GrowBase) -> None:
+        """Whatever goes wrong, the base device is let go of again; what a killed run had left is, first of all."""
+        *growing, unmount, remove = commands(step)
+        self._let_go_of_base(unmount, remove)
+        os.makedirs(GROWN_MOUNT, mode=0o700, exist_ok=True)
+        try:
+            for argv in growing:
+                self._runner.change(argv)
+        finally:
+            self._let_go_of_base(unmount, remove)
+
+    def _let_go_of_base(self, unmount: Argv, remove: Argv) -> None:
+        if files.mounts_on_or_below((GROWN_MOUNT,)):
+            self._runner.change(unmount)
+        if dm.read_device(GROWN_NAME) is not None:
+            self._runner.change(remove)
 
     def _stop_engine(self, step: StopEngine) -> None:
         if step.check:

@@ -19,6 +19,7 @@ from thinpoolmgr.core.steps import (
     ExtendData,
     ExtendMetadata,
     ExtendVolumeGroup,
+    GrowBase,
     MoveStateAside,
     RefreshPool,
     ReloadUnits,
@@ -117,6 +118,7 @@ def _apply(snapshot: Snapshot, step: Step, seed: str) -> Snapshot:  # noqa: PLR0
             | StartEngine()
             | MoveStateAside()
             | DeleteSetAside()
+            | GrowBase()
             | WriteEngineConfig()
             | ReloadUnits()
         ):
@@ -300,7 +302,14 @@ def stopped(engine: Engine) -> Engine:
 
 def _apply_to_engine(
     snapshot: Snapshot,
-    step: StopContainers | StopEngine | StartEngine | MoveStateAside | DeleteSetAside | WriteEngineConfig | ReloadUnits,
+    step: StopContainers
+    | StopEngine
+    | StartEngine
+    | MoveStateAside
+    | DeleteSetAside
+    | GrowBase
+    | WriteEngineConfig
+    | ReloadUnits,
 ) -> Snapshot:
     found = snapshot.find_engine(step.engine)
     if found is None:
@@ -320,9 +329,11 @@ def _apply_to_engine(
             service = replace(found.service, active=True)
             new = replace(found, running=True, pids=(4712,), driver=driver, service=service)
         case MoveStateAside():
-            new = replace(found, state=None, set_aside=tuple(dict.fromkeys((*found.set_aside, step.into))))
+            new = replace(found, state=None, base=None, set_aside=tuple(dict.fromkeys((*found.set_aside, step.into))))
         case DeleteSetAside():
             new = replace(found, set_aside=tuple(path for path in found.set_aside if path != step.path))
+        case GrowBase():
+            new = replace(found, base=replace(found.base, size_bytes=step.size_bytes) if found.base else None)
         case WriteEngineConfig():
             is_unit = any(file.path == step.path and file.kind == "unit" for file in found.files)
             service = replace(found.service, needs_reload=found.service.needs_reload or is_unit)

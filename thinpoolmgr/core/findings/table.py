@@ -207,9 +207,9 @@ FINDINGS: Mapping[str, Kind] = {
     "BASE_SIZE_NOT_GROWN": Kind(
         "warning",
         "{target} records a base size of {recorded}, and the file system in its base device has {real}",
-        "See who holds the base device, and end that: dmsetup ls | grep base$; thinpoolmgr who NAME. Then set "
-        "engines.{target}.base_size to more than {recorded}, and run: thinpoolmgr apply --allow outage. Docker then "
-        "grows the file system to that, and nothing is lost.",
+        "{command} grows it, and nothing is lost. {target} is stopped for that.",
+        "{target} does not try again by itself. See who holds the base device, and end that: dmsetup ls | grep base$; "
+        "thinpoolmgr who NAME. Then run: thinpoolmgr apply --allow outage.",
     ),
     "ENGINE_SETUP_UNFINISHED": Kind(
         "warning",
