@@ -165,6 +165,7 @@ def test_ext4_is_mended_and_a_kill_in_the_middle_leaves_nothing(
     assert tool("plan").code == 0
 
 
+@pytest.mark.campaign
 def test_a_base_is_made_smaller_only_where_all_may_be_lost(tool: Tool, loop_disks: MakeDisk, tmp_path: Path) -> None:
     disk = loop_disks(3 * GIB)
     configure(tool, disk, "2GiB")
