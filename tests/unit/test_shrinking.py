@@ -150,6 +150,13 @@ def test_before_that_a_plain_apply_is_refused_still(tmp_path: Path) -> None:
         there.run(APPLY)
 
 
+def test_of_a_pool_that_is_gone_it_is_told_what_is_lost_with_it() -> None:
+    shot = support.with_engine(support.snapshot(), support.docker(state=STATE, graph=GRAPH))
+    (move,) = [step for step in plan(APPLY, shot).steps if isinstance(step, MoveStateAside)]
+    assert "its pool is gone: it records 1 device" in move.reason
+    assert f"lost with it: {NAMED};" in move.reason
+
+
 def test_contents_in_words() -> None:
     assert say_contents(None, "docker") == "all images and containers of docker"
     assert say_contents(EngineGraph(), "docker") == "no image, and no container"

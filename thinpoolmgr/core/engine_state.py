@@ -166,7 +166,8 @@ def move_stale(found: Engine, verdict: StateVerdict | None, pool: str, memory: M
     """Return the step that moves the engine's state aside when `verdict` calls it stale."""
     if verdict is None or verdict.kind != "stale" or found.state is None:
         return []
-    return [move_aside(found, found.state, f"its pool is gone: {verdict.evidence}", pool, memory)]
+    lost = f"; lost with it: {say_contents(found.graph, found.name)}" if found.graph else ""
+    return [move_aside(found, found.state, f"its pool is gone: {verdict.evidence}{lost}", pool, memory)]
 
 
 def move_lost(found: Engine, verdict: StateVerdict, pool: str, memory: Memory) -> list[Step]:
