@@ -97,6 +97,8 @@ def commands(step: Step) -> tuple[Argv, ...]:  # noqa: PLR0912 - one branch a st
             return (("pvremove", *(disk.path for disk in step.disks)),)
         case StopEngine():
             return (*((step.check,) if step.check else ()), ("systemctl", "stop", *step.units))
+        case StopContainers() if step.check:
+            return (step.check,)
         case ReloadUnits():
             return (("systemctl", "daemon-reload"),)
         case StartEngine():

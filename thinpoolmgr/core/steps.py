@@ -219,7 +219,17 @@ class RemovePhysicalVolumes(BaseStep, frozen=True, tag="remove-physical-volumes"
     pv_uuids: tuple[str, ...] = ()
 
 
-class StopContainers(BaseStep, frozen=True, tag="stop-containers", kw_only=True):
+class CheckedStop(BaseStep, frozen=True, kw_only=True):
+    """What stops something; before that the engine itself checks what it is to be started with, where it can."""
+
+    check: tuple[str, ...] = ()
+    """The command that checks; empty: none."""
+    candidate: str = ""
+    """The file that it looks at, which lives only that long."""
+    candidate_text: str = ""
+
+
+class StopContainers(CheckedStop, frozen=True, tag="stop-containers", kw_only=True):
     """Stop all containers of an engine whose live-restore would let them outlive it, with their devices open.
 
     Those that were started since the plan was made are stopped, too: `containers` says which ran then.
@@ -230,19 +240,11 @@ class StopContainers(BaseStep, frozen=True, tag="stop-containers", kw_only=True)
     containers: tuple[str, ...]
 
 
-class StopEngine(BaseStep, frozen=True, tag="stop-engine", kw_only=True):
-    """Stop a container engine with its sockets, so that nothing starts it meanwhile.
-
-    Before that the engine itself checks the configuration with which it is to be started again, where it can.
-    """
+class StopEngine(CheckedStop, frozen=True, tag="stop-engine", kw_only=True):
+    """Stop a container engine with its sockets, so that nothing starts it meanwhile."""
 
     engine: str
     units: tuple[str, ...]
-    check: tuple[str, ...] = ()
-    """The command that checks; empty: none."""
-    candidate: str = ""
-    """The file that it looks at, which lives only that long."""
-    candidate_text: str = ""
 
 
 class StartEngine(BaseStep, frozen=True, tag="start-engine", kw_only=True):

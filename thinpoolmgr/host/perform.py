@@ -13,6 +13,7 @@ from thinpoolmgr.core.desired import DesiredState
 from thinpoolmgr.core.steps import (
     GROWN_MOUNT,
     GROWN_NAME,
+    CheckedStop,
     CreateVolumeGroup,
     DeleteSetAside,
     DiskRef,
@@ -30,7 +31,7 @@ from thinpoolmgr.core.steps import (
     WriteEngineConfig,
 )
 from thinpoolmgr.errors import CommandFailedError, RefusedError
-from thinpoolmgr.host import block, dm, files, removal
+from thinpoolmgr.host import aside, block, dm, files, removal
 from thinpoolmgr.host.observe import observe
 from thinpoolmgr.host.retry import BUSY_SECONDS, until_not_busy
 from thinpoolmgr.host.runner import CommandRunner, failed
@@ -85,7 +86,7 @@ class RealHost:
             case EditLvmProfile(new_text=str(text)):
                 files.write_atomically(step.path, text, expect_text=step.old_text)
             case MoveStateAside():
-                files.move_aside(step.paths, step.into)
+                aside.move_aside(step.paths, step.into)
             case DeleteSetAside():
                 removal.delete_set_aside(step.path)
             case RemoveDmDevice():
@@ -93,8 +94,10 @@ class RealHost:
             case GrowBase():
                 self._grow_base(step)
             case StopContainers():
+                self._check_config(step)
                 _stop_containers(step)
             case StopEngine():
+                self._check_config(step)
                 self._stop_engine(step)
             case _:
                 for disk in _disks_of(step):
@@ -102,8 +105,10 @@ class RealHost:
                 for argv in commands(step):
                     self._runner.change(argv, is_long=isinstance(step, StartEngine))
 
-    def _check_config(self, step: StopEngine) -> None:
-        """The engine goes on running when its own check refuses what it is to be started with."""
+    def _check_config(self, step: CheckedStop) -> None:
+        """All goes on running when the engine's own check refuses what it is to be started with."""
+        if not step.check:
+            return
         with suppress(FileNotFoundError):
             os.unlink(step.candidate)
         files.write_atomically(step.candidate, step.candidate_text, expect_text=None)
@@ -137,8 +142,6 @@ class RealHost:
             self._runner.change(remove)
 
     def _stop_engine(self, step: StopEngine) -> None:
-        if step.check:
-            self._check_config(step)
         argv = commands(step)[-1]
         try:
             self._runner.change(argv, is_long=True, seconds=STOP_ENGINE_SECONDS)
