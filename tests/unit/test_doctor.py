@@ -197,6 +197,15 @@ def test_a_table_that_differs_is_no_loss() -> None:
     assert [step_name(step) for step in found["WHEN_FULL_DIFFERS"].fix or ()] == ["set-when-full"]
 
 
+def test_a_metadata_snapshot_that_is_held() -> None:
+    found = find(support.with_status(host(), held_root="135"))
+    assert list(found) == ["METADATA_SNAPSHOT_HELD"]
+    told = found["METADATA_SNAPSHOT_HELD"]
+    assert (told.severity, "at block 135" in told.evidence) == ("info", True)
+    assert "dmsetup message docker-thinpool 0 release_metadata_snap" in told.resolution
+    assert "thinpoolmgr usage docker gives back" in told.resolution
+
+
 def suspended(shot: Snapshot, name: str) -> Snapshot:
     return replace(shot, dm_devices=tuple(replace(d, suspended=d.name == name) for d in shot.dm_devices))
 

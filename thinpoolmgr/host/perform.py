@@ -39,6 +39,8 @@ from thinpoolmgr.host.runner import CommandRunner, failed
 if TYPE_CHECKING:
     from thinpoolmgr.core.model import Snapshot
 
+# EBUSY in the words of the C locale: the name of a device may have the shorter word in it.
+_BUSY = "Device or resource busy"
 STOP_ENGINE_SECONDS = 300.0
 """systemd kills a service that does not end within 90 s, unless its unit says to wait for ever (TimeoutSec=0)."""
 
@@ -119,10 +121,10 @@ class RealHost:
 
     def _remove_dm_device(self, step: RemoveDmDevice) -> None:
         (argv,) = commands(step)
-        run = until_not_busy(lambda: self._runner.run(argv), lambda run: "busy" in run.stderr)
+        run = until_not_busy(lambda: self._runner.run(argv), lambda run: _BUSY in run.stderr)
         if run.code == 0 or "No such device" in run.stderr:
             return
-        raise _still_open(step) if "busy" in run.stderr else failed(run)
+        raise _still_open(step) if _BUSY in run.stderr else failed(run)
 
     def _grow_base(self, step: GrowBase) -> None:
         """Whatever goes wrong, the base device is let go of again; what a killed run had left is, first of all."""

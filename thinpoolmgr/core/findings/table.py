@@ -79,6 +79,14 @@ FINDINGS: Mapping[str, Kind] = {
         "{command}; then check the file systems on it (fsck, xfs_repair) and start their containers anew.",
         "Make room: thinpoolmgr extend {pool} --add-device DEVICE {asked}; then check the file systems on it.",
     ),
+    "METADATA_SNAPSHOT_HELD": Kind(
+        "info",
+        "a snapshot of the metadata of {path} is held",
+        "As it should be while thinpoolmgr usage or a backup runs. When nothing does: thinpoolmgr usage {pool} gives "
+        "back what a usage that was killed had left; another tool's, which nobody needs any more, goes with dmsetup "
+        "message {target} 0 release_metadata_snap",
+        in_status=False,
+    ),
     # the kernel against LVM
     "DEVICE_SUSPENDED": Kind("error", "{target}, of {path}, is suspended: what uses it hangs", _RUN),
     "KERNEL_BEHIND": Kind("error", "the kernel runs {path} with an older size than LVM's", _RUN),
