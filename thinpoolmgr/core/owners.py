@@ -97,13 +97,15 @@ def _trusted_records(
     other = ENGINES[engine.kind].configured_pool_dm_name(engine)
     if other not in {"", view.dm_name}:
         return (), (f"{engine.name} is configured for {other}, so that its records are not of {view.pool.path}",)
-    verdict = judge_state(engine, view, snapshot)
+    # A record that is damaged says nothing of the others.
+    damage = (engine.state.damage,) if engine.state.damage else ()
+    verdict = judge_state(replace(engine, state=replace(engine.state, damage="")), view, snapshot)
     if verdict is not None and verdict.kind != "matching":
         return (), (f"the records of {engine.name} are not of {view.pool.path}: {verdict.evidence}",)
     if engine.state.loop_files:
         # There is no verdict while it runs.
         return (), (f"the records of {engine.name} are of the pool in {engine.state.loop_files[0]}",)
-    return engine.state.devices, ()
+    return engine.state.devices, damage
 
 
 def _recorded(view: PoolView, record: EngineDevice) -> ThinDevice:
