@@ -23,6 +23,7 @@ from thinpoolmgr.core.steps import (
     DeactivatePool,
     DeleteSetAside,
     EditLvmProfile,
+    EngineStep,
     ExtendData,
     ExtendMetadata,
     ExtendVolumeGroup,
@@ -348,17 +349,7 @@ def _trouble(snapshot: Snapshot) -> str:
     return f"LVM's report is incomplete: {snapshot.lvm_trouble[0]}" if snapshot.lvm_trouble else ""
 
 
-def _engine(
-    step: StopContainers
-    | StopEngine
-    | StartEngine
-    | MoveStateAside
-    | DeleteSetAside
-    | GrowBase
-    | WriteEngineConfig
-    | ReloadUnits,
-    snapshot: Snapshot,
-) -> str:
+def _engine(step: EngineStep, snapshot: Snapshot) -> str:
     engine = snapshot.find_engine(step.engine)
     if engine is None:
         return f"{step.engine} was not looked at"

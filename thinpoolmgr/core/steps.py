@@ -302,6 +302,18 @@ class ReloadUnits(BaseStep, frozen=True, tag="reload-units", kw_only=True):
     engine: str
 
 
+EngineStep = (
+    StopContainers
+    | StopEngine
+    | StartEngine
+    | MoveStateAside
+    | DeleteSetAside
+    | GrowBase
+    | WriteEngineConfig
+    | ReloadUnits
+)
+"""What is done to an engine, its files or its state."""
+
 Step = (
     WipeSignatures
     | CreateVolumeGroup
@@ -324,14 +336,7 @@ Step = (
     | RemoveThinPool
     | RemoveVolumeGroup
     | RemovePhysicalVolumes
-    | StopContainers
-    | StopEngine
-    | StartEngine
-    | MoveStateAside
-    | DeleteSetAside
-    | GrowBase
-    | WriteEngineConfig
-    | ReloadUnits
+    | EngineStep
 )
 
 

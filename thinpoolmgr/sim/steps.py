@@ -16,6 +16,7 @@ from thinpoolmgr.core.steps import (
     DeactivatePool,
     DeleteSetAside,
     EditLvmProfile,
+    EngineStep,
     ExtendData,
     ExtendMetadata,
     ExtendVolumeGroup,
@@ -300,17 +301,7 @@ def stopped(engine: Engine) -> Engine:
     return replace(engine, running=False, pids=(), driver="", containers=(), container_ids=(), service=service)
 
 
-def _apply_to_engine(
-    snapshot: Snapshot,
-    step: StopContainers
-    | StopEngine
-    | StartEngine
-    | MoveStateAside
-    | DeleteSetAside
-    | GrowBase
-    | WriteEngineConfig
-    | ReloadUnits,
-) -> Snapshot:
+def _apply_to_engine(snapshot: Snapshot, step: EngineStep) -> Snapshot:
     found = snapshot.find_engine(step.engine)
     if found is None:
         raise CommandFailedError(f"{step.engine} failed", "Unit not found.")
