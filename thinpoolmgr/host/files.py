@@ -34,8 +34,8 @@ class FileFailedError(ThinpoolmgrError):
     default_code = "FILE_FAILED"
 
 
-class _Old(NamedTuple):
-    """A file that is about to be replaced."""
+class FileRead(NamedTuple):
+    """A file as it was read; its extended attributes only where they were asked for."""
 
     text: str
     status: os.stat_result
@@ -56,10 +56,13 @@ def read_text(path: str, limit_bytes: int, *, dir_fd: int | None = None, follow:
         ValueError: with a text for people, when it is no regular file, too long, or not UTF-8.
 
     """
-    return _read(path, limit_bytes, dir_fd, follow=follow).text
+    return read_file(path, limit_bytes, dir_fd, follow=follow).text
 
 
-def _read(path: str, limit_bytes: int, dir_fd: int | None, *, follow: bool, with_xattrs: bool = False) -> _Old:
+def read_file(
+    path: str, limit_bytes: int, dir_fd: int | None = None, *, follow: bool = True, with_xattrs: bool = False
+) -> FileRead:
+    """Return a regular file with its status at that time; arguments and errors are those of `read_text`."""
     # Looked at before it is opened (opening a device can do things) and after (it may be another one by then).
     _refuse_irregular(path, os.stat(path, dir_fd=dir_fd, follow_symlinks=follow))
     fd = os.open(path, _READ_FLAGS | (0 if follow else os.O_NOFOLLOW), dir_fd=dir_fd)
@@ -74,7 +77,7 @@ def _read(path: str, limit_bytes: int, dir_fd: int | None, *, follow: bool, with
         msg = f"{path} is longer than {limit_bytes} bytes"
         raise ValueError(msg)
     try:
-        return _Old(data.decode(), status, xattrs)
+        return FileRead(data.decode(), status, xattrs)
     except UnicodeDecodeError as error:
         msg = f"{path} is not UTF-8: byte {error.start} is 0x{data[error.start]:02x}"
         raise ValueError(msg) from error
@@ -215,9 +218,9 @@ def replace_in_folder(folder: int, target: str, data: bytes, expect_text: str | 
     os.fsync(folder)
 
 
-def _expect(folder: int, name: str, shown: str, expect_text: str | None) -> _Old | None:
+def _expect(folder: int, name: str, shown: str, expect_text: str | None) -> FileRead | None:
     try:
-        old = _read(name, _TEXT_LIMIT_BYTES, folder, follow=False, with_xattrs=True)
+        old = read_file(name, _TEXT_LIMIT_BYTES, folder, follow=False, with_xattrs=True)
     except FileNotFoundError:
         old = None
     except ValueError as error:
@@ -228,7 +231,7 @@ def _expect(folder: int, name: str, shown: str, expect_text: str | None) -> _Old
     return old
 
 
-def _write_new(folder: int, name: str, data: bytes, old: _Old | None) -> None:
+def _write_new(folder: int, name: str, data: bytes, old: FileRead | None) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(name, flags, 0o600, dir_fd=folder)
     with os.fdopen(fd, "wb") as file:
