@@ -83,7 +83,8 @@ def extend(  # noqa: PLR0913 - as the command line
 def adopt(context: click.Context, pool: str, *, yes: bool, allow: frozenset[Danger]) -> None:
     """Take over a group and a pool that were made by hand.
 
-    Only tags are written; how the pool differs from its configuration is shown.
+    Only tags are written; how the pool differs from its configuration is shown. Of a group without a pool, what a
+    killed set-up of Docker's own left half-made is removed with --allow destroy; apply then makes the pool.
     """
     run_request(context, Request("adopt", pool), Approval(yes, allow))
 

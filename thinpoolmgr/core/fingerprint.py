@@ -88,6 +88,7 @@ def _group(group: VolumeGroup, memory: Memory) -> Facts:
         (
             (lv.name, lv.uuid, lv.segment_type, lv.size_bytes, lv.tags, lv.pool_lv, lv.profile),
             (lv.chunk_bytes, lv.discards, lv.zero, lv.when_full, lv.metadata_bytes),
+            *([lv.signatures] if lv.signatures is not None else []),
         )
         for lv in group.lvs
     ]

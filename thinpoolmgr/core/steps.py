@@ -75,7 +75,7 @@ class TagPool(BaseStep, frozen=True, tag="tag-pool", kw_only=True):
 
 
 class RemoveLeftover(BaseStep, frozen=True, tag="remove-leftover", kw_only=True):
-    """Remove an LV that an interrupted step of ours left half-made."""
+    """Remove an LV that an interrupted step of ours, or a killed set-up of Docker's own, left half-made."""
 
     group: str
     lv: str
@@ -361,7 +361,7 @@ def target(step: Step) -> str:
     match step:
         case WipeSignatures():
             return step.disk.path
-        case CreateVolumeGroup() | ExtendVolumeGroup() | RemoveVolumeGroup():
+        case CreateVolumeGroup() | ExtendVolumeGroup() | RemoveVolumeGroup() | TagPool(lv=""):
             return step.group
         case RemovePhysicalVolumes():
             return " ".join(disk.path for disk in step.disks)

@@ -11,9 +11,20 @@ import msgspec
 from thinpoolmgr.core.engine_base import shrinks
 from thinpoolmgr.core.lifecycle import view_pool
 from thinpoolmgr.core.matching import is_wanted
-from thinpoolmgr.core.model import ConfiguredDevice, Disk, DmDevice, Engine, PhysicalVolume, Snapshot, VolumeGroup
+from thinpoolmgr.core.model import (
+    ConfiguredDevice,
+    Disk,
+    DmDevice,
+    Engine,
+    PhysicalVolume,
+    Signature,
+    Snapshot,
+    VolumeGroup,
+)
+from thinpoolmgr.core.own_setup import setup_volumes, volume_device
 from thinpoolmgr.errors import UnavailableError
 from thinpoolmgr.host import block, dm, lvm, udev
+from thinpoolmgr.host.blkid import probe_signatures
 from thinpoolmgr.host.engines import OBSERVERS, read_base, read_graph
 
 if TYPE_CHECKING:
@@ -54,6 +65,7 @@ def observe(
     configured = _resolve_configured(desired)
     ours = {pool.group for pool in desired.pools}
     groups = tuple(_with_node_paths(group) for group in state.groups)
+    groups = tuple(_with_signatures(group, dm_devices) if group.name in ours else group for group in groups)
     orphans = tuple(_with_node_path(pv) for pv in state.orphan_pvs)
     pv_paths = [pv.path for group in groups if group.name in ours for pv in group.pvs if not pv.missing]
     # A disk that was only named for an extension may be left with its label when that, or its removal, is cut short.
@@ -136,6 +148,27 @@ def _resolve_configured(desired: DesiredState) -> tuple[ConfiguredDevice, ...]:
 
 def _with_node_paths(group: VolumeGroup) -> VolumeGroup:
     return msgspec.structs.replace(group, pvs=tuple(_with_node_path(pv) for pv in group.pvs))
+
+
+def _with_signatures(group: VolumeGroup, devices: tuple[DmDevice, ...]) -> VolumeGroup:
+    """Look at what is on the volumes of `group` where those are all that a set-up of Docker's own may have left."""
+    half_made = setup_volumes(group)
+    if not half_made:
+        return group
+    seen = [(lv, volume_device(group, lv, devices) if lv in half_made else None) for lv in group.lvs]
+    lvs = tuple(msgspec.structs.replace(lv, signatures=_signatures_of(device)) if device else lv for lv, device in seen)
+    return msgspec.structs.replace(group, lvs=lvs)
+
+
+def _signatures_of(device: DmDevice) -> tuple[Signature, ...] | None:
+    # What is open is somebody's, whatever is on it; a read of a suspended device would wait for the resume.
+    if device.suspended or device.open_count:
+        return None
+    path = f"/dev/mapper/{device.name}"
+    try:
+        return probe_signatures(path) if block.Roots().devno(path) == device.devno else None
+    except OSError:
+        return None
 
 
 def _with_node_path(pv: PhysicalVolume) -> PhysicalVolume:

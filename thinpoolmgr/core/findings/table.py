@@ -222,8 +222,7 @@ FINDINGS: Mapping[str, Kind] = {
     "ENGINE_SETUP_UNFINISHED": Kind(
         "warning",
         "the volume group {target} was left by {engine}'s own set-up, which was cut short",
-        "No image was ever in it. Remove it: vgremove {target}; pvremove {disks}. Then thinpoolmgr apply makes the "
-        "pool, and takes dm.directlvm_device out of {engine}'s configuration.",
+        "No image was ever in it. {resolution}",
     ),
     "ENGINE_STOPPED": Kind(
         "warning",
