@@ -141,6 +141,32 @@ def test_a_pool_whose_data_root_is_gone_counts_as_taken(used: Tool, tmp_path: Pa
 
 
 @pytest.mark.campaign
+def test_the_state_of_another_pool_is_known_by_its_base_device(used: Tool, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(DATA_ROOT / "devicemapper", old, symlinks=True)
+    used.succeed("rebuild", "docker", "--yes", "--allow", "destroy")
+    with Dockerd(tmp_path / "log"):
+        image = load_image(tmp_path)
+        for number in range(3):
+            sh("docker", "create", "--name", f"web{number}", "--network=none", image, "true")
+    # The pool has gone further than the old state: by transactions alone it could be its own.
+    shutil.move(DATA_ROOT / "devicemapper", tmp_path / "new")
+    shutil.copytree(old, DATA_ROOT / "devicemapper", symlinks=True)
+    message = why_docker_ends(tmp_path / "log")
+    assert "Base Device UUID" in message
+    assert "ENGINE_STATE_OTHER_POOL" in findings(used)
+    assert "the base device there has the uuid" in " ".join(refused(used, "apply", "--yes").split())
+    # A record with a number that the pool does not have.
+    base = METADATA / "base"
+    base.write_text(json.dumps(json.loads(base.read_text("utf-8")) | {"device_id": 777}), "utf-8")
+    assert "no device with the number of the base device" in " ".join(refused(used, "apply", "--yes").split())
+    shutil.rmtree(DATA_ROOT / "devicemapper")
+    shutil.move(tmp_path / "new", DATA_ROOT / "devicemapper")
+    assert findings(used) == {}
+    used.succeed("rebuild", "docker", "--yes", "--allow", "destroy")
+
+
+@pytest.mark.campaign
 def test_loop_files_of_dropped_options_are_told_from_those_that_are_used(used: Tool, tmp_path: Path) -> None:
     right = DAEMON_JSON.read_text("utf-8")
     DAEMON_JSON.write_text(SETTINGS.replace("none", 'none",\n\t"storage-driver": "devicemapper'), "utf-8")

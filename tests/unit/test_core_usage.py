@@ -63,6 +63,17 @@ def owners(shot: Snapshot, graph: EngineGraph = GRAPH) -> Ownership:
     return find_owners(view_pool(support.pool(), shot), shot.find_engine("docker"), graph, shot)
 
 
+def test_a_damaged_record_says_nothing_of_the_others() -> None:
+    damaged = replace(STATE, devices=RECORDS[:4], damage="metadata/m1 cannot be read")
+    found = owners(host(support.docker(state=damaged)))
+    assert sorted(found.devices) == [1, 2, 3, 4]
+    assert found.devices[2].owner.kind == "image-layer"
+    assert found.problems == ("metadata/m1 cannot be read", "/x: damaged")
+    # whether they are of this pool is asked all the same
+    other = owners(host(support.docker(state=replace(damaged, transaction_id=99))))
+    assert other.devices == {}
+
+
 def test_records_of_a_pool_in_loop_files_are_not_of_this_one_while_the_engine_runs_on_it() -> None:
     shot = host()
     engine = shot.find_engine("docker")

@@ -17,7 +17,7 @@ from thinpoolmgr.core.doctor import diagnose
 from thinpoolmgr.core.engines.docker import storage_options
 from thinpoolmgr.core.findings import FINDINGS, Cookie, HostFacts, Journal, find_all
 from thinpoolmgr.core.journal import Began, Doing, Done, Ended, Failed, Record, StoredRun, encode_record
-from thinpoolmgr.core.model import ConfiguredDevice, EngineState, LvmProfile
+from thinpoolmgr.core.model import BaseDevice, ConfiguredDevice, EngineDevice, EngineState, LvmProfile
 from thinpoolmgr.core.plan import Memory, Plan, Request
 from thinpoolmgr.core.requests import desired_for, plan_for
 from thinpoolmgr.core.steps import CreateVolumeGroup, DiskRef, ExtendData, SetWhenFull, step_name
@@ -195,6 +195,15 @@ def test_a_table_that_differs_is_no_loss() -> None:
     found = find(host(when_full="error"))
     assert list(found) == ["WHEN_FULL_DIFFERS"]
     assert [step_name(step) for step in found["WHEN_FULL_DIFFERS"].fix or ()] == ["set-when-full"]
+
+
+def test_a_metadata_snapshot_that_is_held() -> None:
+    found = find(support.with_status(host(), held_root="135"))
+    assert list(found) == ["METADATA_SNAPSHOT_HELD"]
+    told = found["METADATA_SNAPSHOT_HELD"]
+    assert (told.severity, "at block 135" in told.evidence) == ("info", True)
+    assert "dmsetup message docker-thinpool 0 release_metadata_snap" in told.resolution
+    assert "thinpoolmgr usage docker gives back" in told.resolution
 
 
 def suspended(shot: Snapshot, name: str) -> Snapshot:
@@ -460,20 +469,22 @@ def test_an_engine_that_runs_on_its_pool_is_well() -> None:
     ],
 )
 def test_a_base_that_did_not_grow(recorded: int | None, real: int | None, is_told: bool) -> None:  # noqa: FBT001
-    grown = replace(support.STALE, base_size_bytes=recorded)
+    base = EngineDevice("base", 1, recorded or GIB, 7)
+    grown = replace(support.STALE, base_size_bytes=recorded, devices=(base,))
     wanted = support.engine(base_size=f"{(recorded or 20 * GIB) // GIB}GiB")
     text = docker().config_text.replace("dm.basesize=10G", f"dm.basesize={(recorded or 20 * GIB) // GIB}G")
-    found = docker(running=True, state=grown, effective_base_bytes=real, config_text=text)
+    found = docker(running=True, state=grown, base=BaseDevice(filesystem="xfs", size_bytes=real), config_text=text)
     diagnoses = find(support.with_engine(host(), found), support.desired(POOL, engines=(wanted,)))
     assert list(diagnoses) == (["BASE_SIZE_NOT_GROWN"] if is_told else [])
     if real == 10 * GIB and is_told:
         told = diagnoses["BASE_SIZE_NOT_GROWN"]
         assert "says 20GiB, the superblock of the base device 10GiB" in told.evidence
-        assert "base_size to more than 20GiB" in told.resolution
+        assert "thinpoolmgr apply grows it" in told.resolution
+        assert [step_name(step) for step in told.fix or ()] == ["stop-engine", "grow-base", "start-engine"]
 
 
 def test_of_a_stale_base_nothing_is_said() -> None:
-    found = docker(state=support.STALE, effective_base_bytes=GIB)
+    found = docker(state=support.STALE, base=BaseDevice(size_bytes=GIB))
     assert list(find(support.with_engine(host(), found), WITH_ENGINE)) == ["ENGINE_STATE_STALE"]
 
 

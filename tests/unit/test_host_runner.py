@@ -122,6 +122,16 @@ def test_when_time_is_up_the_last_result_is_returned() -> None:
     assert until_not_busy(lambda: "busy", lambda result: result == "busy", seconds=0) == "busy"
 
 
+def test_a_program_that_is_none_is_unavailable(tmp_path: Path) -> None:
+    path = tmp_path / "tool"
+    path.write_text("echo no first line\n")
+    path.chmod(0o755)
+    with pytest.raises(UnavailableError, match="cannot be started") as caught:
+        CommandRunner().run((str(path),))
+    assert (caught.value.details, caught.value.exit_code) == ("Exec format error", 69)
+    assert find_program(str(tmp_path)) == ""
+
+
 def test_a_command_that_did_not_end_is_kept_too(tmp_path: Path) -> None:
     sleeper = tmp_path / "sleeper"
     sleeper.write_text("#!/bin/sh\nexec sleep 60\n")

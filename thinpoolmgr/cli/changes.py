@@ -145,7 +145,8 @@ def base_size(context: click.Context, engine: str, size: str, *, yes: bool, allo
     The value is edited in the file where it stands, comments stay; then the configuration is applied. Nothing is
     written before the plan is approved. The engine is restarted.
     """
-    _change_base_size(context, Request("base-size", engine=engine, base_size=size), Approval(yes, allow))
+    request = Request("base-size", engine=engine, base_size=size, may_empty="destroys" in allow)
+    _change_base_size(context, request, Approval(yes, allow))
 
 
 def _change_base_size(context: click.Context, request: Request, approval: Approval) -> None:

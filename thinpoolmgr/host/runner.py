@@ -165,9 +165,14 @@ _Start = Callable[[tuple[str, ...], BinaryIO, BinaryIO, BinaryIO], _Process]
 
 
 def _spawn(argv: tuple[str, ...], nothing: BinaryIO, out: BinaryIO, err: BinaryIO) -> _Process:
-    return subprocess.Popen(
-        argv, stdin=nothing, stdout=out, stderr=err, env=_ENVIRONMENT, cwd="/", start_new_session=True
-    )
+    try:
+        return subprocess.Popen(
+            argv, stdin=nothing, stdout=out, stderr=err, env=_ENVIRONMENT, cwd="/", start_new_session=True
+        )
+    except OSError as error:
+        # Such as a script without its first line, or a program for another processor (execve(2)).
+        way = f"See what it is (file {argv[0]}), and install it anew."
+        raise UnavailableError(f"{argv[0]} cannot be started", error.strerror or str(error), way) from error
 
 
 class _ShProcess:
@@ -239,7 +244,7 @@ def _content(file: BinaryIO) -> str:
 def find_program(name: str) -> str:
     """Return the path of `name`, looked for in the fixed search path unless absolute; empty when it is missing."""
     candidates = [name] if name.startswith("/") else [f"{folder}/{name}" for folder in SEARCH_PATH.split(":")]
-    return next((path for path in candidates if os.access(path, os.X_OK)), "")
+    return next((path for path in candidates if os.path.isfile(path) and os.access(path, os.X_OK)), "")
 
 
 def require_program(name: str) -> str:

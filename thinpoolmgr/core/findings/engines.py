@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from thinpoolmgr.core.engine_base import real_base_bytes, why_left_small
 from thinpoolmgr.core.engine_config import check_files
 from thinpoolmgr.core.engine_plan import check_engine
 from thinpoolmgr.core.engine_state import judge_state, refuse_verdict
@@ -17,7 +18,7 @@ from thinpoolmgr.core.findings.sighting import Sighting, sight
 from thinpoolmgr.core.names import OUR_TAG
 from thinpoolmgr.core.own_setup import SETUP_GROUP, setup_volumes
 from thinpoolmgr.core.plan import Request, command_line
-from thinpoolmgr.units import MIB, exact_size
+from thinpoolmgr.units import exact_size
 
 if TYPE_CHECKING:
     from thinpoolmgr.core.desired import DesiredEngine, DesiredPool
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from thinpoolmgr.core.model import Engine, EngineState, Snapshot
     from thinpoolmgr.core.plan import Memory, Refusal
 
-# A last group of blocks that is too small is left out: mkfs.xfs (16 MiB, XFS_AG_MIN_BYTES), resize2fs.
-_ROUNDING_BYTES = 16 * MIB
 _FOR_DOCTOR = ("foreign", "loop_lvm")
 _SETUP_OPTION = "dm.directlvm_device"
 
@@ -116,14 +115,11 @@ def _remarks(found: Engine, view: PoolView, snapshot: Snapshot, memory: Memory) 
 
 
 def _base_size(found: Engine, state: EngineState) -> list[Sighting]:
-    """Docker records a new base size before it grows the file system, and never looks again (checkGrowBaseDeviceFS)."""
-    recorded, real = state.base_size_bytes, found.effective_base_bytes
-    if recorded is None or real is None or recorded - real < _ROUNDING_BYTES:
+    evidence = why_left_small(found)
+    if not evidence:
         return []
-    evidence = (
-        f"{state.path}/metadata/base says {exact_size(recorded)}, the superblock of the base device {exact_size(real)}"
-    )
-    return [sight("BASE_SIZE_NOT_GROWN", found.name, evidence, recorded=exact_size(recorded), real=exact_size(real))]
+    recorded, real = exact_size(state.base_size_bytes or 0), exact_size(real_base_bytes(found) or 0)
+    return [sight("BASE_SIZE_NOT_GROWN", found.name, evidence, APPLY, recorded=recorded, real=real)]
 
 
 def setup_sightings(found: Engine, pools: tuple[DesiredPool, ...], snapshot: Snapshot) -> list[Sighting]:

@@ -121,6 +121,9 @@ def _kernel(view: PoolView) -> list[Sighting]:
         )
     if lv is None or status is None:
         return found
+    if status.held_root not in ("-", "0"):
+        evidence = f"the kernel holds it at block {status.held_root}; changes to the pool take more metadata meanwhile"
+        found.append(_sight("METADATA_SNAPSHOT_HELD", view, view.dm_name, evidence))
     behind = "" if suspended else why_not_refreshed(lv, view.device)
     if behind and view.state not in _NOT_OURS_OR_UNSURE:
         found.append(_sight("KERNEL_BEHIND", view, path, behind, APPLY))

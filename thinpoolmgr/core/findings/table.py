@@ -79,6 +79,14 @@ FINDINGS: Mapping[str, Kind] = {
         "{command}; then check the file systems on it (fsck, xfs_repair) and start their containers anew.",
         "Make room: thinpoolmgr extend {pool} --add-device DEVICE {asked}; then check the file systems on it.",
     ),
+    "METADATA_SNAPSHOT_HELD": Kind(
+        "info",
+        "a snapshot of the metadata of {path} is held",
+        "As it should be while thinpoolmgr usage or a backup runs. When nothing does: thinpoolmgr usage {pool} gives "
+        "back what a usage that was killed had left; another tool's, which nobody needs any more, goes with dmsetup "
+        "message {target} 0 release_metadata_snap",
+        in_status=False,
+    ),
     # the kernel against LVM
     "DEVICE_SUSPENDED": Kind("error", "{target}, of {path}, is suspended: what uses it hangs", _RUN),
     "KERNEL_BEHIND": Kind("error", "the kernel runs {path} with an older size than LVM's", _RUN),
@@ -207,9 +215,9 @@ FINDINGS: Mapping[str, Kind] = {
     "BASE_SIZE_NOT_GROWN": Kind(
         "warning",
         "{target} records a base size of {recorded}, and the file system in its base device has {real}",
-        "See who holds the base device, and end that: dmsetup ls | grep base$; thinpoolmgr who NAME. Then set "
-        "engines.{target}.base_size to more than {recorded}, and run: thinpoolmgr apply --allow outage. Docker then "
-        "grows the file system to that, and nothing is lost.",
+        "{command} grows it, and nothing is lost. {target} is stopped for that.",
+        "{target} does not try again by itself. See who holds the base device, and end that: dmsetup ls | grep base$; "
+        "thinpoolmgr who NAME. Then run: thinpoolmgr apply --allow outage.",
     ),
     "ENGINE_SETUP_UNFINISHED": Kind(
         "warning",
