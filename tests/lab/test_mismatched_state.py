@@ -84,7 +84,7 @@ def test_a_wiped_superblock_is_seen_and_let_go_of_only_when_that_is_allowed(used
     assert "ENGINE_POOL_WIPED" in refused(used, "apply", "--yes", "--allow", "outage,destroy")
     message = refused(used, "clean", "--yes")
     assert "--allow destroy" in message
-    assert "lost with it: all images and containers" in " ".join(used("clean").err.split())
+    assert "lost with it: image lab:1, and container web" in " ".join(used("clean").err.split())
     assert METADATA.is_dir()
     used.succeed("clean", "--yes", "--allow", "destroy")
     (aside,) = DATA_ROOT.glob("thinpoolmgr-stale-*")

@@ -98,6 +98,25 @@ def test_a_smaller_size_is_refused_and_edits_nothing(cli: BaseSize) -> None:
     assert (code, document["error"]["code"], cli.text) == (3, "BASE_SIZE_SHRINKS", TEXT)
 
 
+USED = support.with_status(support.healthy(), transaction_id=7, used_data_blocks=10)
+GROWN = replace(support.STALE, base_size_bytes=20 * 1024**3)
+
+
+@pytest.mark.parametrize("command", [("apply",), ("base-size", "docker", "10GiB")])
+def test_a_smaller_size_that_is_asked_for_empties_the_pool(cli: BaseSize, command: tuple[str, ...]) -> None:
+    cli.use(support.with_engine(USED, support.docker(configured=True, running=True, state=GROWN)))
+    code, document = cli.json(*command, "--yes", "--allow", "outage,destroy")
+    assert (code, document["outcome"]) == (0, "done")
+    assert "remove-thin-pool" in cli.took_effect
+
+
+def test_a_size_that_nobody_wrote_down_empties_nothing(cli: BaseSize) -> None:
+    cli.config.write_text(TEXT.replace("base_size", "# base_size"))
+    cli.use(support.with_engine(USED, support.docker(configured=True, state=GROWN)))
+    code, document = cli.json("apply", "--yes", "--allow", "outage,destroy")
+    assert (code, document["error"]["code"], cli.took_effect) == (3, "BASE_SIZE_SHRINKS", [])
+
+
 def test_a_configuration_that_would_not_be_valid_is_78_and_stays(cli: BaseSize) -> None:
     code, document = cli.json("base-size", "docker", "1025B", *ALL)
     assert (code, document["error"]["code"], cli.text) == (78, "CONFIG", TEXT)

@@ -235,3 +235,20 @@ def test_the_driver_as_a_flag_and_its_options_in_the_file_come_together() -> Non
 def test_short_flags_are_known_by_their_long_names(flag: str, key: str) -> None:
     found = engine(storage=f"DOCKER_STORAGE_OPTIONS='{flag} x'\n", json_text=f'{{"{key}": "y"}}')
     assert [conflict.key for conflict in find_conflicts(found)] == [key]
+
+
+def test_a_switch_that_a_packages_unit_groups_with_the_driver_stays() -> None:
+    unit = "[Service]\nExecStart=/usr/bin/dockerd -H fd:// -Ds overlay2\n"
+    assert settled(engine(unit=unit))[OVERRIDE].endswith("ExecStart=/usr/bin/dockerd -H fd:// -D\n")
+
+
+def test_a_doubt_about_what_docker_starts_with_anyway_refuses_nothing() -> None:
+    listed = ", ".join(f'"{option}"' for option in OPTIONS)
+    files = (
+        ConfigFile("/etc/init.d/docker", "script", "$DOCKERD $DOCKER_OPTS"),
+        ConfigFile(DEFAULT, "environment", 'DOCKER_OPTS="-s devicemapper"\nexport TMPDIR="$HOME/tmp"\n'),
+    )
+    found = replace(support.docker(), files=files, config_text=f'{{"storage-opts": [{listed}]}}')
+    assert edit_files(found, OPTIONS, "auto") == ()
+    with pytest.raises(ConfigDoubtError):
+        edit_files(found, OPTIONS, "daemon.json")

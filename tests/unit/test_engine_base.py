@@ -108,6 +108,25 @@ def test_what_a_killed_run_left_is_cleared_away_by_growing_again() -> None:
     assert "10GiB" in why_not_done(step, support.with_engine(USED, docker(SMALL)))
 
 
+def test_what_was_left_is_cleared_away_whatever_else_is_asked_for() -> None:
+    shot = support.with_thin_device(USED, GROWN_NAME)
+    # Docker would mount the base a second time.
+    assert names(plan(docker(SMALL), "30GiB", shot)) == ["write-engine-config", "grow-base"]
+    assert names(plan(docker(BaseDevice()), shot=shot)) == ["remove-dm-device"]
+
+
+def test_a_base_that_is_mounted_is_in_the_way_of_a_larger_one() -> None:
+    shot = support.with_thin_device(USED, NAME, open_count=1)
+    mounted = docker(BaseDevice(dm_name=NAME, is_open=True))
+    assert [refusal.code for refusal in plan(mounted, "30GiB", shot).refusals] == ["DEVICE_OPEN"]
+    assert plan(mounted, shot=shot).is_empty
+
+
+def test_nothing_is_written_to_a_full_pool() -> None:
+    full = support.healthy(transaction_id=7, used_data_blocks=19456, mode="out_of_data_space")
+    assert plan(docker(SMALL), shot=full).is_empty
+
+
 def test_the_commands_for_xfs_and_ext4() -> None:
     (step,) = plan(docker(SMALL)).steps
     assert isinstance(step, GrowBase)

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from thinpoolmgr.core.engine_graph import EngineContainer, EngineGraph, EngineImage, EngineLayer, chain_ids
 from thinpoolmgr.host.engines.docker_graph import read_graph
@@ -61,7 +62,7 @@ def root(tmp_path: Path) -> Root:
 
 LAYER1, LAYER2 = EngineLayer(D1, CACHE1), EngineLayer(CHAIN2, CACHE2, D1)
 WEB = EngineImage(f"sha256:{IMAGE}", ("web:latest", f"web@{D2}"), (D1, CHAIN2))
-SHOP = EngineContainer(CONTAINER, "shop", f"sha256:{IMAGE}", MOUNT, f"{MOUNT}-init", CHAIN2)
+SHOP = EngineContainer(CONTAINER, "shop", f"sha256:{IMAGE}", MOUNT, f"{MOUNT}-init", CHAIN2, "devicemapper")
 
 
 def test_all_is_read(root: Root) -> None:
@@ -111,7 +112,7 @@ def test_a_container_without_a_device_keeps_its_name(root: Root) -> None:
         (root.path / f"{LAYERDB}/mounts/{CONTAINER}/{name}").unlink()
     (root.path / f"{LAYERDB}/mounts/{CONTAINER}").rmdir()
     graph = root.read()
-    assert (graph.containers, graph.problems) == ((EngineContainer(CONTAINER, "shop", f"sha256:{IMAGE}"),), ())
+    assert (graph.containers, graph.problems) == ((replace(SHOP, mount_id="", init_id="", parent=""),), ())
 
 
 @pytest.mark.parametrize(

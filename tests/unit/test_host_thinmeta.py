@@ -101,6 +101,7 @@ def test_a_number_that_no_device_has(metadata: Path, device_id: int) -> None:
         (2, node(2, LEAF, {1: 4}, value_bytes=4)),
         (2, node(2, LEAF, {1: 4}, most=300)),
         (2, BLOCKS[2][:200] + b"\xff" + BLOCKS[2][201:]),
+        (0, superblock(2**60)),
         # a tree that leads back into itself
         (2, node(2, INTERNAL, {1: 2})),
     ],

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from test_requests import Stage, pool_of
 
 from thinpoolmgr.core.engine_graph import EngineContainer, EngineGraph, EngineImage, say_contents
-from thinpoolmgr.core.model import EngineDevice, EngineState
+from thinpoolmgr.core.model import EngineDevice, EngineState, Signature
 from thinpoolmgr.core.plan import Memory, Request, command_line
 from thinpoolmgr.core.requests import desired_for, plan_for
 from thinpoolmgr.core.steps import MoveStateAside, RemoveThinPool, step_name
@@ -98,13 +98,53 @@ def test_what_keeps_the_pool_from_being_destroyed_keeps_it_from_being_emptied() 
     assert [refusal.code for refusal in plan(EMPTY, support.with_engine(USED, by_hand)).refusals] == ["ENGINE_RUNNING"]
 
 
+def test_what_may_be_allowed_for_something_else_empties_nothing() -> None:
+    disk = support.disk("/dev/sdc", signatures=(Signature("ext4", "filesystem", 1080),))
+    two = support.desired(
+        support.pool("docker", "/dev/sdb", "/dev/sdc", wipe_signatures=True),
+        engines=(support.engine(base_size="5GiB"),),
+    )
+    made = plan_for(EMPTY, desired_for(EMPTY, two), support.with_free_disk(USED, disk), Memory(), support.apply_step)
+    assert [refusal.code for refusal in made.refusals] == ["BASE_SIZE_SHRINKS"]
+    assert "remove-thin-pool" not in [step_name(step) for step in made.steps]
+
+
+def test_a_pool_that_does_not_run_is_not_emptied() -> None:
+    """Whether the engine's records are of it, nobody has judged."""
+    stopped = support.with_engine(USED, replace(DOCKER, running=False, pids=(), driver=""))
+    assert [refusal.code for refusal in plan(EMPTY, support.deactivated(stopped)).refusals] == ["BASE_SIZE_SHRINKS"]
+
+
+@pytest.mark.parametrize("drivers", [(), ("overlay2",)])
+def test_containers_that_another_driver_may_have_by_now_stay(tmp_path: Path, drivers: tuple[str, ...]) -> None:
+    there = Stage(tmp_path, USED, SMALLER)
+    there.cut(EMPTY, Killed("before"), 4)
+    left = engine_of(there.host.snapshot)
+    assert left.state is not None
+    since = replace(left, state=replace(left.state, other_drivers=drivers))
+    there.host.snapshot = support.with_engine(there.host.snapshot, since)
+    there.run(APPLY)
+    (move,) = [step for step in there.host.took_effect if isinstance(step, MoveStateAside)]
+    assert (STATE.containers_folder in move.paths) is not bool(drivers)
+
+
+def test_only_what_is_of_the_pool_is_told_to_be_lost() -> None:
+    others = replace(DOCKER, config_text='{"storage-opts": ["dm.thinpooldev=/dev/mapper/other"]}')
+    for found in (others, replace(DOCKER, state=None), replace(DOCKER, state=replace(STATE, loop_files=("/x",)))):
+        request = Request("destroy", "docker")
+        shot = support.with_engine(USED, replace(found, running=False, pids=(), driver=""))
+        made = plan_for(request, desired_for(request, SMALLER), shot, Memory(), support.apply_step)
+        (removal,) = [step for step in made.steps if isinstance(step, RemoveThinPool)]
+        assert removal.reason.endswith("and with it all that is in it")
+
+
 def test_what_must_be_looked_for() -> None:
     desired = desired_for(EMPTY, SMALLER)
     assert (desired.holders_of, desired.names_contents) == ("docker", True)
     assert desired_for(APPLY, SMALLER) is SMALLER
     assert desired_for(Request("rebuild", "docker"), SMALLER).names_contents
     assert not desired_for(Request("deactivate", "docker"), SMALLER).names_contents
-    assert command_line(EMPTY) == "thinpoolmgr apply --allow outage,destroy"
+    assert command_line(EMPTY) == "thinpoolmgr apply --allow destroy"
 
 
 STEPS = range(len(plan(EMPTY).steps))
@@ -161,6 +201,11 @@ def test_contents_in_words() -> None:
     assert say_contents(None, "docker") == "all images and containers of docker"
     assert say_contents(EngineGraph(), "docker") == "no image, and no container"
     assert say_contents(GRAPH, "docker") == NAMED
+    assert say_contents(replace(GRAPH, problems=("/x: damaged", "/y")), "docker").endswith(
+        ", and what could not be read (/x: damaged)"
+    )
+    apart = EngineGraph(containers=(EngineContainer("c1", "shop", driver="overlay2"), EngineContainer("c2", "db")))
+    assert say_contents(apart, "docker") == "no image, and container db"
     many = EngineGraph(containers=tuple(EngineContainer(f"c{n:03}") for n in range(102)))
     told = say_contents(many, "docker")
     assert ("c099 and 2 more" in told, "c100" in told) == (True, False)

@@ -239,8 +239,7 @@ def apply(context: click.Context, planfile: Path | None, *, yes: bool, allow: fr
     configuration have changed since.
     """
     bound_to = read_plan(planfile) if planfile else None
-    request = Request("apply", may_empty="destroys" in allow and bound_to is None)
-    run_request(context, request, Approval(yes, allow), bound_to)
+    run_request(context, Request("apply"), Approval(yes, allow), bound_to)
 
 
 @click.command()
@@ -311,7 +310,12 @@ def run_request(
 
     """
     options = options_of(context)
-    loaded = edit.loaded.desired if edit else load_config(options.config).desired
+    config = edit.loaded if edit else load_config(options.config)
+    loaded = config.desired
+    if request.command == "apply" and bound_to is None and "destroys" in approval.allowed:
+        # A base size that nobody wrote down is no reason to lose anything.
+        is_set = any(f"engines.{engine.name}.base_size" in config.origins for engine in loaded.engines)
+        request = replace(request, may_empty=is_set)
     try:
         desired = desired_for(request, loaded)
     except UnknownPoolError as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from thinpoolmgr.core.engine_graph import say_contents
+from thinpoolmgr.core.lifecycle import PoolState
 from thinpoolmgr.core.plan import Refusal
 from thinpoolmgr.core.steps import GROWN_NAME, GrowBase, RemoveDmDevice, Step
 from thinpoolmgr.units import MIB, exact_size, parse_size
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from thinpoolmgr.core.desired import DesiredEngine
     from thinpoolmgr.core.engines.docker_state import StateVerdict
     from thinpoolmgr.core.lifecycle import PoolView
-    from thinpoolmgr.core.model import Engine, Snapshot
+    from thinpoolmgr.core.model import DmDevice, Engine, Snapshot
 
 # A last group of blocks that is too small is left out: mkfs.xfs (16 MiB, XFS_AG_MIN_BYTES), resize2fs.
 _ROUNDING_BYTES = 16 * MIB
@@ -77,20 +78,21 @@ def plan_growth(engine: DesiredEngine, found: Engine, view: PoolView, snapshot: 
     if found.state is None or base is None or recorded is None:
         return []
     will_grow = parse_size(engine.config.base_size) > recorded
-    why = why_left_small(found) or (f"{GROWN_NAME} was left by a run that was cut short" if left else "")
-    if not will_grow and not why:
+    why = f"{GROWN_NAME} was left by a run that was cut short" if left else why_left_small(found)
+    # To grow takes some blocks, and whatever writes to a full pool hangs.
+    if view.state is PoolState.OUT_OF_DATA or not (will_grow or why):
         return []
     if base.is_open:
         return _refuse_open_base(found, base.dm_name)
     steps: list[Step] = []
     if active := snapshot.find_dm(base.dm_name):
         reason = f"it is {found.name}'s base device, active with its old size, which it would keep"
-        steps.append(
-            RemoveDmDevice(reason=reason, pool=view.pool.name, name=active.name, uuid=active.uuid, devno=active.devno)
-        )
+        steps.append(_remove(active, reason, view))
     number = found.state.base_device_id
-    if not why or will_grow or number is None or base.filesystem not in ("xfs", "ext4"):
+    if not why or (will_grow and not left) or number is None:
         return steps
+    if base.filesystem not in ("xfs", "ext4"):
+        return [*steps, _remove(left, why, view)] if left else steps
     steps.append(
         GrowBase(
             reason=f"{why}; {found.name} does not try again",
@@ -103,6 +105,10 @@ def plan_growth(engine: DesiredEngine, found: Engine, view: PoolView, snapshot: 
         )
     )
     return steps
+
+
+def _remove(device: DmDevice, reason: str, view: PoolView) -> RemoveDmDevice:
+    return RemoveDmDevice(reason=reason, pool=view.pool.name, name=device.name, uuid=device.uuid, devno=device.devno)
 
 
 def _refuse_open_base(found: Engine, name: str) -> Refusal:

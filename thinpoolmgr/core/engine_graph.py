@@ -11,6 +11,7 @@ import hashlib
 from msgspec import Struct
 
 _TOLD = 100
+_DRIVER = "devicemapper"
 
 
 class EngineImage(Struct, frozen=True):
@@ -51,6 +52,8 @@ class EngineContainer(Struct, frozen=True):
     """The hash of the thin device between it and its image (`.../etc/hosts` and the like)."""
     parent: str = ""
     """Chain id of the layer it stands on."""
+    driver: str = ""
+    """The storage driver that it was made with; empty when its configuration does not say."""
 
     @property
     def shown_name(self) -> str:
@@ -82,8 +85,9 @@ def say_contents(graph: EngineGraph | None, engine: str) -> str:
     if graph is None:
         return f"all images and containers of {engine}"
     images = [name for image in graph.images for name in image.shown_names]
-    containers = [container.shown_name for container in graph.containers]
-    return f"{_say_all('image', images)}, and {_say_all('container', containers)}"
+    containers = [found.shown_name for found in graph.containers if found.mount_id or found.driver in ("", _DRIVER)]
+    unread = f", and what could not be read ({graph.problems[0]})" if graph.problems else ""
+    return f"{_say_all('image', images)}, and {_say_all('container', containers)}{unread}"
 
 
 def _say_all(kind: str, names: list[str]) -> str:

@@ -194,14 +194,15 @@ def move_aside(  # noqa: PLR0913 - what is moved, why, for whom, and how much
     The driver's own folder goes last: while it is there, what a killed run left to be moved is seen. The containers'
     folder is moved only where all of them are lost, and stays where it may have those of another storage driver.
     """
-    has_containers = with_containers and state.containers_folder and not state.other_drivers
+    planned = [step for step in memory.pending if isinstance(step, MoveStateAside)]
+    was_asked = any(state.containers_folder in step.paths for step in planned)
+    has_containers = (with_containers or was_asked) and state.containers_folder and not state.other_drivers
     paths = (*((state.containers_folder,) if has_containers else ()), *state.related, state.path)
     # Beside where it is, also where the data root is a link; a rename across file systems would not be one.
     # Not by the time of writing: the engine rewrites the same words at each start.
     name = fingerprint_of(replace(state, written_at=None))[:12]
     into = f"{state.path.rpartition('/')[0]}/thinpoolmgr-stale-{name}"
-    asked = [step for step in (*memory.interrupted, *memory.pending) if isinstance(step, MoveStateAside)]
-    begun = [step for step in asked if set(paths) < set(step.paths)]
+    begun = [step for step in memory.interrupted if isinstance(step, MoveStateAside) and set(paths) < set(step.paths)]
     if begun:
         paths, into = begun[-1].paths, begun[-1].into
     reason = f"{reason}; it goes to {into}, whole"

@@ -82,7 +82,7 @@ def command_line(request: Request) -> str:
     words += [word for device in request.add_devices for word in ("--add-device", device)]
     words += ["--keep-devices"] if request.keep_devices else []
     words += ["--purge"] if request.purge else []
-    words += ["--allow", "outage,destroy"] if request.may_empty else []
+    words += ["--allow", "destroy"] if request.may_empty else []
     return " ".join(shlex.quote(word) for word in words)
 
 

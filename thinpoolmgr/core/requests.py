@@ -22,7 +22,7 @@ from thinpoolmgr.core.lifecycle import PoolState, view_pool
 from thinpoolmgr.core.matching import is_unresolved, is_wanted, resolve_matches
 from thinpoolmgr.core.plan import Memory, Plan, Refusal, Request, command_line, numbered
 from thinpoolmgr.core.planner import bring_up, plan_activate, plan_apply, refuse_absent, with_lost_tags
-from thinpoolmgr.core.steps import StopEngine
+from thinpoolmgr.core.steps import RemoveThinPool, StopEngine
 from thinpoolmgr.core.teardown import plan_deactivate, plan_destroy, remove_left_labels
 from thinpoolmgr.units import parse_size
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from thinpoolmgr.core.desired import DesiredEngine
+    from thinpoolmgr.core.lifecycle import PoolView
     from thinpoolmgr.core.model import Disk, Snapshot
     from thinpoolmgr.core.steps import Step
 
@@ -282,8 +283,12 @@ def _plan_emptying(
 ) -> Plan:
     """Make the pools anew whose engines are to have a smaller base, where nothing else stands against `plan`."""
     others = tuple(refusal for refusal in plan.refusals if refusal.code != SHRINKS)
-    shrinking = {refusal.target for refusal in plan.refusals} if not others else set()
-    pools = [pool for engine in desired.engines if engine.name in shrinking and (pool := _pool_of(engine, desired))]
+    # What else is destroyed may be all that was meant to be allowed; and of a pool that does not run nobody knows
+    # whether the engine's records are its own.
+    is_meant = not others and all(step.danger != "destroys" for step in plan.steps)
+    shrinking = {refusal.target for refusal in plan.refusals} if is_meant else set()
+    found = [_pool_of(engine, desired) for engine in desired.engines if engine.name in shrinking]
+    pools = [pool for pool in found if pool is not None and _may_go(view_pool(pool, snapshot), memory)]
     if not pools or predict is None:
         return replace(plan, refusals=others or plan.refusals)
     downs = [plan_destroy(pool, desired, snapshot, memory) for pool in pools]
@@ -292,6 +297,12 @@ def _plan_emptying(
         return replace(plan, steps=(), refusals=refusals)
     down = replace(downs[0], steps=tuple(step for down in downs for step in down.steps))
     return _down_and_up(down, desired, snapshot, memory, predict)
+
+
+def _may_go(view: PoolView, memory: Memory) -> bool:
+    """Whether the pool runs, so that the engine's records were judged; or an interrupted run was to remove it."""
+    begun = {step.lv_uuid for step in (*memory.interrupted, *memory.pending) if isinstance(step, RemoveThinPool)}
+    return view.status is not None or (view.lv is not None and view.lv.uuid in begun)
 
 
 def _pool_of(engine: DesiredEngine, desired: DesiredState) -> DesiredPool | None:

@@ -212,7 +212,8 @@ def _deactivate(view: PoolView, *, is_known: bool) -> DeactivatePool:
 
 def _remove_pool(view: PoolView, lv_uuid: str, found: Engine | None) -> list[Step]:
     pool = view.pool
-    contents = say_contents(found.graph, found.name) if found is not None else "all that is in it"
+    is_of_pool = found is not None and _is_state_of(found, view)
+    contents = say_contents(found.graph, found.name) if found is not None and is_of_pool else "all that is in it"
     remove = RemoveThinPool(
         reason=f"{pool.path} is to be destroyed, and with it {contents}",
         danger="destroys",
@@ -324,6 +325,13 @@ def _refuse_state_in_doubt(
     return refuse_verdict(found, verdict, pool) if verdict is not None and verdict.kind == "unknown" else None
 
 
+def _is_state_of(found: Engine, view: PoolView) -> bool:
+    """Whether what the engine has on disk may be of this pool, and of no other."""
+    if found.state is None or found.state.loop_files or check_files(found) is not None:
+        return False
+    return ENGINES[found.kind].configured_pool_dm_name(found) in ("", view.dm_name)
+
+
 def _move_state(
     found: Engine, view: PoolView, steps: list[Step], memory: Memory
 ) -> tuple[list[MoveStateAside], list[str], list[Refusal]]:
@@ -334,7 +342,7 @@ def _move_state(
         return [], ([f"{found.name}: {found.state_problem}"] if found.state_problem else []), []
     if refusal := check_files(found):
         return [], [], [refusal]
-    if ENGINES[found.kind].configured_pool_dm_name(found) not in ("", view.dm_name):
+    if not _is_state_of(found, view):
         return [], [], []
     # The mounts of running containers end with the engine; what is mounted after that is seen when it is moved.
     is_stopped_first = any(isinstance(step, StopEngine) for step in steps)

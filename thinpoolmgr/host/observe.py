@@ -48,13 +48,18 @@ def require_thin_pool_target() -> None:
 
 
 def observe(
-    desired: DesiredState, runner: CommandRunner, *, all_disks: bool = False, all_thin_devices: bool = True
+    desired: DesiredState,
+    runner: CommandRunner,
+    *,
+    all_disks: bool = False,
+    all_thin_devices: bool = True,
+    with_names: bool = True,
 ) -> Snapshot:
     """Return the snapshot of this host, as far as `desired` has to do with it.
 
     Where a pool has selectors, all disks are in it, and those that no selector matches are not opened. With
     `all_disks` everything is found out about every disk. Without `all_thin_devices` those of engines, of which there
-    may be thousands, are not examined.
+    may be thousands, are not examined. Without `with_names` images and containers are not looked for.
 
     Raises:
         UnavailableError: LVM is not installed, or the kernel has no device-mapper.
@@ -87,10 +92,12 @@ def observe(
         boot_id=_BOOT_ID.read_text("ascii").strip(),
         lvm_profiles=lvm.read_profiles(),
     )
-    return _with_holders(_with_what_is_in_pools(snapshot, desired, usage), desired)
+    return _with_holders(_with_what_is_in_pools(snapshot, desired, usage, with_names=with_names), desired)
 
 
-def _with_what_is_in_pools(snapshot: Snapshot, desired: DesiredState, usage: block.Usage) -> Snapshot:
+def _with_what_is_in_pools(
+    snapshot: Snapshot, desired: DesiredState, usage: block.Usage, *, with_names: bool
+) -> Snapshot:
     """Add what the pools have where the engines' records have their base devices, and the names of what may be lost."""
     mounted = {mount.devno for mount in usage.mounts}
     engines = []
@@ -99,7 +106,8 @@ def _with_what_is_in_pools(snapshot: Snapshot, desired: DesiredState, usage: blo
         if found is not None and found.state is not None:
             pool = desired.find_pool(engine.config.pool)
             device = view_pool(pool, snapshot).device if pool else None
-            graph = read_graph(found) if _is_asked_for_names(engine, found, desired, device) else None
+            is_asked = with_names and _is_asked_for_names(engine, found, desired, device)
+            graph = read_graph(found) if is_asked else None
             base = read_base(found, device, snapshot, mounted)
             found = msgspec.structs.replace(found, base=base, graph=graph)
         engines += [found] if found else []

@@ -30,6 +30,7 @@ from thinpoolmgr.core.steps import (
     WipeSignatures,
     WriteEngineConfig,
 )
+from thinpoolmgr.core.thinstatus import thin_device_id
 from thinpoolmgr.errors import CommandFailedError, RefusedError
 from thinpoolmgr.host import aside, block, dm, files, removal
 from thinpoolmgr.host.observe import observe
@@ -61,6 +62,7 @@ class RealHost:
         self._all_disks = all_disks
         self._all_thin_devices = all_thin_devices
         self._runner = runner or CommandRunner()
+        self._names_what_may_be_lost = True
 
     @property
     def recent_commands(self) -> tuple[str, ...]:
@@ -69,7 +71,13 @@ class RealHost:
 
     def observe(self) -> Snapshot:
         """Return one look at the host; see `host.observe`."""
-        return observe(self._desired, self._runner, all_disks=self._all_disks, all_thin_devices=self._all_thin_devices)
+        return observe(
+            self._desired,
+            self._runner,
+            all_disks=self._all_disks,
+            all_thin_devices=self._all_thin_devices,
+            with_names=self._names_what_may_be_lost,
+        )
 
     def perform(self, step: Step) -> None:
         """Carry out `step`.
@@ -80,6 +88,8 @@ class RealHost:
                 nothing was changed.
 
         """
+        # Once it is carried out nobody asks any more what it will cost, and to find out is slow.
+        self._names_what_may_be_lost = False
         match step:
             case WriteEngineConfig():
                 files.write_atomically(step.path, step.new_text, expect_text=step.old_text)
@@ -130,7 +140,11 @@ class RealHost:
         """Whatever goes wrong, the base device is let go of again; what a killed run had left is, first of all."""
         *growing, unmount, remove = commands(step)
         self._let_go_of_base(unmount, remove)
-        os.makedirs(GROWN_MOUNT, mode=0o700, exist_ok=True)
+        _refuse_second_mount(step)
+        try:
+            os.makedirs(GROWN_MOUNT, mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise files.file_failed(f"cannot make {GROWN_MOUNT}", error) from error
         try:
             for argv in growing:
                 self._runner.change(argv)
@@ -151,6 +165,24 @@ class RealHost:
             details = f"{error.summary}\n{error.details}"
             resolution = f"See journalctl --unit={step.units[-1]} and systemctl list-jobs; then run this again."
             raise CommandFailedError(f"{step.engine} could not be stopped", details, resolution) from error
+
+
+def _refuse_second_mount(step: GrowBase) -> None:
+    """A file system that is mounted twice destroys itself; whoever has the base under another name comes first."""
+    pool = dm.read_device(step.pool_dm_name)
+    number = pool.devno if pool else ""
+    same = [d for d in dm.list_dm_devices() if number in d.depends_on and thin_device_id(d.table) == step.device_id]
+    busy = next((device for device in same if device.open_count), None)
+    if busy is None:
+        return
+    from thinpoolmgr.host.holders import find_holders  # noqa: PLC0415 - seldom needed
+
+    refusal = refuse_open(
+        busy.name,
+        f"{busy.name} is {step.engine}'s base device, too, and is open",
+        find_holders({busy.devno: busy.name}),
+    )
+    raise RefusedError(refusal.summary, refusal.details, refusal.resolution, code=refusal.code)
 
 
 def _stop_containers(step: StopContainers) -> None:

@@ -64,7 +64,7 @@ def find_first_block(metadata_path: str, device_id: int, flags: int = os.O_DIREC
             found = _look_up(lambda number: read_block(metadata_path, number * BLOCK_BYTES, flags), before, device_id)
             if read_block(metadata_path, 0, flags) == before:
                 return found
-        except _DamagedError:
+        except (_DamagedError, OverflowError):
             if _is_unchanged(metadata_path, before, flags):
                 return None
         except OSError:

@@ -66,9 +66,19 @@ def edit_files(found: Engine, options: tuple[str, ...], config_file: str) -> tup
     """
     storage = read_storage(found)
     home = _home(found, storage, config_file)
-    is_placed = _is_in_one_place(storage) if config_file == "auto" else _is_only_at(storage, home)
-    if is_placed and _is_right(found, storage, options):
+    is_right = _is_right(found, storage, options)
+    if is_right and (_is_in_one_place(storage) if config_file == "auto" else _is_only_at(storage, home)):
         return ()
+    try:
+        return _settle(found, storage, options, home)
+    except ConfigDoubtError:
+        # Docker starts with what there is: a doubt about where it had better stand is no reason to refuse.
+        if is_right and config_file == "auto":
+            return ()
+        raise
+
+
+def _settle(found: Engine, storage: Storage, options: tuple[str, ...], home: Slot | None) -> tuple[Edit, ...]:
     hidden = why_hidden(found)
     if hidden:
         raise ConfigDoubtError(hidden, "Give dockerd its flags without a shell, and run this again.")
@@ -202,7 +212,8 @@ def _override(found: Engine, slot: Slot, flags: list[Flag]) -> Edit:
         )
     gone = {arg.word for flag in flags for arg in flag.args}
     text = slot.file.text or ""
-    words = " ".join(text[word.start : word.end] for word in slot.words if word not in gone)
+    kept = (switches_before(word.text) if word in gone else text[word.start : word.end] for word in slot.words)
+    words = " ".join(filter(None, kept))
     lines = (
         f"# Made by thinpoolmgr: ExecStart of {slot.file.path} without its storage flags, which stand in",
         f"# {found.config_path}. Should a new version of the package change its ExecStart, change this one, too.",

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 def read_base(state: EngineState, pool: DmDevice, snapshot: Snapshot, mounted: Collection[str]) -> BaseDevice | None:
     """Return what the pool has under the number of the base device of `state`, whether that is active or not.
 
-    None where that is not sure: nothing is recorded, the pool is suspended, its metadata cannot be read, or the base
-    device is mounted (XFS may have a new size only in its log).
+    None where that is not sure: nothing is recorded, the pool is suspended, or its metadata cannot be read. Of a base
+    device that is mounted no size is told.
 
     Args:
         state: Docker's records.
@@ -35,18 +35,21 @@ def read_base(state: EngineState, pool: DmDevice, snapshot: Snapshot, mounted: C
     parts = {metadata_devno(pool.table), data_devno(pool.table)}
     suspended = any(device.suspended for device in snapshot.dm_devices if device.devno in {pool.devno, *parts})
     active = _find_active(state, snapshot)
-    if recorded is None or suspended or (active is not None and (active.suspended or active.devno in mounted)):
-        return None
-    block = find_first_block(_node(metadata_devno(pool.table)), recorded)
-    if block is None:
+    if recorded is None or suspended or (active is not None and active.suspended):
         return None
     is_base = active is not None and active.depends_on == (pool.devno,) and thin_device_id(active.table) == recorded
     name, is_open = (active.name, active.open_count > 0) if active is not None and is_base else ("", False)
+    if active is not None and active.devno in mounted:
+        # XFS may have a new size only in its log.
+        return BaseDevice(dm_name=active.name, is_open=True)
+    block = find_first_block(_node(metadata_devno(pool.table)), recorded)
+    if block is None:
+        return None
     if block.offset_bytes is None:
         return BaseDevice(in_pool=block.exists, dm_name=name, is_open=is_open)
     try:
         found = parse_superblock(read_block(_node(data_devno(pool.table)), block.offset_bytes))
-    except OSError:
+    except (OSError, OverflowError):
         return None
     if found is None:
         return BaseDevice(dm_name=name, is_open=is_open)

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from thinpoolmgr.core.engine_graph import EngineContainer, EngineGraph, EngineImage, EngineLayer, chain_ids
 from thinpoolmgr.host.files import FOLDER_FLAGS, open_path, read_text
@@ -49,6 +50,7 @@ class _Repositories(msgspec.Struct, frozen=True):
 class _ContainerConfig(msgspec.Struct, frozen=True):
     name: str = msgspec.field(default="", name="Name")
     image: str = msgspec.field(default="", name="Image")
+    driver: str = msgspec.field(default="", name="Driver")
 
 
 def read_graph(data_root: str) -> EngineGraph:
@@ -182,7 +184,7 @@ def _read_containers(reader: _Reader) -> tuple[EngineContainer, ...]:
     joined = {}
     for name in sorted({*of_driver, *configured}):
         mount, config = of_driver.get(name, nothing), configured.get(name, nothing)
-        joined[name] = EngineContainer(name, config.name, config.image_id, mount.mount_id, mount.init_id, mount.parent)
+        joined[name] = replace(mount, id=name, name=config.name, image_id=config.image_id, driver=config.driver)
     return tuple(joined.values())
 
 
@@ -196,4 +198,4 @@ def _read_mount(above: _Folder, match: re.Match[str]) -> EngineContainer:
 def _read_config(above: _Folder, match: re.Match[str]) -> EngineContainer:
     with above.open(match[0]) as folder:
         config = folder.record("config.v2.json", _ContainerConfig)
-    return EngineContainer(match[0], config.name.removeprefix("/"), config.image)
+    return EngineContainer(match[0], config.name.removeprefix("/"), config.image, driver=config.driver)
