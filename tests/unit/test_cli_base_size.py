@@ -111,8 +111,8 @@ def test_a_smaller_size_that_is_asked_for_empties_the_pool(cli: BaseSize, comman
 
 
 def test_a_size_that_nobody_wrote_down_empties_nothing(cli: BaseSize) -> None:
-    cli.config.write_text(TEXT.replace("base_size", "# base_size"))
     cli.use(support.with_engine(USED, support.docker(configured=True, state=GROWN)))
+    cli.config.write_text(TEXT.replace("base_size", "# base_size"))
     code, document = cli.json("apply", "--yes", "--allow", "outage,destroy")
     assert (code, document["error"]["code"], cli.took_effect) == (3, "BASE_SIZE_SHRINKS", [])
 
