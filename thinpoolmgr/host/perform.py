@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 STOP_ENGINE_SECONDS = 300.0
 """systemd kills a service that does not end within 90 s, unless its unit says to wait for ever (TimeoutSec=0)."""
+# The kernel's EBUSY, as the locale C has it; the bare word may stand in a device's name, which dmsetup repeats.
+_BUSY = "Device or resource busy"
 
 
 class RealHost:
@@ -109,10 +111,10 @@ class RealHost:
 
     def _remove_dm_device(self, step: RemoveDmDevice) -> None:
         (argv,) = commands(step)
-        run = until_not_busy(lambda: self._runner.run(argv), lambda run: "busy" in run.stderr)
+        run = until_not_busy(lambda: self._runner.run(argv), lambda run: _BUSY in run.stderr)
         if run.code == 0 or "No such device" in run.stderr:
             return
-        raise _still_open(step) if "busy" in run.stderr else failed(run)
+        raise _still_open(step) if _BUSY in run.stderr else failed(run)
 
     def _stop_engine(self, step: StopEngine) -> None:
         if step.check:
