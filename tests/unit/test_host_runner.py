@@ -2,16 +2,13 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from thinpoolmgr.errors import CommandFailedError, UnavailableError
 from thinpoolmgr.host.retry import until_not_busy
 from thinpoolmgr.host.runner import CommandRunner, CompletedRun, failed, find_program, printable
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.fixture
@@ -83,6 +80,16 @@ def test_a_program_that_is_missing_is_unavailable_with_its_package() -> None:
     with pytest.raises(UnavailableError) as caught:
         CommandRunner().run(("no-such-tool-at-all",))
     assert (caught.value.exit_code, "no-such-tool-at-all" in caught.value.summary) == (69, True)
+
+
+@pytest.mark.parametrize("is_long", [False, True])
+def test_a_program_that_cannot_be_started_is_unavailable(script: str, *, is_long: bool) -> None:
+    Path(script).write_text("exit 0\n")
+    with pytest.raises(UnavailableError) as caught:
+        CommandRunner().change((script, "a"), is_long=is_long)
+    assert (caught.value.exit_code, caught.value.summary) == (69, f"{script} cannot be started")
+    assert f"Command: {script} a\n" in caught.value.details
+    assert "Exec format error" in caught.value.details
 
 
 def test_programs_are_looked_for_in_the_fixed_path_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,7 +80,7 @@ class CommandRunner:
         """Run `argv` and return what came of it, whatever the exit code.
 
         Raises:
-            UnavailableError: the program is not installed.
+            UnavailableError: the program is not installed, or cannot be started.
             CommandFailedError: it did not end within `seconds` and was sent SIGTERM; or a signal ended it.
 
         """
@@ -91,7 +91,7 @@ class CommandRunner:
 
         Raises:
             CommandFailedError: a signal ended it.
-            UnavailableError: the program is not installed.
+            UnavailableError: the program is not installed, or cannot be started.
 
         """
         return self._run(argv, CHANGE_SECONDS, self._spawn_reading)
@@ -116,7 +116,7 @@ class CommandRunner:
         Raises:
             CommandFailedError: it returned something else than 0, and the details hold its own words; or it did not
                 end within `seconds`.
-            UnavailableError: the program is not installed.
+            UnavailableError: the program is not installed, or cannot be started.
 
         """
         run = self._run(argv, seconds, _start_with_sh if is_long else _spawn)
@@ -129,7 +129,7 @@ class CommandRunner:
         started = time.monotonic()
         # Files, not pipes: a child that keeps a pipe open (dmeventd does) would be waited for.
         with open(os.devnull, "rb") as nothing, _memory_file() as out, _memory_file() as err:
-            process = start((program, *argv[1:]), nothing, out, err)
+            process = _started(start, (program, *argv[1:]), nothing, out, err)
             with _terminated_after(process, seconds) as is_late:
                 code = process.wait()
             taken = time.monotonic() - started
@@ -164,6 +164,18 @@ class _Process(Protocol):
 _Start = Callable[[tuple[str, ...], BinaryIO, BinaryIO, BinaryIO], _Process]
 
 
+def _started(start: _Start, argv: tuple[str, ...], nothing: BinaryIO, out: BinaryIO, err: BinaryIO) -> _Process:
+    try:
+        return start(argv, nothing, out, err)
+    except OSError as error:
+        # Such as a script without a first line #!, which only a shell would run (execve(2), ENOEXEC).
+        raise UnavailableError(
+            f"{argv[0]} cannot be started",
+            f"Command: {' '.join(argv)}\n{error.strerror or error}",
+            f"Look at {argv[0]}; when it is no program of your distribution, move it out of {SEARCH_PATH}.",
+        ) from error
+
+
 def _spawn(argv: tuple[str, ...], nothing: BinaryIO, out: BinaryIO, err: BinaryIO) -> _Process:
     return subprocess.Popen(
         argv, stdin=nothing, stdout=out, stderr=err, env=_ENVIRONMENT, cwd="/", start_new_session=True
@@ -187,7 +199,16 @@ def _start_with_sh(argv: tuple[str, ...], nothing: BinaryIO, out: BinaryIO, err:
     # Imported late: 0.3 s on a slow machine, and few runs need it.
     import sh  # noqa: PLC0415
 
-    process = sh.Command(argv[0])(
+    command = sh.Command(argv[0])
+    try:
+        return _ShProcess(_start_in_background(command, argv, nothing, out, err))
+    except sh.ForkException as error:
+        # It holds no more than the traceback of the child, as text.
+        raise OSError(str(error).strip().rpartition("\n")[2]) from error
+
+
+def _start_in_background(command: Any, argv: tuple[str, ...], nothing: BinaryIO, out: BinaryIO, err: BinaryIO) -> Any:
+    return command(
         # Each byte one character: arguments reach the program exactly as the kernel gave them to us.
         *(os.fsencode(word).decode("latin-1") for word in argv[1:]),
         _env=_ENVIRONMENT,
@@ -203,7 +224,6 @@ def _start_with_sh(argv: tuple[str, ...], nothing: BinaryIO, out: BinaryIO, err:
         _bg=True,
         _bg_exc=False,
     )
-    return _ShProcess(process)
 
 
 @contextmanager
