@@ -105,6 +105,22 @@ def test_without_records_active_devices_still_have_owners() -> None:
     assert {number: device.owner.name for number, device in found.devices.items()} == {5: "shop"}
 
 
+@pytest.mark.parametrize("running", [False, True])
+def test_records_beside_a_damaged_one_are_believed_and_the_damage_is_named(*, running: bool) -> None:
+    damage = "metadata/c2 cannot be read as Docker's record"
+    state = replace(STATE, devices=tuple(record for record in RECORDS if record.name != "c2"), damage=damage)
+    found = owners(host(support.docker(state=state, running=running, driver="devicemapper" if running else "")))
+    assert found.problems == (damage, "/x: damaged")
+    assert set(found.devices) == {1, 2, 4, 5, 6, 7, 8}
+    assert found.devices[7].owner == Owner("container", "k3", "k3")
+
+
+def test_damaged_records_of_another_pool_are_not_believed() -> None:
+    found = owners(host(support.docker(state=replace(STATE, damage="x")), transaction_id=3))
+    assert found.devices == {}
+    assert "has transaction id 3" in found.problems[0]
+
+
 def test_a_device_that_nobody_records_is_unknown() -> None:
     found = owners(with_active(host(), "somebodys", 77))
     assert found.find("docker", 77).owner == Owner()

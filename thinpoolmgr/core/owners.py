@@ -87,7 +87,10 @@ def find_owners(view: PoolView, engine: Engine | None, graph: EngineGraph, snaps
 def _trusted_records(
     view: PoolView, engine: Engine | None, snapshot: Snapshot
 ) -> tuple[tuple[EngineDevice, ...], tuple[str, ...]]:
-    """Return the driver's records; none when they are not of this pool: the same ids would be of other devices."""
+    """Return the driver's records, as far as they can be read; none when they are not of this pool.
+
+    The same ids would be of other devices there.
+    """
     if engine is None:
         return (), ()
     if engine.state_problem:
@@ -97,13 +100,14 @@ def _trusted_records(
     other = ENGINES[engine.kind].configured_pool_dm_name(engine)
     if other not in {"", view.dm_name}:
         return (), (f"{engine.name} is configured for {other}, so that its records are not of {view.pool.path}",)
-    verdict = judge_state(engine, view, snapshot)
+    # The engine does not start with a damaged record; whose the others are, they tell.
+    verdict = judge_state(replace(engine, state=replace(engine.state, damage="")), view, snapshot)
     if verdict is not None and verdict.kind != "matching":
         return (), (f"the records of {engine.name} are not of {view.pool.path}: {verdict.evidence}",)
     if engine.state.loop_files:
         # There is no verdict while it runs.
         return (), (f"the records of {engine.name} are of the pool in {engine.state.loop_files[0]}",)
-    return engine.state.devices, ()
+    return engine.state.devices, (engine.state.damage,) if engine.state.damage else ()
 
 
 def _recorded(view: PoolView, record: EngineDevice) -> ThinDevice:
