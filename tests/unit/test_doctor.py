@@ -83,6 +83,23 @@ def test_nothing_is_found_where_all_is_well() -> None:
     assert find(support.with_engine(host(), support.docker(running=True, configured=True)), WITH_ENGINE) == {}
 
 
+def test_a_held_snapshot_of_the_metadata_is_told_with_both_ways_out() -> None:
+    found = find(host(held_root="42"))
+    assert list(found) == ["METADATA_SNAPSHOT_HELD"]
+    held = found["METADATA_SNAPSHOT_HELD"]
+    assert (held.severity, held.target, held.fix) == ("info", "docker/thinpool", None)
+    assert held.summary == "a snapshot of the metadata of docker/thinpool is held, at block 42"
+    assert "thinpoolmgr usage docker gives it back" in held.resolution
+    assert "dmsetup message -- docker-thinpool 0 release_metadata_snap" in held.resolution
+    assert [finding.code for finding in find_all(DESIRED, host(held_root="42"))] == ["METADATA_SNAPSHOT_HELD"]
+
+
+def test_a_held_snapshot_of_a_pool_that_is_not_ours_is_not_told() -> None:
+    shot = host(held_root="42")
+    foreign = replace_group(shot, replace(find_group(shot, "docker"), tags=()))
+    assert list(find(foreign)) == ["POOL_FOREIGN"]
+
+
 def partial() -> Snapshot:
     """Return the host when one of its group's two disks is away."""
     two = support.snapshot(support.disk(links=(BY_ID,)), support.disk("/dev/sdc"))
@@ -578,6 +595,7 @@ def test_the_words_of_the_table_ask_for_what_they_get() -> None:
     known = {
         *("target", "pool", "path", "command", "asked", "state", "because", "hint", "group", "by_lvm", "what"),
         *("resolution", "unit", "driver", "file", "package", "files", "drivers", "disks", "engine", "recorded", "real"),
+        *("root", "release"),
     }
     for code, kind in FINDINGS.items():
         for text in (kind.summary, kind.way_out, kind.otherwise):

@@ -43,6 +43,7 @@ from thinpoolmgr.core.steps import (
 from thinpoolmgr.units import lvm_size
 
 Argv = tuple[str, ...]
+RELEASE_METADATA_SNAPSHOT = "release_metadata_snap"
 _DMSETUP_PLAIN_NAME = re.compile(r"[A-Za-z0-9#+.:=@_-]+", re.ASCII)
 
 

@@ -155,6 +155,9 @@ class VolumeGroup(Struct, frozen=True):
         return next((lv for lv in self.lvs if lv.name == name), None)
 
 
+NO_HELD_ROOT = "-"
+
+
 class ThinPoolStatus(Struct, frozen=True):
     """The kernel's own word on a thin pool (status line of the `thin-pool` target).
 
@@ -168,7 +171,8 @@ class ThinPoolStatus(Struct, frozen=True):
     total_metadata_blocks: int = 0
     used_data_blocks: int = 0
     total_data_blocks: int = 0
-    held_root: str = "-"
+    held_root: str = NO_HELD_ROOT
+    """The block of a metadata snapshot that somebody holds."""
     discards: str = ""
     """The kernel's own word: `ignore_discard`, `no_discard_passdown` or `discard_passdown`."""
     when_full: str = ""

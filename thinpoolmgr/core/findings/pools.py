@@ -6,12 +6,14 @@ import re
 from typing import TYPE_CHECKING
 
 from thinpoolmgr.core.changes import correct_when_full, room_of
+from thinpoolmgr.core.commands import RELEASE_METADATA_SNAPSHOT, pool_message
 from thinpoolmgr.core.conditions import why_not_refreshed
 from thinpoolmgr.core.desired import MAX_METADATA_BYTES
 from thinpoolmgr.core.findings.sighting import Sighting, sight
 from thinpoolmgr.core.findings.space import extension_requests, metadata_request, needed_metadata
 from thinpoolmgr.core.leftovers import find_leftovers, unexpected_lvs
 from thinpoolmgr.core.lifecycle import RUNNING_STATES, PoolState, PoolView
+from thinpoolmgr.core.model import NO_HELD_ROOT
 from thinpoolmgr.core.plan import Memory, Request
 from thinpoolmgr.core.planner import with_lost_tags
 from thinpoolmgr.core.profiles import plan_profile
@@ -131,6 +133,11 @@ def _kernel(view: PoolView) -> list[Sighting]:
         requests = extension_requests(view)
         words = {"by_lvm": lv.when_full, "limit": "" if requests else _limit(view)}
         found.append(_sight("POOL_ERRORS_WRITES", view, path, evidence, *requests, **words))
+    if status.held_root != NO_HELD_ROOT and view.state not in _NOT_OURS_OR_UNSURE:
+        evidence = f"the kernel's status names block {status.held_root} as held metadata root"
+        release = " ".join(pool_message(view.dm_name, RELEASE_METADATA_SNAPSHOT))
+        words = {"root": status.held_root, "release": release}
+        found.append(_sight("METADATA_SNAPSHOT_HELD", view, path, evidence, **words))
     return found
 
 

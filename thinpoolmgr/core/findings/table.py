@@ -129,6 +129,12 @@ FINDINGS: Mapping[str, Kind] = {
         "Look at it (lvs -a {target}). Move it to another group, or remove it yourself if it is of no use.",
         in_status=False,
     ),
+    "METADATA_SNAPSHOT_HELD": Kind(
+        "info",
+        "a snapshot of the metadata of {path} is held, at block {root}",
+        "thinpoolmgr usage {pool} gives it back when a usage that was killed left it. Else wait until whoever took it "
+        "has ended; when it died: {release}",
+    ),
     "METADATA_BACKUP_KEPT": Kind(
         "info",
         "{target} is the metadata that {path} had before a repair",
