@@ -59,7 +59,7 @@ def root(tmp_path: Path) -> Root:
     return made
 
 
-LAYER1, LAYER2 = EngineLayer(D1, CACHE1), EngineLayer(CHAIN2, CACHE2, D1)
+LAYER1, LAYER2 = EngineLayer(D1, CACHE1), EngineLayer(CHAIN2, CACHE2)
 WEB = EngineImage(f"sha256:{IMAGE}", ("web:latest", f"web@{D2}"), (D1, CHAIN2))
 SHOP = EngineContainer(CONTAINER, "shop", f"sha256:{IMAGE}", MOUNT, f"{MOUNT}-init", CHAIN2)
 
@@ -120,7 +120,7 @@ def test_a_container_without_a_device_keeps_its_name(root: Root) -> None:
         (f"{LAYERDB}/sha256/{CHAIN2[7:]}/cache-id", "../../../etc", "layers"),
         (f"{LAYERDB}/sha256/{CHAIN2[7:]}/cache-id", "", "layers"),
         (f"{LAYERDB}/sha256/{CHAIN2[7:]}/cache-id", "a" * 2000, "layers"),
-        (f"{LAYERDB}/sha256/{CHAIN2[7:]}/parent", "sha256:abc", "layers"),
+        (f"{LAYERDB}/mounts/{CONTAINER}/parent", "sha256:abc", ""),
         (f"{IMAGEDB}/{IMAGE}", '{"rootfs": {"diff_ids": [1', "images"),
         (f"{IMAGEDB}/{IMAGE}", '{"rootfs": {"diff_ids": "no list"}}', "images"),
         (f"{IMAGEDB}/{IMAGE}", '{"x": ' + "[" * 100_000, "images"),
@@ -134,6 +134,12 @@ def test_a_damaged_file_is_named_and_the_rest_is_read(root: Root, name: str, tex
     assert graph.problems[0].startswith(f"{os.path.realpath(root.path)}/{name}".rpartition("/")[0])
     for kind in ("images", "layers", "containers"):
         assert len(getattr(graph, kind)) == len(getattr(whole, kind)) - (kind == lost)
+
+
+def test_what_no_answer_needs_is_not_read(root: Root) -> None:
+    whole = root.read()
+    root.write(f"{LAYERDB}/sha256/{CHAIN2[7:]}/parent", "sha256:abc")
+    assert root.read() == whole
 
 
 def test_damaged_names_cost_the_names_alone(root: Root) -> None:

@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,15 @@ import pytest
 
 from thinpoolmgr.errors import NeedsPersonError, RefusedError
 from thinpoolmgr.host import files
-from thinpoolmgr.host.files import FileFailedError, mounts_on_or_below, move_aside, read_text, write_atomically
+from thinpoolmgr.host.files import (
+    FileFailedError,
+    mounts_on_or_below,
+    move_aside,
+    open_path,
+    read_small,
+    read_text,
+    write_atomically,
+)
 
 
 def names(folder: Path) -> set[str]:
@@ -57,6 +66,30 @@ def test_links_are_followed_only_when_asked(tmp_path: Path, config: Path) -> Non
         read_text(str(tmp_path / "link"), 9, follow=False)
     with pytest.raises(FileNotFoundError):
         read_text(str(tmp_path / "none"), 9)
+
+
+@pytest.fixture
+def opened(config: Path) -> Iterator[int]:
+    with open_path(str(config.parent)) as folder:
+        yield folder
+
+
+def test_a_small_file_comes_with_the_time_it_was_written(config: Path, opened: int) -> None:
+    os.utime(config, (1, 7))
+    assert read_small("daemon.json", 4, opened) == ("{}\r\n", 7.0)
+
+
+def test_a_small_file_is_no_link_no_pipe_no_folder_and_not_long(config: Path, opened: int) -> None:
+    (config.parent / "link").symlink_to(config)
+    os.mkfifo(config.parent / "pipe")
+    (config.parent / "folder").mkdir()
+    with pytest.raises(OSError, match="symbolic links"):
+        read_small("link", 9, opened)
+    for name in ("pipe", "folder"):
+        with pytest.raises(ValueError, match="not a regular file"):
+            read_small(name, 9, opened)
+    with pytest.raises(ValueError, match="longer than 3 bytes"):
+        read_small("daemon.json", 3, opened)
 
 
 # write_atomically

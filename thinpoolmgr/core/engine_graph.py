@@ -25,8 +25,6 @@ class EngineLayer(Struct, frozen=True):
     chain_id: str
     cache_id: str
     """The hash in the name of its thin device, and of its file in the driver's metadata."""
-    parent: str = ""
-    """Chain id of the layer below; empty for the lowest."""
     removing: bool = False
     """Its removal was begun and not finished."""
 

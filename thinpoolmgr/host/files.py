@@ -62,6 +62,22 @@ def read_text(path: str, limit_bytes: int, *, dir_fd: int | None = None, follow:
     return _read(path, limit_bytes, dir_fd, follow=follow).text
 
 
+def read_small(name: str, limit_bytes: int, folder: int) -> tuple[str, float]:
+    """Return the text of a regular file in an open folder, and when it was written; a link is not followed.
+
+    As `read_text`, in four system calls instead of five: for the engines' files, which are read by the ten thousand. A
+    device among them would be opened, and refused; `read_text` does not even open one.
+    """
+    fd = os.open(name, _READ_FLAGS | os.O_NOFOLLOW, dir_fd=folder)
+    try:
+        status = os.fstat(fd)
+        _refuse_irregular(name, status)
+        data = _read_most(fd, limit_bytes + 1, status.st_size)
+    finally:
+        os.close(fd)
+    return _text_of(name, data, limit_bytes), status.st_mtime
+
+
 def _read(path: str, limit_bytes: int, dir_fd: int | None, *, follow: bool, with_xattrs: bool = False) -> _Old:
     # Looked at before it is opened (opening a device can do things) and after (it may be another one by then).
     _refuse_irregular(path, os.stat(path, dir_fd=dir_fd, follow_symlinks=follow))
@@ -73,11 +89,15 @@ def _read(path: str, limit_bytes: int, dir_fd: int | None, *, follow: bool, with
         xattrs = _read_xattrs(fd) if with_xattrs else {}
     finally:
         os.close(fd)
+    return _Old(_text_of(path, data, limit_bytes), status, xattrs)
+
+
+def _text_of(path: str, data: bytes, limit_bytes: int) -> str:
     if len(data) > limit_bytes:
         msg = f"{path} is longer than {limit_bytes} bytes"
         raise ValueError(msg)
     try:
-        return _Old(data.decode(), status, xattrs)
+        return data.decode()
     except UnicodeDecodeError as error:
         msg = f"{path} is not UTF-8: byte {error.start} is 0x{data[error.start]:02x}"
         raise ValueError(msg) from error

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-from contextlib import ExitStack, contextmanager, suppress
-from typing import TYPE_CHECKING, TypeVar
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import msgspec
 
 from thinpoolmgr.core.engine_graph import EngineContainer, EngineGraph, EngineImage, EngineLayer, chain_ids
-from thinpoolmgr.host.files import FOLDER_FLAGS, open_path, read_text
+from thinpoolmgr.host.files import FOLDER_FLAGS, open_path, read_small
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -121,14 +121,15 @@ class _Folder:
     def __init__(self, fd: int) -> None:
         self._fd = fd
 
-    @contextmanager
-    def open(self, name: str) -> Iterator[_Folder]:
-        """Open a folder in it."""
-        fd = os.open(name, FOLDER_FLAGS, dir_fd=self._fd)
-        try:
-            yield _Folder(fd)
-        finally:
-            os.close(fd)
+    def open(self, name: str) -> _Folder:
+        """Return a folder in it, to be closed by `with`."""
+        return _Folder(os.open(name, FOLDER_FLAGS, dir_fd=self._fd))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
 
     def word(self, name: str, pattern: re.Pattern[str]) -> str:
         word = self._text(name, _WORD_LIMIT_BYTES).strip()
@@ -146,13 +147,12 @@ class _Folder:
         return msgspec.json.decode(self._text(name, limit_bytes), type=kind)
 
     def _text(self, name: str, limit_bytes: int) -> str:
-        return read_text(name, limit_bytes, dir_fd=self._fd, follow=False)
+        return read_small(name, limit_bytes, self._fd)[0]
 
 
 def _read_layer(above: _Folder, match: re.Match[str]) -> EngineLayer:
     with above.open(match[0]) as folder:
-        cache_id, parent = folder.word("cache-id", _CACHE_ID), folder.optional_word("parent", _CHAIN_ID)
-    return EngineLayer(f"sha256:{match[1]}", cache_id, parent, removing=bool(match[2]))
+        return EngineLayer(f"sha256:{match[1]}", folder.word("cache-id", _CACHE_ID), removing=bool(match[2]))
 
 
 def _read_images(reader: _Reader) -> tuple[EngineImage, ...]:

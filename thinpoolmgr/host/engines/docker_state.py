@@ -12,7 +12,7 @@ import stat
 import msgspec
 
 from thinpoolmgr.core.model import EngineDevice, EngineState
-from thinpoolmgr.host.files import mounts_on_or_below, read_text
+from thinpoolmgr.host.files import mounts_on_or_below, read_small
 
 _FILE_LIMIT_BYTES = 64 * 1024
 _MAX_FILES = 1_000_000
@@ -39,6 +39,9 @@ class _Device(msgspec.Struct, frozen=True):
     device_id: int
     size: int
     transaction_id: int
+
+
+_DEVICE = msgspec.json.Decoder(_Device)
 
 
 def read_state(data_root: str, proc: str = "/proc") -> EngineState | None:
@@ -143,16 +146,15 @@ def _read_records(path: str, fd: int) -> _Records:
 
 def _read_into(records: _Records, folder: int, name: str, shown: str) -> None:
     try:
-        text = read_text(name, _FILE_LIMIT_BYTES, dir_fd=folder, follow=False)
+        text, written_at = read_small(name, _FILE_LIMIT_BYTES, folder)
         if name == _TRANSACTION_FILE:
             records.transaction_id = msgspec.json.decode(text, type=_Transaction).open_transaction_id
             return
-        written_at = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime
         records.written_at = max(written_at, records.written_at or written_at)
         if name == _SET_FILE:
             records.device_set = msgspec.json.decode(text, type=_DeviceSet)
             return
-        records.devices[name] = msgspec.json.decode(text, type=_Device)
+        records.devices[name] = _DEVICE.decode(text)
     except FileNotFoundError:
         # A running engine removes devices while we read.
         return
