@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from thinpoolmgr.core.engine_graph import EngineContainer, EngineGraph, EngineImage, EngineLayer, chain_ids
 from thinpoolmgr.host.engines.docker_graph import read_graph
@@ -61,7 +62,7 @@ def root(tmp_path: Path) -> Root:
 
 LAYER1, LAYER2 = EngineLayer(D1, CACHE1), EngineLayer(CHAIN2, CACHE2)
 WEB = EngineImage(f"sha256:{IMAGE}", ("web:latest", f"web@{D2}"), (D1, CHAIN2))
-SHOP = EngineContainer(CONTAINER, "shop", f"sha256:{IMAGE}", MOUNT, f"{MOUNT}-init", CHAIN2)
+SHOP = EngineContainer(CONTAINER, "shop", f"sha256:{IMAGE}", MOUNT, f"{MOUNT}-init")
 
 
 def test_all_is_read(root: Root) -> None:
@@ -120,7 +121,6 @@ def test_a_container_without_a_device_keeps_its_name(root: Root) -> None:
         (f"{LAYERDB}/sha256/{CHAIN2[7:]}/cache-id", "../../../etc", "layers"),
         (f"{LAYERDB}/sha256/{CHAIN2[7:]}/cache-id", "", "layers"),
         (f"{LAYERDB}/sha256/{CHAIN2[7:]}/cache-id", "a" * 2000, "layers"),
-        (f"{LAYERDB}/mounts/{CONTAINER}/parent", "sha256:abc", ""),
         (f"{IMAGEDB}/{IMAGE}", '{"rootfs": {"diff_ids": [1', "images"),
         (f"{IMAGEDB}/{IMAGE}", '{"rootfs": {"diff_ids": "no list"}}', "images"),
         (f"{IMAGEDB}/{IMAGE}", '{"x": ' + "[" * 100_000, "images"),
@@ -138,8 +138,16 @@ def test_a_damaged_file_is_named_and_the_rest_is_read(root: Root, name: str, tex
 
 def test_what_no_answer_needs_is_not_read(root: Root) -> None:
     whole = root.read()
-    root.write(f"{LAYERDB}/sha256/{CHAIN2[7:]}/parent", "sha256:abc")
+    for name in (f"sha256/{CHAIN2[7:]}/parent", f"mounts/{CONTAINER}/parent", f"mounts/{CONTAINER}/init-id"):
+        root.write(f"{LAYERDB}/{name}", "../..")
     assert root.read() == whole
+
+
+def test_a_container_whose_image_is_gone_tells_its_layer(root: Root) -> None:
+    (root.path / IMAGEDB / IMAGE).unlink()
+    assert root.read().containers == (replace(SHOP, parent=CHAIN2),)
+    root.write(f"{LAYERDB}/mounts/{CONTAINER}/parent", "sha256:abc")
+    assert "parent holds" in root.read().problems[0]
 
 
 def test_damaged_names_cost_the_names_alone(root: Root) -> None:

@@ -41,7 +41,7 @@ class EngineContainer(Struct, frozen=True):
     init_id: str = ""
     """The hash of the thin device between it and its image (`.../etc/hosts` and the like)."""
     parent: str = ""
-    """Chain id of the layer it stands on."""
+    """Chain id of the layer it stands on; empty where its image is there, and tells."""
 
 
 class EngineGraph(Struct, frozen=True):

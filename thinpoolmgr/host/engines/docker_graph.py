@@ -70,7 +70,8 @@ def read_graph(data_root: str) -> EngineGraph:
             return EngineGraph(problems=(f"{root}: {error.strerror}",))
         reader = _Reader(root, fd, problems)
         layers = tuple(reader.read_each(_LAYERS, _LAYER_FOLDER, _read_layer))
-        return EngineGraph(_read_images(reader), layers, _read_containers(reader), tuple(problems))
+        images = _read_images(reader)
+        return EngineGraph(images, layers, _read_containers(reader, images), tuple(problems))
 
 
 class _Reader:
@@ -174,11 +175,16 @@ def _read_repositories(folder: _Folder, match: re.Match[str]) -> _Repositories:
     return folder.record(match[0], _Repositories, _NAMES_LIMIT_BYTES)
 
 
-def _read_containers(reader: _Reader) -> tuple[EngineContainer, ...]:
+def _read_containers(reader: _Reader, images: tuple[EngineImage, ...]) -> tuple[EngineContainer, ...]:
     """Join the containers that have a configuration with those that have a thin device."""
-    of_driver = {found.id: found for found in reader.read_each(_MOUNTS, _DIGEST, _read_mount)}
     configured = {found.id: found for found in reader.read_each(_CONTAINERS, _DIGEST, _read_config)}
-    nothing = EngineContainer("")
+    known, nothing = {image.id for image in images}, EngineContainer("")
+
+    def read_mount(above: _Folder, match: re.Match[str]) -> EngineContainer:
+        has_image = configured.get(match[0], nothing).image_id in known
+        return _read_mount(above, match[0], with_parent=not has_image)
+
+    of_driver = {found.id: found for found in reader.read_each(_MOUNTS, _DIGEST, read_mount)}
     joined = {}
     for name in sorted({*of_driver, *configured}):
         mount, config = of_driver.get(name, nothing), configured.get(name, nothing)
@@ -186,11 +192,12 @@ def _read_containers(reader: _Reader) -> tuple[EngineContainer, ...]:
     return tuple(joined.values())
 
 
-def _read_mount(above: _Folder, match: re.Match[str]) -> EngineContainer:
-    with above.open(match[0]) as folder:
-        mount_id, init_id = folder.word("mount-id", _CACHE_ID), folder.optional_word("init-id", _CACHE_ID)
-        parent = folder.optional_word("parent", _CHAIN_ID)
-    return EngineContainer(match[0], mount_id=mount_id, init_id=init_id, parent=parent)
+def _read_mount(above: _Folder, name: str, *, with_parent: bool) -> EngineContainer:
+    with above.open(name) as folder:
+        mount_id = folder.word("mount-id", _CACHE_ID)
+        parent = folder.optional_word("parent", _CHAIN_ID) if with_parent else ""
+    # What the file init-id would say (layer/layer_store.go, initMount).
+    return EngineContainer(name, mount_id=mount_id, init_id=f"{mount_id}-init", parent=parent)
 
 
 def _read_config(above: _Folder, match: re.Match[str]) -> EngineContainer:
