@@ -7,6 +7,8 @@ import hashlib
 import importlib
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -76,6 +78,19 @@ class Tool:
     def pool(self) -> Any:
         """Return the first pool of `status --json`."""
         return self.succeed("status", "--json").document["pools"][0]
+
+
+def kill_at(tool: Tool, program: str, *arguments: str, before: bool) -> None:
+    """Run the tool and SIGKILL it, with its child, just before or just after `program` did its work."""
+    wrapper = Path("/usr/local/sbin") / program
+    work = "" if before else f'{shutil.which(program, path="/usr/sbin:/usr/bin")} "$@"\n'
+    wrapper.write_text(f"#!/bin/sh\n{work}kill -9 $PPID\nkill -9 $$\n", "utf-8")
+    wrapper.chmod(0o755)
+    try:
+        killed = subprocess.run(tool.argv(*arguments), capture_output=True, check=False, stdin=subprocess.DEVNULL)
+    finally:
+        wrapper.unlink()
+    assert killed.returncode == -signal.SIGKILL
 
 
 def _become(arguments: tuple[str, ...], out: int, err: int) -> NoReturn:

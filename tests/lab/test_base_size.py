@@ -1,4 +1,4 @@
-"""Growing Docker's base: with nobody in the way, and with the base device held at its old size."""
+"""Docker's base: grown, left small and mended, held, and made smaller."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 from conftest import wait_until
-from docker_lab import DATA_ROOT, Dockerd, host_with_docker, load_image, run_container
-from lab_tool import Tool, dm_names, sh
+from docker_lab import DAEMON_JSON, DATA_ROOT, Dockerd, host_with_docker, load_image, run_container, storage
+from lab_tool import Tool, dm_names, kill_at, sh
 
+from thinpoolmgr.core.steps import GROWN_MOUNT, GROWN_NAME
 from thinpoolmgr.lab.loop import LoopDisk
 
-pytestmark = pytest.mark.campaign
-
+MakeDisk = Callable[..., LoopDisk]
 GIB = 2**30
 RECORDS = DATA_ROOT / "devicemapper"
 
@@ -32,15 +32,16 @@ def base_name() -> str:
     return f"docker-{os.major(folder.st_dev)}:{os.minor(folder.st_dev)}-{folder.st_ino}-base"
 
 
+def base_table() -> str:
+    record = json.loads((RECORDS / "metadata/base").read_text("utf-8"))
+    return f"0 {record['size'] // 512} thin /dev/mapper/docker-thinpool {record['device_id']}"
+
+
 @contextmanager
 def base_held() -> Iterator[None]:
     """Activate Docker's base device with the size that it has now, and hold it open."""
-    record = json.loads((RECORDS / "metadata/base").read_text("utf-8"))
-    table = f"0 {record['size'] // 512} thin /dev/mapper/docker-thinpool {record['device_id']}"
-    sh("dmsetup", "create", base_name(), "--table", table)
-    node = Path("/dev/mapper") / base_name()
-    with node.open("rb") as held:
-        # the old superblock is in the page cache from here on
+    sh("dmsetup", "create", base_name(), "--table", base_table())
+    with (Path("/dev/mapper") / base_name()).open("rb") as held:
         held.read(4096)
         yield
     sh("dmsetup", "remove", "--retry", base_name(), check=False)
@@ -48,14 +49,18 @@ def base_held() -> Iterator[None]:
 
 
 def look_by_hand() -> int:
-    """Return the size of the base's file system in bytes, read as the documentation says, with Docker stopped."""
-    record = json.loads((RECORDS / "metadata/base").read_text("utf-8"))
-    table = f"0 {record['size'] // 512} thin /dev/mapper/docker-thinpool {record['device_id']}"
-    sh("dmsetup", "create", "look", "--readonly", "--table", table)
-    told = sh("xfs_db", "-r", "-c", "sb 0", "-c", "p dblocks blocksize", "/dev/mapper/look")
+    """Return the size of the base's file system in bytes, from a read-only device on it, with Docker stopped."""
+    sh("dmsetup", "create", "look", "--readonly", "--table", base_table())
+    if "xfs" in sh("blkid", "-p", "-s", "TYPE", "-o", "value", "/dev/mapper/look"):
+        told = sh("xfs_db", "-r", "-c", "sb 0", "-c", "p dblocks blocksize", "/dev/mapper/look")
+        numbers = dict(line.split(" = ") for line in told.splitlines())
+        size = int(numbers["dblocks"]) * int(numbers["blocksize"])
+    else:
+        lines = sh("dumpe2fs", "-h", "/dev/mapper/look").splitlines()
+        facts = dict(line.split(":", 1) for line in lines if ":" in line)
+        size = int(facts["Block count"]) * int(facts["Block size"])
     sh("dmsetup", "remove", "look")
-    numbers = dict(line.split(" = ") for line in told.splitlines())
-    return int(numbers["dblocks"]) * int(numbers["blocksize"])
+    return size
 
 
 def look(tool: Tool) -> tuple[Any, list[str]]:
@@ -69,46 +74,118 @@ def container_gib(image: str) -> float:
     return int(run_container(image, "df", "-P", "-k", "/").splitlines()[-1].split()[1]) / 2**20
 
 
-def test_the_base_grows_unless_it_is_held_at_its_old_size(
-    tool: Tool, loop_disks: Callable[..., LoopDisk], tmp_path: Path
-) -> None:
+def configure(tool: Tool, disk: LoopDisk, size: str, filesystem: str = "xfs") -> None:
+    engine = f'[engines.docker]\npool = "docker"\nbase_size = "{size}"\nfilesystem = "{filesystem}"\n'
+    tool.configure(disk.path, engine=engine)
+
+
+def left_small(tool: Tool, disk: LoopDisk, log: Path, filesystem: str = "xfs") -> None:
+    """Have Docker record 2 GiB for a base whose file system keeps 1 GiB, and stop it."""
+    configure(tool, disk, "1GiB", filesystem)
+    tool.succeed("apply", "--yes")
+    with Dockerd(log):
+        pass
+    with base_held():
+        DAEMON_JSON.write_text(DAEMON_JSON.read_text("utf-8").replace("basesize=1G", "basesize=2G"), "utf-8")
+        with Dockerd(log):
+            pass
+    configure(tool, disk, "2GiB", filesystem)
+
+
+@pytest.mark.campaign
+def test_the_base_grows_and_what_is_still_smaller_is_named(tool: Tool, loop_disks: MakeDisk, tmp_path: Path) -> None:
     disk = loop_disks(3 * GIB)
-
-    def apply(size: str) -> None:
-        tool.configure(disk.path, engine=f'[engines.docker]\npool = "docker"\nbase_size = "{size}"\n')
-        tool.succeed("apply", "--yes", "--allow", "outage")
-
-    apply("1GiB")
+    configure(tool, disk, "1GiB")
+    tool.succeed("apply", "--yes")
     with Dockerd(tmp_path / "log"):
         image = load_image(tmp_path)
         engine, codes = look(tool)
-        assert (engine["base_size_bytes"], engine["effective_base_size_bytes"]) == (GIB, None)
-        assert (engine["smaller_devices"], codes) == (0, [])
-    apply("2GiB")
+        assert engine["base_size_bytes"] == engine["effective_base_size_bytes"] == GIB
+        assert (engine["smaller_devices"], engine["smaller"], codes) == (0, [], [])
+    configure(tool, disk, "2GiB")
+    tool.succeed("apply", "--yes", "--allow", "outage")
     with Dockerd(tmp_path / "log"):
         sh("docker", "run", "--detach", "--name=old", "--network=none", "--stop-timeout=1", image, "sleep", "1000")
         assert 0.9 < container_gib(image) <= 1
-        with base_held():
-            engine, codes = look(tool)
-        assert (engine["base_size_bytes"], engine["effective_base_size_bytes"]) == (2 * GIB, 2 * GIB)
+        engine, codes = look(tool)
+        assert engine["base_size_bytes"] == engine["effective_base_size_bytes"] == 2 * GIB
         # the layer of the image, and the two of the container
         assert (engine["smaller_devices"], codes) == (3, [])
-        assert "3 devices of images and containers smaller than the base" in tool.succeed("status").out
+        assert engine["smaller"] == [
+            {"kind": "image", "name": "lab:1", "size_bytes": GIB},
+            {"kind": "container", "name": "old", "size_bytes": GIB},
+        ]
+        told = " ".join(tool.succeed("status").out.split())
+        assert "3 devices of images and containers smaller than the base" in told
+        assert "image lab:1 (1 GiB), container old (1 GiB)" in told
         sh("docker", "rm", "--force", "old")
         sh("docker", "rmi", image)
         assert 1.9 < container_gib(load_image(tmp_path)) <= 2
-    with base_held():
-        apply("3GiB")
-        with Dockerd(tmp_path / "log"):
-            engine, codes = look(tool)
-            assert (engine["base_size_bytes"], engine["effective_base_size_bytes"]) == (3 * GIB, 2 * GIB)
-            assert codes == ["BASE_SIZE_NOT_GROWN"]
     assert look_by_hand() == 2 * GIB
-    apply("4GiB")
-    with Dockerd(tmp_path / "log"):
-        with base_held():
-            engine, codes = look(tool)
-        assert (engine["base_size_bytes"], engine["effective_base_size_bytes"], codes) == (4 * GIB, 4 * GIB, [])
-        sh("docker", "rmi", image)
-        assert 3.9 < container_gib(load_image(tmp_path)) <= 4
     tool.succeed("destroy", "docker", "--yes", "--allow", "destroy,outage")
+
+
+def test_a_base_that_was_left_small_is_told_and_mended(tool: Tool, loop_disks: MakeDisk, tmp_path: Path) -> None:
+    left_small(tool, loop_disks(3 * GIB), tmp_path / "log")
+    engine, codes = look(tool)
+    assert (engine["base_size_bytes"], engine["effective_base_size_bytes"]) == (2 * GIB, GIB)
+    assert codes == ["BASE_SIZE_NOT_GROWN"]
+    assert look_by_hand() == GIB
+    (finding,) = [f for f in tool("doctor", "--json").document["findings"] if f["code"] == "BASE_SIZE_NOT_GROWN"]
+    assert [step["do"] for step in finding["fix"]] == ["grow-base"]
+    with base_held():
+        refused = tool("apply", "--yes", "--json")
+        assert (refused.code, refused.document["error"]["code"]) == (3, "DEVICE_OPEN")
+    done = tool.succeed("apply", "--yes", "--json").document
+    assert [step["do"] for step in done["steps"]] == ["grow-base"]
+    engine, codes = look(tool)
+    assert (engine["effective_base_size_bytes"], codes) == (2 * GIB, [])
+    assert look_by_hand() == 2 * GIB
+    with Dockerd(tmp_path / "log"):
+        assert 1.9 < container_gib(load_image(tmp_path)) <= 2
+        assert tool("plan").code == 0
+
+
+@pytest.mark.campaign
+def test_ext4_is_mended_and_a_kill_in_the_middle_leaves_nothing(
+    tool: Tool, loop_disks: MakeDisk, tmp_path: Path
+) -> None:
+    left_small(tool, loop_disks(3 * GIB), tmp_path / "log", "ext4")
+    for program in ("resize2fs", "umount"):
+        kill_at(tool, program, "apply", "--yes", before=True)
+        assert GROWN_NAME in dm_names()
+        assert os.path.ismount(GROWN_MOUNT)
+        assert "RUN_INTERRUPTED" in look(tool)[1]
+    tool.succeed("apply", "--yes")
+    assert (GROWN_NAME in dm_names(), os.path.ismount(GROWN_MOUNT)) == (False, False)
+    assert look(tool)[0]["effective_base_size_bytes"] == 2 * GIB
+    assert look_by_hand() == 2 * GIB
+    with Dockerd(tmp_path / "log"):
+        assert 1.8 < container_gib(load_image(tmp_path)) <= 2
+    assert tool("plan").code == 0
+
+
+@pytest.mark.campaign
+def test_a_base_is_made_smaller_only_where_all_may_be_lost(tool: Tool, loop_disks: MakeDisk, tmp_path: Path) -> None:
+    disk = loop_disks(3 * GIB)
+    configure(tool, disk, "2GiB")
+    tool.succeed("apply", "--yes")
+    with Dockerd(tmp_path / "log"):
+        sh("docker", "create", "--name", "shop", "--network=none", load_image(tmp_path), "true")
+    text = tool.config.read_text("utf-8")
+    refused = tool("base-size", "docker", "1GiB", "--yes", "--allow", "outage", "--json")
+    assert (refused.code, refused.document["error"]["code"]) == (3, "BASE_SIZE_SHRINKS")
+    assert "Lost with it: image lab:1, and container shop." in refused.document["error"]["details"]
+    assert tool.config.read_text("utf-8") == text
+    done = tool.succeed("base-size", "docker", "1GiB", "--yes", "--allow", "outage,destroy", "--json").document
+    steps = [step["do"] for step in done["steps"]]
+    assert ("remove-thin-pool" in steps, "move-state-aside" in steps, "create-thin-pool" in steps) == (True,) * 3
+    (aside,) = DATA_ROOT.glob("thinpoolmgr-stale-*")
+    assert {"devicemapper", "containers"} <= {path.name for path in aside.iterdir()}
+    assert 'base_size = "1GiB"' in tool.config.read_text("utf-8")
+    with Dockerd(tmp_path / "log"):
+        assert storage() == ("devicemapper", "docker-thinpool")
+        assert sh("docker", "ps", "--all", "--quiet") == sh("docker", "images", "--quiet") == ""
+        assert 0.9 < container_gib(load_image(tmp_path)) <= 1
+        assert look(tool)[0]["effective_base_size_bytes"] == GIB
+    assert tool("plan").code == 0

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lab_tool import Tool, dm_names, fingerprint, group_names, is_blank, seqno, sh, words
-from test_faults import kill_at
+from lab_tool import Tool, dm_names, fingerprint, group_names, is_blank, kill_at, seqno, sh, words
 
 from thinpoolmgr.lab.loop import LoopDisk
 

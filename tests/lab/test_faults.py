@@ -10,25 +10,12 @@ from pathlib import Path
 
 import pytest
 from conftest import SYS_BLOCK, wait_until
-from lab_tool import STATE_FOLDER, Tool, dm_names, group_names, is_blank, seqno, sh, words
+from lab_tool import STATE_FOLDER, Tool, dm_names, group_names, is_blank, kill_at, seqno, sh, words
 
 from thinpoolmgr.lab.loop import LoopDisk
 
 MakeDisk = Callable[..., LoopDisk]
 DESTROY = ("destroy", "docker", "--yes", "--allow", "destroy")
-
-
-def kill_at(tool: Tool, program: str, *arguments: str, before: bool) -> None:
-    """Run the tool and SIGKILL it, with its child, just before or just after `program` did its work."""
-    wrapper = Path("/usr/local/sbin") / program
-    work = "" if before else f'/usr/sbin/{program} "$@"\n'
-    wrapper.write_text(f"#!/bin/sh\n{work}kill -9 $PPID\nkill -9 $$\n", "utf-8")
-    wrapper.chmod(0o755)
-    try:
-        killed = subprocess.run(tool.argv(*arguments), capture_output=True, check=False, stdin=subprocess.DEVNULL)
-    finally:
-        wrapper.unlink()
-    assert killed.returncode == -signal.SIGKILL
 
 
 APPLY = ("apply", "--yes")

@@ -23,7 +23,7 @@ from docker_lab import (
     run_container,
     storage,
 )
-from lab_tool import Tool, dm_names, sh
+from lab_tool import Tool, dm_names, fingerprint, sh
 
 from thinpoolmgr.lab.loop import LoopDisk
 
@@ -141,6 +141,32 @@ def test_a_pool_whose_data_root_is_gone_counts_as_taken(used: Tool, tmp_path: Pa
 
 
 @pytest.mark.campaign
+def test_the_state_of_another_pool_is_known_by_its_base_device(used: Tool, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(DATA_ROOT / "devicemapper", old, symlinks=True)
+    used.succeed("rebuild", "docker", "--yes", "--allow", "destroy")
+    with Dockerd(tmp_path / "log"):
+        image = load_image(tmp_path)
+        for number in range(3):
+            sh("docker", "create", "--name", f"web{number}", "--network=none", image, "true")
+    # The pool has gone further than the old state: by transactions alone it could be its own.
+    shutil.move(DATA_ROOT / "devicemapper", tmp_path / "new")
+    shutil.copytree(old, DATA_ROOT / "devicemapper", symlinks=True)
+    message = why_docker_ends(tmp_path / "log")
+    assert "Base Device UUID" in message
+    assert "ENGINE_STATE_OTHER_POOL" in findings(used)
+    assert "the base device there has the uuid" in " ".join(refused(used, "apply", "--yes").split())
+    # A record with a number that the pool does not have.
+    base = METADATA / "base"
+    base.write_text(json.dumps(json.loads(base.read_text("utf-8")) | {"device_id": 777}), "utf-8")
+    assert "no device with the number of the base device" in " ".join(refused(used, "apply", "--yes").split())
+    shutil.rmtree(DATA_ROOT / "devicemapper")
+    shutil.move(tmp_path / "new", DATA_ROOT / "devicemapper")
+    assert findings(used) == {}
+    used.succeed("rebuild", "docker", "--yes", "--allow", "destroy")
+
+
+@pytest.mark.campaign
 def test_loop_files_of_dropped_options_are_told_from_those_that_are_used(used: Tool, tmp_path: Path) -> None:
     right = DAEMON_JSON.read_text("utf-8")
     DAEMON_JSON.write_text(SETTINGS.replace("none", 'none",\n\t"storage-driver": "devicemapper'), "utf-8")
@@ -161,37 +187,131 @@ def test_loop_files_of_dropped_options_are_told_from_those_that_are_used(used: T
     assert findings(used) == {}
 
 
+def begin_own_setup(disk: Path, folder: Path, before: str = "") -> Callable[[], None]:
+    """Start a dockerd that sets `disk` up by itself, and return what kills it with all that it started.
+
+    Instead of the command `before` it gets one that never ends; `folder`/there tells that it has come so far.
+    """
+    own = json.dumps([f"dm.directlvm_device={disk}", "dm.directlvm_device_force=true"])
+    storage_lines = f'none",\n\t"storage-driver": "devicemapper", "storage-opts": {own}'
+    DAEMON_JSON.write_text(SETTINGS.replace('none"', storage_lines), "utf-8")
+    if before:
+        script = folder / "bin" / before
+        script.parent.mkdir()
+        script.write_text(f"#!/bin/sh\ntouch {folder}/there\nexec sleep 1000\n", "utf-8")
+        script.chmod(0o755)
+    path = f"{folder}/bin:{os.environ['PATH']}"
+    with (folder / "log").open("wb") as output:
+        dockerd = subprocess.Popen(
+            ["dockerd"],
+            stdout=output,
+            stderr=output,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            env={**os.environ, "PATH": path},
+        )
+
+    def kill() -> None:
+        os.killpg(dockerd.pid, signal.SIGKILL)
+        dockerd.wait()
+        sh("dmsetup", "udevcomplete_all", "--yes")
+
+    return kill
+
+
+def steps_of(tool: Tool, *command: str) -> list[str]:
+    done = tool.succeed(*command, "--yes", "--json").document
+    return [step["do"] for step in done["steps"]]
+
+
+def require_docker_on_the_pool(tool: Tool, folder: Path) -> None:
+    """Apply what is left, and see Docker work on the pool, without its own set-up in its configuration."""
+    tool.succeed("apply", "--yes")
+    assert "directlvm" not in DAEMON_JSON.read_text("utf-8")
+    with Dockerd(folder / "log"):
+        assert storage() == ("devicemapper", "docker-thinpool")
+        assert "new" in run_container(load_image(folder), "echo", "new")
+    assert findings(tool) == {}
+
+
 @pytest.mark.campaign
-def test_a_set_up_of_dockers_own_that_was_killed_is_cleared_away_by_hand_and_the_pool_is_made(
-    tool: Tool, loop_disks: MakeDisk, tmp_path: Path
+@pytest.mark.parametrize("device", ["docker-thinpool", "docker-thinpoolmeta"])
+def test_a_set_up_of_dockers_own_that_was_killed_is_adopted_and_the_pool_is_made(
+    tool: Tool, loop_disks: MakeDisk, tmp_path: Path, device: str
 ) -> None:
     disk = loop_disks(SIZE).path
     tool.configure(disk, engine=ENGINE)
-    own = json.dumps([f"dm.directlvm_device={disk}", "dm.directlvm_device_force=true"])
-    DAEMON_JSON.write_text(
-        SETTINGS.replace("none", 'none",\n\t"storage-driver": "devicemapper').replace(
-            'mapper"', f'mapper", "storage-opts": {own}'
-        ),
-        "utf-8",
-    )
-    with (tmp_path / "log").open("wb") as output:
-        dockerd = subprocess.Popen(
-            ["dockerd"], stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True
-        )
-    wait_until(lambda: dockerd.poll() is not None or "docker-thinpool" in dm_names(), END_SECONDS)
-    os.killpg(dockerd.pid, signal.SIGKILL)
-    dockerd.wait()
-    sh("dmsetup", "udevcomplete_all", "--yes")
+    kill = begin_own_setup(disk, tmp_path)
+    wait_until(lambda: device in dm_names(), END_SECONDS)
+    kill()
     assert "already part of a volume group" in why_docker_ends(tmp_path / "log")
     assert "ENGINE_SETUP_UNFINISHED" in findings(tool)
     assert "POOL_FOREIGN" in refused(tool, "apply", "--yes", "--allow", "outage,destroy")
-    way_out = next(
-        f["resolution"] for f in tool("doctor", "--json").document["findings"] if f["code"] == "ENGINE_SETUP_UNFINISHED"
-    )
-    assert f"vgremove docker; pvremove {disk}" in way_out
-    sh("vgremove", "--yes", "docker")
-    sh("pvremove", disk)
-    tool.succeed("apply", "--yes")
-    assert "directlvm" not in DAEMON_JSON.read_text("utf-8")
-    with Dockerd(tmp_path / "log"):
-        assert storage() == ("devicemapper", "docker-thinpool")
+    found = {f["code"]: f for f in tool("doctor", "--json").document["findings"]}["ENGINE_SETUP_UNFINISHED"]
+    assert "thinpoolmgr adopt docker --allow destroy" in found["resolution"]
+    volumes = [lv for lv in ("thinpool", "thinpoolmeta") if f"docker-{lv}" in dm_names()]
+    assert [step["target"] for step in found["fix"]] == ["docker", *(f"docker/{lv}" for lv in volumes)]
+    message = refused(tool, "adopt", "docker", "--yes")
+    assert "--allow destroy" in message
+    assert "no image or container is lost with it" in " ".join(message.split())
+    removals = ["remove-leftover"] * len(volumes)
+    assert steps_of(tool, "adopt", "docker", "--allow", "destroy") == ["tag-pool", *removals]
+    assert sh("lvs", "--noheadings", "docker").split() == []
+    require_docker_on_the_pool(tool, tmp_path)
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize(
+    ("before", "steps"),
+    [
+        ("lvcreate", ["tag-pool"]),
+        ("lvconvert", ["tag-pool", "remove-leftover", "remove-leftover"]),
+        ("lvchange", ["tag-pool"]),
+    ],
+)
+def test_a_set_up_of_dockers_own_is_adopted_wherever_it_was_killed(
+    tool: Tool, loop_disks: MakeDisk, tmp_path: Path, before: str, steps: list[str]
+) -> None:
+    disk = loop_disks(SIZE).path
+    tool.configure(disk, engine=ENGINE)
+    kill = begin_own_setup(disk, tmp_path, before)
+    wait_until((tmp_path / "there").exists, END_SECONDS)
+    kill()
+    # With a whole pool and no `setup-config.json` it is a pool that somebody made.
+    assert ("ENGINE_SETUP_UNFINISHED" in findings(tool)) == (before != "lvchange")
+    allowed = ("--allow", "destroy") if len(steps) > 1 else ()
+    assert steps_of(tool, "adopt", "docker", *allowed) == steps
+    require_docker_on_the_pool(tool, tmp_path)
+    Path("/etc/lvm/profile/docker-thinpool.profile").unlink(missing_ok=True)
+
+
+def test_a_volume_with_a_file_system_is_not_adopted_whatever_it_is_called(
+    tool: Tool, loop_disks: MakeDisk, tmp_path: Path
+) -> None:
+    disk = loop_disks().path
+    tool.configure(disk, engine=ENGINE)
+    sh("vgcreate", "docker", disk)
+    sh("lvcreate", "--yes", "--name", "thinpool", "--extents", "50%VG", "docker")
+    sh("mkfs.ext4", "-q", "/dev/docker/thinpool")
+    mounts = tmp_path / "mnt"
+    mounts.mkdir()
+    sh("mount", "/dev/docker/thinpool", mounts)
+    (mounts / "precious").write_text("precious", "utf-8")
+    message = refused(tool, "adopt", "docker", "--yes", "--allow", "destroy")
+    assert "VOLUME_MAY_HOLD_DATA" in message
+    assert "it is open" in message
+    sh("umount", mounts)
+    # While the volume is active the disk's own cache keeps what was read before it was written through the volume.
+    sh("lvchange", "--activate", "n", "docker/thinpool")
+    before = fingerprint(disk)
+    message = refused(tool, "adopt", "docker", "--yes", "--allow", "destroy")
+    assert "lvchange --activate y docker/thinpool" in message
+    sh("lvchange", "--activate", "y", "docker/thinpool")
+    sh("dmsetup", "suspend", "docker-thinpool")
+    message = refused(tool, "adopt", "docker", "--yes", "--allow", "destroy")
+    assert "dmsetup resume docker-thinpool" in message
+    sh("dmsetup", "resume", "docker-thinpool")
+    for _ in range(2):
+        assert "it carries ext4" in refused(tool, "adopt", "docker", "--yes", "--allow", "destroy")
+    sh("lvchange", "--activate", "n", "docker/thinpool")
+    assert fingerprint(disk) == before

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from agree import require_agreement, with_campaign
 from changed import CLEANED, CUT_SHORT, TAGS
+from own_setup import OWN_SETUP
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from thinpoolmgr.lab.loop import LoopDisk
 
-SCENARIOS = {**TAGS, **CUT_SHORT, **CLEANED}
+SCENARIOS = {**TAGS, **OWN_SETUP, **CUT_SHORT, **CLEANED}
 
 
 @pytest.mark.parametrize("name", with_campaign(SCENARIOS))

@@ -126,6 +126,13 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "hold": ("dmsetup create layer --table 0~2000~linear~{disk}~0",),
     "group of others": ("vgcreate -q other {disk}",),
     "group like ours": ("vgcreate -q --addtag thinpoolmgr {vg} {disk}",),
+    "empty group": ("vgcreate -q {vg} {disk}",),
+    "half-made volumes": (
+        "vgcreate -q {vg} {disk}",
+        "lvcreate -q --wipesignatures y -n thinpool {vg} --extents 95%VG",
+        "lvcreate -q --wipesignatures y -n thinpoolmeta {vg} --extents 1%VG",
+    ),
+    "ext4 on a volume": ("mkfs.ext4 -q /dev/{vg}/thinpoolmeta",),
     "pool of others": ("vgcreate -q {vg} {disk}", "lvcreate -q --type thin-pool -L 100M -n {lv} {vg}"),
     "volume of others": ("lvcreate -q -y -L 20M -n precious {vg}",),
     "remove volume of others": ("lvremove -q -y {vg}/precious",),

@@ -164,6 +164,10 @@ def changed(shot: Snapshot, what: str, path: str, pool: DesiredPool) -> Snapshot
             return make_group(shot, "other", (path,))
         case "group like ours":
             return make_group(shot, pool.group, (path,), ("thinpoolmgr",))
+        case "empty group" | "half-made volumes":
+            return events.half_made_setup(shot, path, volumes=what != "empty group")
+        case "ext4 on a volume":
+            return events.format_volume(shot, pool.group, "thinpoolmeta")
         case "pool of others":
             return events.stranger_pool(make_group(shot, pool.group, (path,)), lvcreate(pool))
         case "volume of others":

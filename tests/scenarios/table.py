@@ -7,6 +7,7 @@ to stands here and in `changed`; that both hosts look the same after every line 
 from __future__ import annotations
 
 from changed import CHANGED
+from own_setup import OWN_SETUP
 from words import (
     APPLIED,
     DESTROYED,
@@ -195,4 +196,4 @@ NEW_POOLS: dict[str, Scenario] = {
         disks=2,
     ),
 }
-SCENARIOS: dict[str, Scenario] = {**NEW_POOLS, **CHANGED}
+SCENARIOS: dict[str, Scenario] = {**NEW_POOLS, **CHANGED, **OWN_SETUP}

@@ -105,9 +105,15 @@ def test_a_pool_that_does_not_run_can_be_adopted_too(shot: Snapshot) -> None:
             "carries LVM's thin volumes: web",
         ),
         (with_volume(support.linear("thinpool_metax", 4 * MIB)), "GROUP_HAS_OTHER_LVS", "thinpool_metax"),
-        (support.with_group(support.snapshot(), tags=()), "NOT_A_THIN_POOL", "there is no docker/thinpool"),
         (
-            support.with_lv(support.with_group(support.snapshot(), tags=()), support.linear("thinpool", 4 * MIB)),
+            support.with_lv(support.with_group(support.snapshot(), tags=()), support.linear("home", 4 * MIB)),
+            "NOT_A_THIN_POOL",
+            "there is no docker/thinpool",
+        ),
+        (
+            support.with_lv(
+                support.with_group(support.snapshot(), tags=()), support.linear("thinpool", 4 * MIB, "theirs")
+            ),
             "NOT_A_THIN_POOL",
             "docker/thinpool is of type linear",
         ),

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from thinpoolmgr import __version__
 from thinpoolmgr.cli import pools, reports
-from thinpoolmgr.core.model import DmDevice
+from thinpoolmgr.core.model import BaseDevice, DmDevice
 from thinpoolmgr.core.steps import step_name
 from thinpoolmgr.errors import UnavailableError
 
@@ -334,7 +334,7 @@ def test_the_sizes_of_a_base_that_grew(cli: Cli) -> None:
     state = replace(support.STALE, base_size_bytes=20 * 1024**3)
     cli.set(support.with_engine(support.healthy(), support.docker(running=True, state=state)), ENGINE)
     assert cli.json("status")[1]["engines"][0]["smaller_devices"] == 1
-    grown = support.docker(running=True, state=state, effective_base_bytes=20 * 1024**3)
+    grown = support.docker(running=True, state=state, base=BaseDevice(size_bytes=20 * 1024**3))
     cli.set(support.with_engine(support.healthy(), grown), ENGINE)
     assert cli.json("status")[1]["engines"][0]["effective_base_size_bytes"] == 20 * 1024**3
     cli.set(support.with_engine(support.healthy(), support.docker()), ENGINE)

@@ -94,7 +94,7 @@ def test_a_smaller_size_is_refused_and_edits_nothing(cli: BaseSize) -> None:
     used = replace(support.STALE, transaction_id=1, devices=())
     shot = support.with_status(support.healthy(), transaction_id=1, used_data_blocks=10)
     cli.use(support.with_engine(shot, support.docker(configured=True, state=used)))
-    code, document = cli.json("base-size", "docker", "5GiB", "--yes", "--allow", "outage,destroy")
+    code, document = cli.json("base-size", "docker", "5GiB", "--yes", "--allow", "outage")
     assert (code, document["error"]["code"], cli.text) == (3, "BASE_SIZE_SHRINKS", TEXT)
 
 

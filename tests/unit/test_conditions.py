@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from thinpoolmgr.core.commands import commands
 from thinpoolmgr.core.conditions import Condition, condition_of, is_ready, why_not_done
 from thinpoolmgr.core.guards import disk_ref
-from thinpoolmgr.core.model import LvmProfile, PhysicalVolume, ServiceState, Signature
+from thinpoolmgr.core.model import BaseDevice, LvmProfile, PhysicalVolume, ServiceState, Signature
 from thinpoolmgr.core.names import OUR_TAG
 from thinpoolmgr.core.steps import (
     ActivatePool,
@@ -21,6 +21,7 @@ from thinpoolmgr.core.steps import (
     ExtendData,
     ExtendMetadata,
     ExtendVolumeGroup,
+    GrowBase,
     MoveStateAside,
     RefreshPool,
     ReloadUnits,
@@ -46,7 +47,7 @@ from thinpoolmgr.core.steps import (
     target,
 )
 from thinpoolmgr.sim import events
-from thinpoolmgr.units import MIB
+from thinpoolmgr.units import GIB, MIB
 
 if TYPE_CHECKING:
     from thinpoolmgr.core.model import Snapshot
@@ -133,6 +134,17 @@ BEFORE: dict[type, tuple[Step, Snapshot]] = {
     WriteEngineConfig: (
         WriteEngineConfig(reason="r", engine="docker", path=support.DAEMON_JSON, old_text=None, new_text="{}"),
         STOPPED,
+    ),
+    GrowBase: (
+        GrowBase(
+            reason="r",
+            engine="docker",
+            pool_dm_name="docker-thinpool",
+            device_id=1,
+            size_bytes=20 * GIB,
+            filesystem="xfs",
+        ),
+        support.with_engine(BLANK, support.docker(state=support.STALE, base=BaseDevice(size_bytes=10 * GIB))),
     ),
     ReloadUnits: (
         ReloadUnits(reason="r", engine="docker"),

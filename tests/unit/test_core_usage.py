@@ -63,6 +63,17 @@ def owners(shot: Snapshot, graph: EngineGraph = GRAPH) -> Ownership:
     return find_owners(view_pool(support.pool(), shot), shot.find_engine("docker"), graph, shot)
 
 
+def test_a_damaged_record_says_nothing_of_the_others() -> None:
+    damaged = replace(STATE, devices=RECORDS[:4], damage="metadata/m1 cannot be read")
+    found = owners(host(support.docker(state=damaged)))
+    assert sorted(found.devices) == [1, 2, 3, 4]
+    assert found.devices[2].owner.kind == "image-layer"
+    assert found.problems == ("metadata/m1 cannot be read", "/x: damaged")
+    # whether they are of this pool is asked all the same
+    other = owners(host(support.docker(state=replace(damaged, transaction_id=99))))
+    assert other.devices == {}
+
+
 def test_records_of_a_pool_in_loop_files_are_not_of_this_one_while_the_engine_runs_on_it() -> None:
     shot = host()
     engine = shot.find_engine("docker")
@@ -103,22 +114,6 @@ def test_without_records_active_devices_still_have_owners() -> None:
     found = owners(shot)
     assert found.problems == ("metadata/base is damaged", "/x: damaged")
     assert {number: device.owner.name for number, device in found.devices.items()} == {5: "shop"}
-
-
-@pytest.mark.parametrize("running", [False, True])
-def test_records_beside_a_damaged_one_are_believed_and_the_damage_is_named(*, running: bool) -> None:
-    damage = "metadata/c2 cannot be read as Docker's record"
-    state = replace(STATE, devices=tuple(record for record in RECORDS if record.name != "c2"), damage=damage)
-    found = owners(host(support.docker(state=state, running=running, driver="devicemapper" if running else "")))
-    assert found.problems == (damage, "/x: damaged")
-    assert set(found.devices) == {1, 2, 4, 5, 6, 7, 8}
-    assert found.devices[7].owner == Owner("container", "k3", "k3")
-
-
-def test_damaged_records_of_another_pool_are_not_believed() -> None:
-    found = owners(host(support.docker(state=replace(STATE, damage="x")), transaction_id=3))
-    assert found.devices == {}
-    assert "has transaction id 3" in found.problems[0]
 
 
 def test_a_device_that_nobody_records_is_unknown() -> None:

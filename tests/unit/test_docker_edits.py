@@ -208,3 +208,30 @@ def test_lines_that_end_in_a_carriage_return_are_continued_too() -> None:
     new = settled(engine(drop_in=drop_in))
     assert new[DROP_IN].startswith(drop_in.partition("overlay2")[0] + "devicemapper --storage-opt")
     assert new[DROP_IN].endswith(" \\\r\n  -H fd://\r\n")
+
+
+def test_a_switch_that_is_grouped_with_the_driver_stays() -> None:
+    after = settled(engine(storage='DOCKER_STORAGE_OPTIONS="-Ds overlay2 --label=x"\n'))
+    assert after[STORAGE].startswith('DOCKER_STORAGE_OPTIONS="-Ds devicemapper --storage-opt')
+    joined = settled(engine(storage='DOCKER_STORAGE_OPTIONS="-Dsoverlay2 --label=x"\n'))
+    assert joined[STORAGE].startswith('DOCKER_STORAGE_OPTIONS="-Ds=devicemapper --storage-opt=')
+    text = '{"storage-opts": ["dm.fs=xfs"]}'
+    moved = settled(engine(storage='DOCKER_STORAGE_OPTIONS="-Ds overlay2"\n', json_text=text))
+    assert moved[STORAGE] == 'DOCKER_STORAGE_OPTIONS="-D"\n'
+
+
+def test_the_driver_as_a_flag_and_its_options_in_the_file_come_together() -> None:
+    listed = ", ".join(f'"{option}"' for option in OPTIONS)
+    found = engine(storage='DOCKER_STORAGE_OPTIONS="-s devicemapper"\n', json_text=f'{{"storage-opts": [{listed}]}}')
+    assert find_conflicts(found) == ()
+    after = settled(found)
+    assert after[STORAGE] == 'DOCKER_STORAGE_OPTIONS=""\n'
+    assert '"storage-driver": "devicemapper"' in after[support.DAEMON_JSON]
+    by_hand = replace(found, files=(), command=("dockerd", "-s", "devicemapper"))
+    assert edit_files(by_hand, OPTIONS, "auto") == ()
+
+
+@pytest.mark.parametrize(("flag", "key"), [("-b", "bridge"), ("-l", "log-level"), ("-G", "group"), ("-p", "pidfile")])
+def test_short_flags_are_known_by_their_long_names(flag: str, key: str) -> None:
+    found = engine(storage=f"DOCKER_STORAGE_OPTIONS='{flag} x'\n", json_text=f'{{"{key}": "y"}}')
+    assert [conflict.key for conflict in find_conflicts(found)] == [key]

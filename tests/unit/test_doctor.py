@@ -17,7 +17,7 @@ from thinpoolmgr.core.doctor import diagnose
 from thinpoolmgr.core.engines.docker import storage_options
 from thinpoolmgr.core.findings import FINDINGS, Cookie, HostFacts, Journal, find_all
 from thinpoolmgr.core.journal import Began, Doing, Done, Ended, Failed, Record, StoredRun, encode_record
-from thinpoolmgr.core.model import ConfiguredDevice, EngineState, LvmProfile
+from thinpoolmgr.core.model import BaseDevice, ConfiguredDevice, EngineDevice, EngineState, LvmProfile
 from thinpoolmgr.core.plan import Memory, Plan, Request
 from thinpoolmgr.core.requests import desired_for, plan_for
 from thinpoolmgr.core.steps import CreateVolumeGroup, DiskRef, ExtendData, SetWhenFull, step_name
@@ -81,23 +81,6 @@ def stored(*records: Record, name: str = "run", damage: str = "") -> StoredRun:
 def test_nothing_is_found_where_all_is_well() -> None:
     assert find(host()) == {}
     assert find(support.with_engine(host(), support.docker(running=True, configured=True)), WITH_ENGINE) == {}
-
-
-def test_a_held_snapshot_of_the_metadata_is_told_with_both_ways_out() -> None:
-    found = find(host(held_root="42"))
-    assert list(found) == ["METADATA_SNAPSHOT_HELD"]
-    held = found["METADATA_SNAPSHOT_HELD"]
-    assert (held.severity, held.target, held.fix) == ("info", "docker/thinpool", None)
-    assert held.summary == "a snapshot of the metadata of docker/thinpool is held, at block 42"
-    assert "thinpoolmgr usage docker gives it back" in held.resolution
-    assert "dmsetup message -- docker-thinpool 0 release_metadata_snap" in held.resolution
-    assert [finding.code for finding in find_all(DESIRED, host(held_root="42"))] == ["METADATA_SNAPSHOT_HELD"]
-
-
-def test_a_held_snapshot_of_a_pool_that_is_not_ours_is_not_told() -> None:
-    shot = host(held_root="42")
-    foreign = replace_group(shot, replace(find_group(shot, "docker"), tags=()))
-    assert list(find(foreign)) == ["POOL_FOREIGN"]
 
 
 def partial() -> Snapshot:
@@ -212,6 +195,16 @@ def test_a_table_that_differs_is_no_loss() -> None:
     found = find(host(when_full="error"))
     assert list(found) == ["WHEN_FULL_DIFFERS"]
     assert [step_name(step) for step in found["WHEN_FULL_DIFFERS"].fix or ()] == ["set-when-full"]
+
+
+def test_a_metadata_snapshot_that_is_held() -> None:
+    found = find(support.with_status(host(), held_root="135"))
+    assert list(found) == ["METADATA_SNAPSHOT_HELD"]
+    told = found["METADATA_SNAPSHOT_HELD"]
+    assert (told.severity, "at block 135" in told.evidence) == ("info", True)
+    assert "dmsetup message docker-thinpool 0 release_metadata_snap" in told.resolution
+    assert "thinpoolmgr usage docker gives back" in told.resolution
+    assert [finding.code for finding in find_all(DESIRED, host(held_root="135"))] == ["METADATA_SNAPSHOT_HELD"]
 
 
 def suspended(shot: Snapshot, name: str) -> Snapshot:
@@ -477,20 +470,22 @@ def test_an_engine_that_runs_on_its_pool_is_well() -> None:
     ],
 )
 def test_a_base_that_did_not_grow(recorded: int | None, real: int | None, is_told: bool) -> None:  # noqa: FBT001
-    grown = replace(support.STALE, base_size_bytes=recorded)
+    base = EngineDevice("base", 1, recorded or GIB, 7)
+    grown = replace(support.STALE, base_size_bytes=recorded, devices=(base,))
     wanted = support.engine(base_size=f"{(recorded or 20 * GIB) // GIB}GiB")
     text = docker().config_text.replace("dm.basesize=10G", f"dm.basesize={(recorded or 20 * GIB) // GIB}G")
-    found = docker(running=True, state=grown, effective_base_bytes=real, config_text=text)
+    found = docker(running=True, state=grown, base=BaseDevice(filesystem="xfs", size_bytes=real), config_text=text)
     diagnoses = find(support.with_engine(host(), found), support.desired(POOL, engines=(wanted,)))
     assert list(diagnoses) == (["BASE_SIZE_NOT_GROWN"] if is_told else [])
     if real == 10 * GIB and is_told:
         told = diagnoses["BASE_SIZE_NOT_GROWN"]
         assert "says 20GiB, the superblock of the base device 10GiB" in told.evidence
-        assert "base_size to more than 20GiB" in told.resolution
+        assert "thinpoolmgr apply grows it" in told.resolution
+        assert [step_name(step) for step in told.fix or ()] == ["stop-engine", "grow-base", "start-engine"]
 
 
 def test_of_a_stale_base_nothing_is_said() -> None:
-    found = docker(state=support.STALE, effective_base_bytes=GIB)
+    found = docker(state=support.STALE, base=BaseDevice(size_bytes=GIB))
     assert list(find(support.with_engine(host(), found), WITH_ENGINE)) == ["ENGINE_STATE_STALE"]
 
 
@@ -595,7 +590,6 @@ def test_the_words_of_the_table_ask_for_what_they_get() -> None:
     known = {
         *("target", "pool", "path", "command", "asked", "state", "because", "hint", "group", "by_lvm", "what"),
         *("resolution", "unit", "driver", "file", "package", "files", "drivers", "disks", "engine", "recorded", "real"),
-        *("root", "release"),
     }
     for code, kind in FINDINGS.items():
         for text in (kind.summary, kind.way_out, kind.otherwise):

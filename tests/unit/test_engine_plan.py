@@ -7,6 +7,7 @@ import pytest
 import support
 from msgspec.structs import replace
 
+from thinpoolmgr.core.commands import commands
 from thinpoolmgr.core.engine_plan import check_engine, plan_engine_start, stop_engine
 from thinpoolmgr.core.engine_state import move_aside
 from thinpoolmgr.core.model import ServiceState
@@ -281,6 +282,15 @@ def test_containers_that_would_outlive_their_engine_are_stopped_first() -> None:
     without = stop_engine(replace(found, containers=()), "why", "docker")
     assert isinstance(without, list)
     assert [step_name(step) for step in without] == ["stop-engine"]
+
+
+@pytest.mark.parametrize("live_restore", [False, True])
+def test_the_engine_checks_its_new_configuration_before_anything_stops(*, live_restore: bool) -> None:
+    found = support.docker(running=True, version="24.0.7", live_restore=live_restore, containers=("a",))
+    stops = [step for step in plan(found).steps if isinstance(step, StopContainers | StopEngine)]
+    assert [bool(step.check) for step in stops] == ([True, False] if live_restore else [True])
+    assert commands(stops[0])[0][:2] == ("dockerd", "--validate")
+    assert "devicemapper" in stops[0].candidate_text
 
 
 def test_a_person_is_told_to_stop_containers_that_would_outlive_their_engine() -> None:

@@ -35,6 +35,7 @@ PROPERTIES = (
     "Id,LoadState,ActiveState,UnitFileState,ExecStart,EnvironmentFiles,FragmentPath,DropInPaths,NeedDaemonReload"
 )
 SHOW = ("systemctl", "show", f"--property={PROPERTIES}")
+OTHER_DROP_INS = ("run/docker.service.d", "lib/docker.service.d", "lib/service.d")
 DEFAULTS = ("default/docker", "sysconfig/docker", "sysconfig/docker-storage")
 
 
@@ -57,6 +58,9 @@ class Host:
             systemd=f"{root}/run/systemd/system",
             sysv_script=f"{root}/etc/init.d/docker",
             override=f"{root}/etc/systemd/system/docker.service.d/zz-thinpoolmgr.conf",
+            drop_ins=tuple(
+                f"{root}/{name}" for name in ("run/docker.service.d", "lib/docker.service.d", "lib/service.d")
+            ),
             defaults=tuple(f"{root}/etc/{name}" for name in DEFAULTS),
             search=f"{root}/usr/bin",
         )
@@ -81,7 +85,7 @@ class Host:
         self.write(f"proc/{pid}/stat", f"{pid} (a) b) {state} 1 1\n")
 
     def systemd(self, stdout: str) -> None:
-        (self.root / "run/systemd/system").mkdir(parents=True)
+        (self.root / "run/systemd/system").mkdir(parents=True, exist_ok=True)
         self.answers[*SHOW, "--", "docker.service", "docker.socket"] = completed(0, stdout)
 
     def run(self, argv: tuple[str, ...]) -> CompletedRun:
@@ -601,6 +605,17 @@ def test_the_files_of_the_unit_are_read_in_the_order_in_which_they_count(host: H
     assert engine.command == ()
 
 
+def test_a_file_that_is_named_twice_counts_where_it_is_named_last(host: Host) -> None:
+    first = host.write("a", "OPTIONS=first\n")
+    last = host.write("b", "OPTIONS=last\n")
+    lines = "".join(f"EnvironmentFiles={file} (ignore_errors=yes)\n" for file in (first, last, first))
+    lines += f"EnvironmentFiles={host.root}/c (ignore_errors=no)\nEnvironmentFiles={host.root}/c (ignore_errors=yes)\n"
+    host.systemd(SERVICE + lines + "\n" + SOCKET)
+    files = [file for file in host.observe().files if file.kind == "environment"]
+    assert [file.path for file in files] == [str(last), str(first), f"{host.root}/c"]
+    assert "does not exist" in files[2].problem
+
+
 def test_words_of_systemd_that_no_unit_file_has_are_a_problem(host: Host) -> None:
     host.systemd(SERVICE.replace("$OPTIONS", "--storage-driver overlay2") + "\n" + SOCKET)
     assert "its unit files say otherwise" in host.observe().config_problem
@@ -613,6 +628,20 @@ def test_a_drop_in_that_systemd_has_not_read_yet_is_a_problem(host: Host) -> Non
         "etc/systemd/system/docker.service.d/new.conf", "[Service]\nExecStart=\nExecStart=/usr/bin/dockerd -s vfs\n"
     )
     assert "new.conf yet (systemctl daemon-reload)" in host.observe().config_problem
+
+
+@pytest.mark.parametrize("place", OTHER_DROP_INS)
+def test_so_is_one_in_any_other_folder_of_drop_ins(host: Host, place: str) -> None:
+    known = host.write("etc/systemd/system/docker.service.d/a.conf", "[Service]\n")
+    host.systemd(f"{SERVICE}DropInPaths={known}\nNeedDaemonReload=yes\n\n{SOCKET}")
+    # One with the name of another that counts more has no effect, and one that leads nowhere neither.
+    host.write(f"{place}/a.conf", "[Service]\n")
+    (host.root / place / "b.conf").symlink_to(os.devnull)
+    assert "has not read" not in host.observe().config_problem
+    new = host.write(f"{place}/c.conf", "[Service]\n")
+    assert f"systemd has not read {new} yet" in host.observe().config_problem
+    host.systemd(f"{SERVICE}DropInPaths={known} {new}\nNeedDaemonReload=yes\n\n{SOCKET}")
+    assert "has not read" not in host.observe().config_problem
 
 
 def test_commands_are_argument_vectors() -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from thinpoolmgr.errors import RefusedError
 from thinpoolmgr.host import removal
-from thinpoolmgr.host.files import MANIFEST, FileFailedError, move_aside
+from thinpoolmgr.host.aside import MANIFEST, move_aside
+from thinpoolmgr.host.files import FileFailedError
 from thinpoolmgr.host.removal import delete_set_aside, find_set_aside, remove_file
 
 if TYPE_CHECKING:

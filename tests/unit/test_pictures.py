@@ -14,6 +14,7 @@ from cli_support import ENGINE, EXT4, PLAIN, Cli, golden, make_cli, picture
 from msgspec.structs import replace
 
 from thinpoolmgr.core.lifecycle import PoolState
+from thinpoolmgr.core.model import BaseDevice
 from thinpoolmgr.sim import events
 
 if TYPE_CHECKING:
@@ -177,7 +178,7 @@ def test_the_picture_of_an_engine(cli: Cli, name: str) -> None:
 
 def test_the_picture_of_an_engine_whose_base_grew(cli: Cli) -> None:
     grown = replace(support.STALE, base_size_bytes=20 * 2**30, devices=support.STALE.devices * 3)
-    found = support.docker(running=True, configured=True, state=grown, effective_base_bytes=10 * 2**30)
+    found = support.docker(running=True, configured=True, state=grown, base=BaseDevice(size_bytes=10 * 2**30))
     cli.set(support.with_engine(HEALTHY, found), ENGINE)
     golden("status-engine-smaller", picture(cli, "status"))
 

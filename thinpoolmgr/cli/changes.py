@@ -83,7 +83,8 @@ def extend(  # noqa: PLR0913 - as the command line
 def adopt(context: click.Context, pool: str, *, yes: bool, allow: frozenset[Danger]) -> None:
     """Take over a group and a pool that were made by hand.
 
-    Only tags are written; how the pool differs from its configuration is shown.
+    Only tags are written; how the pool differs from its configuration is shown. Of a group without a pool, what a
+    killed set-up of Docker's own left half-made is removed with --allow destroy; apply then makes the pool.
     """
     run_request(context, Request("adopt", pool), Approval(yes, allow))
 
@@ -144,7 +145,8 @@ def base_size(context: click.Context, engine: str, size: str, *, yes: bool, allo
     The value is edited in the file where it stands, comments stay; then the configuration is applied. Nothing is
     written before the plan is approved. The engine is restarted.
     """
-    _change_base_size(context, Request("base-size", engine=engine, base_size=size), Approval(yes, allow))
+    request = Request("base-size", engine=engine, base_size=size, may_empty="destroys" in allow)
+    _change_base_size(context, request, Approval(yes, allow))
 
 
 def _change_base_size(context: click.Context, request: Request, approval: Approval) -> None:

@@ -239,7 +239,8 @@ def apply(context: click.Context, planfile: Path | None, *, yes: bool, allow: fr
     configuration have changed since.
     """
     bound_to = read_plan(planfile) if planfile else None
-    run_request(context, Request("apply"), Approval(yes, allow), bound_to)
+    request = Request("apply", may_empty="destroys" in allow and bound_to is None)
+    run_request(context, request, Approval(yes, allow), bound_to)
 
 
 @click.command()

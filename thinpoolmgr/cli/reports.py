@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 from msgspec import UNSET
+from msgspec.structs import replace
 
 from thinpoolmgr.cli.options import global_options, options_of
 from thinpoolmgr.cli.pools import read_journal, real_host, require_root, simulated_host
@@ -23,7 +24,7 @@ _NOTEWORTHY = 2
 def status(context: click.Context, *, check: bool) -> None:
     """Show pools, their use and health, and engines."""
     options = options_of(context)
-    desired = load_config(options.config).desired
+    desired = replace(load_config(options.config).desired, names_smaller=True)
     simulated = simulated_host(options, desired)
     if simulated is None:
         require_root()

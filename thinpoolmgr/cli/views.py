@@ -33,6 +33,7 @@ _BAD_STATES = frozenset(
     }
 )
 _LABEL = 12
+_SHOWN_SMALLER = 20
 """Columns before the facts of a pool: two of indent, the label, and one or more spaces."""
 
 
@@ -127,6 +128,10 @@ def _engine(engine: EngineDocument) -> Iterator[str]:
     if engine.smaller_devices and not engine.stale:
         smaller = f"{count(engine.smaller_devices, 'device')} of images and containers smaller than the base"
         yield from _fact("size", f"{smaller}: remove and pull, or create, them again")
+        shown = engine.smaller[:_SHOWN_SMALLER]
+        names = [f"{each.kind} {plain(each.name)} ({format_size(each.size_bytes)})" for each in shown]
+        left = len(engine.smaller) - len(shown)
+        yield from _fact("smaller", ", ".join([*names, *([f"{left} more"] if left else [])]))
 
 
 def _heading(what: str, state: str, rest: str) -> Iterator[str]:

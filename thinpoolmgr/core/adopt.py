@@ -1,6 +1,7 @@
 """Taking over a volume group and a pool that somebody made by hand: looked at, compared, tagged.
 
 Only tags are written. How the pool differs from its configuration is shown, and is for the next `apply` to settle.
+Of a group in which there is no pool yet, only what a killed set-up of Docker's own left half-made is removed.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from thinpoolmgr.core.fingerprint import fingerprint_of_host
 from thinpoolmgr.core.leftovers import unexpected_lvs
 from thinpoolmgr.core.lifecycle import PoolState, view_pool
 from thinpoolmgr.core.names import OUR_TAG
+from thinpoolmgr.core.own_setup import refuse_volumes, remove_volumes, setup_volumes
 from thinpoolmgr.core.plan import Memory, Plan, Refusal, numbered
 from thinpoolmgr.core.planner import refuse_absent, refuse_state, tag_pool, with_tags
 from thinpoolmgr.core.steps import step_name, target
@@ -37,6 +39,9 @@ def plan_adopt(pool: DesiredPool, desired: DesiredState, snapshot: Snapshot, mem
         return Plan(refusals=(refusal,), fingerprint=fingerprint)
     if group is None:
         return Plan(refusals=(refuse_absent(view),), fingerprint=fingerprint)
+    volumes = setup_volumes(group)
+    if volumes is not None:
+        return replace(_plan_without_pool(view, group, volumes, snapshot, memory), fingerprint=fingerprint)
     refusals = [*_refuse_group(group), *_refuse_contents(view, group, lv)]
     if refusals or lv is None:
         return Plan(refusals=tuple(refusals), fingerprint=fingerprint)
@@ -49,6 +54,25 @@ def plan_adopt(pool: DesiredPool, desired: DesiredState, snapshot: Snapshot, mem
         return Plan(refusals=(refusal,), fingerprint=fingerprint)
     warnings = _differences(tagged, with_tags(snapshot, step), memory)
     return Plan(numbered([step]), warnings=tuple(warnings), fingerprint=fingerprint)
+
+
+def _plan_without_pool(
+    view: PoolView, group: VolumeGroup, volumes: tuple[LogicalVolume, ...], snapshot: Snapshot, memory: Memory
+) -> Plan:
+    """A group without any volume, or with what a killed set-up of Docker's left: `apply` makes the pool in it."""
+    refusals = [*_refuse_group(group), *refuse_volumes(group, volumes, snapshot, memory)]
+    disks = ", ".join(pv.path for pv in group.pvs)
+    what = "Docker's own set-up was cut short before it made a pool of it" if volumes else "it is empty"
+    reason = f"{what}, it stands on {disks}, and you ask thinpoolmgr to take it over"
+    tags = [] if OUR_TAG in group.tags else [tag_pool(view, group, reason)]
+    for tag in tags:
+        tagged = view_pool(view.pool, with_tags(snapshot, tag))
+        if tagged.state in _NEVER and (refusal := refuse_state(tagged)):
+            refusals.append(refusal)
+    if refusals:
+        return Plan(refusals=tuple(refusals))
+    notes = (f"Then make {view.pool.path} in it: thinpoolmgr apply.",)
+    return Plan(numbered([*tags, *remove_volumes(group, volumes, view.pool)]), notes=notes)
 
 
 def _refuse_group(group: VolumeGroup) -> list[Refusal]:

@@ -10,6 +10,8 @@ import re
 
 from thinpoolmgr.core.names import OUR_TAG
 from thinpoolmgr.core.steps import (
+    GROWN_MOUNT,
+    GROWN_NAME,
     ActivatePool,
     CreateThinPool,
     CreateVolumeGroup,
@@ -19,6 +21,7 @@ from thinpoolmgr.core.steps import (
     ExtendData,
     ExtendMetadata,
     ExtendVolumeGroup,
+    GrowBase,
     MoveStateAside,
     RefreshPool,
     ReloadUnits,
@@ -40,10 +43,9 @@ from thinpoolmgr.core.steps import (
     WipeSignatures,
     WriteEngineConfig,
 )
-from thinpoolmgr.units import lvm_size
+from thinpoolmgr.units import SECTOR_BYTES, lvm_size
 
 Argv = tuple[str, ...]
-RELEASE_METADATA_SNAPSHOT = "release_metadata_snap"
 _DMSETUP_PLAIN_NAME = re.compile(r"[A-Za-z0-9#+.:=@_-]+", re.ASCII)
 
 
@@ -95,13 +97,31 @@ def commands(step: Step) -> tuple[Argv, ...]:  # noqa: PLR0912 - one branch a st
             return (("pvremove", *(disk.path for disk in step.disks)),)
         case StopEngine():
             return (*((step.check,) if step.check else ()), ("systemctl", "stop", *step.units))
+        case StopContainers() if step.check:
+            return (step.check,)
         case ReloadUnits():
             return (("systemctl", "daemon-reload"),)
         case StartEngine():
             # A unit that failed too often in a row refuses to start until that is forgotten (systemd.unit(5)).
             return (("systemctl", "reset-failed", *step.units), ("systemctl", "start", *step.units))
+        case GrowBase():
+            return _grow_base(step)
         case StopContainers() | MoveStateAside() | DeleteSetAside() | WriteEngineConfig() | EditLvmProfile():
             return ()
+
+
+def _grow_base(step: GrowBase) -> tuple[Argv, ...]:
+    """XFS is grown while it is mounted (xfs_growfs(8)), ext4 may be; all images share the base's uuid (nouuid)."""
+    node = f"/dev/mapper/{GROWN_NAME}"
+    table = f"0 {step.size_bytes // SECTOR_BYTES} thin /dev/mapper/{step.pool_dm_name} {step.device_id}"
+    options = "nosuid,nodev,noexec" + (",nouuid" if step.filesystem == "xfs" else "")
+    return (
+        ("dmsetup", "create", GROWN_NAME, "--table", table),
+        ("mount", "--types", step.filesystem, "--options", options, node, GROWN_MOUNT),
+        ("xfs_growfs", GROWN_MOUNT) if step.filesystem == "xfs" else ("resize2fs", node),
+        ("umount", GROWN_MOUNT),
+        _remove_dm_device(GROWN_NAME),
+    )
 
 
 def pool_message(pool_name: str, message: str) -> Argv:

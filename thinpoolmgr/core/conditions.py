@@ -10,20 +10,24 @@ from __future__ import annotations
 from enum import StrEnum
 
 from thinpoolmgr.core.desired import MAX_METADATA_BYTES
+from thinpoolmgr.core.engine_base import why_left_small
 from thinpoolmgr.core.guards import PV_SIGNATURE, is_same_disk
 from thinpoolmgr.core.model import DmDevice, LogicalVolume, Snapshot
 from thinpoolmgr.core.names import OUR_TAG, bare_uuid, live_pool_device
 from thinpoolmgr.core.profiles import why_not_low_water
 from thinpoolmgr.core.steps import (
+    GROWN_NAME,
     ActivatePool,
     CreateThinPool,
     CreateVolumeGroup,
     DeactivatePool,
     DeleteSetAside,
     EditLvmProfile,
+    EngineStep,
     ExtendData,
     ExtendMetadata,
     ExtendVolumeGroup,
+    GrowBase,
     MoveStateAside,
     RefreshPool,
     ReloadUnits,
@@ -165,6 +169,7 @@ def why_not_done(step: Step, snapshot: Snapshot) -> str:  # noqa: PLR0912 - one 
             | StartEngine()
             | MoveStateAside()
             | DeleteSetAside()
+            | GrowBase()
             | WriteEngineConfig()
             | ReloadUnits()
         ):
@@ -344,10 +349,7 @@ def _trouble(snapshot: Snapshot) -> str:
     return f"LVM's report is incomplete: {snapshot.lvm_trouble[0]}" if snapshot.lvm_trouble else ""
 
 
-def _engine(
-    step: StopContainers | StopEngine | StartEngine | MoveStateAside | DeleteSetAside | WriteEngineConfig | ReloadUnits,
-    snapshot: Snapshot,
-) -> str:
+def _engine(step: EngineStep, snapshot: Snapshot) -> str:
     engine = snapshot.find_engine(step.engine)
     if engine is None:
         return f"{step.engine} was not looked at"
@@ -365,6 +367,10 @@ def _engine(
             return f"{step.paths[-1]} is still there" if still or engine.state_problem else ""
         case DeleteSetAside():
             return f"{step.path} is still there" if step.path in engine.set_aside else ""
+        case GrowBase():
+            left = f"{GROWN_NAME} is still there" if snapshot.find_dm(GROWN_NAME) else ""
+            unknown = f"the size of {step.engine}'s base device cannot be seen" if engine.base is None else ""
+            return left or unknown or why_left_small(engine, step.size_bytes)
         case WriteEngineConfig():
             return "" if engine.text_of(step.path) == step.new_text else f"{step.path} does not have the new text"
         case ReloadUnits():

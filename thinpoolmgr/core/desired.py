@@ -134,6 +134,10 @@ class DesiredState(Struct, frozen=True):
     engines: tuple[DesiredEngine, ...] = ()
     holders_of: str = ""
     """Name of the pool that is to be taken down: who holds its open devices must be looked for."""
+    names_contents: bool = False
+    """What engines keep may be lost: their images and containers must be looked for, by name."""
+    names_smaller: bool = False
+    """The same, where some of them are smaller than the engine's base."""
 
     def find_pool(self, name: str) -> DesiredPool | None:
         """Return the pool with this name of the configuration."""

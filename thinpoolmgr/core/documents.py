@@ -8,6 +8,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from thinpoolmgr.core.commands import Argv, commands
 from thinpoolmgr.core.desired import DesiredState
+from thinpoolmgr.core.engine_base import real_base_bytes, smaller_than_base
 from thinpoolmgr.core.engines import ENGINES
 from thinpoolmgr.core.findings import Finding, Journal, find_all, is_stale
 from thinpoolmgr.core.lifecycle import PoolState, PoolView, view_pool
@@ -122,6 +123,14 @@ class PoolDocument(Struct, frozen=True):
     thin_devices: int
 
 
+class SmallerDocument(Struct, frozen=True):
+    """An image or a container whose root is smaller than the engine's base."""
+
+    kind: Literal["image", "container"]
+    name: str
+    size_bytes: int
+
+
 class EngineDocument(Struct, frozen=True):
     """One engine of the configuration."""
 
@@ -133,10 +142,12 @@ class EngineDocument(Struct, frozen=True):
     pool: str
     base_size_bytes: int | None
     effective_base_size_bytes: int | None
-    """Size of the file system in the base device; None: that device is not active, or it cannot be told for sure."""
+    """Size of the file system in the base device; None: the pool is not active, or it cannot be told for sure."""
     stale: bool
     smaller_devices: int | None
     """Recorded devices of images and containers that are smaller than the base; None: no base is recorded."""
+    smaller: tuple[SmallerDocument, ...]
+    """The images and containers whose root is such a device."""
 
 
 class StatusDocument(Struct, frozen=True):
@@ -287,7 +298,8 @@ def _engine(found: Engine, view: PoolView, pool: str, snapshot: Snapshot) -> Eng
         driver=found.driver,
         pool=pool,
         base_size_bytes=found.state.base_size_bytes if found.state else None,
-        effective_base_size_bytes=found.effective_base_bytes,
+        effective_base_size_bytes=real_base_bytes(found),
         stale=is_stale(found, view, snapshot),
         smaller_devices=found.state.smaller_devices if found.state else None,
+        smaller=tuple(SmallerDocument(*smaller) for smaller in smaller_than_base(found)),
     )

@@ -11,7 +11,7 @@ from thinpoolmgr.core.engines.daemon_json import DaemonJsonError
 from thinpoolmgr.core.engines.docker_config import is_of_storage, say_conflicts
 from thinpoolmgr.core.engines.flag_edits import ConfigDoubtError
 from thinpoolmgr.core.plan import Plan, Refusal
-from thinpoolmgr.core.steps import ReloadUnits, Step, StopEngine, WriteEngineConfig
+from thinpoolmgr.core.steps import ReloadUnits, Step, StopContainers, StopEngine, WriteEngineConfig
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,15 +96,16 @@ def _reload(found: Engine, edits: Sequence[Edit], pool: str) -> list[Step]:
 
 
 def with_check(plan: Plan, found: Engine, steps: Sequence[Step]) -> Plan:
-    """Return `plan` with the engine's own check of its new configuration before it is stopped, where it has one."""
+    """Return `plan` with the engine's own check of its new configuration before anything stops, where it has one."""
     writes = [step for step in steps if isinstance(step, WriteEngineConfig)]
     for step in writes:
         found = found.with_text(step.path, step.new_text)
     check, text = ENGINES[found.kind].check_command(found, CANDIDATE) if writes else ((), "")
     if not check:
         return plan
+    first = next((step for step in plan.steps if isinstance(step, StopContainers | StopEngine)), None)
     checked = (
-        replace(step, check=check, candidate=CANDIDATE, candidate_text=text) if isinstance(step, StopEngine) else step
+        replace(step, check=check, candidate=CANDIDATE, candidate_text=text) if step is first else step
         for step in plan.steps
     )
     return replace(plan, steps=tuple(checked))

@@ -10,6 +10,8 @@ import hashlib
 
 from msgspec import Struct
 
+_TOLD = 100
+
 
 class EngineImage(Struct, frozen=True):
     """One image: its id (`sha256:...`), its names and digests, and the chain ids of its layers, lowest first."""
@@ -17,6 +19,11 @@ class EngineImage(Struct, frozen=True):
     id: str
     names: tuple[str, ...] = ()
     layers: tuple[str, ...] = ()
+
+    @property
+    def shown_names(self) -> tuple[str, ...]:
+        """Its tags; its digests when it has none, and its id when it has neither."""
+        return tuple(name for name in self.names if "@" not in name) or self.names or (self.id,)
 
 
 class EngineLayer(Struct, frozen=True):
@@ -43,6 +50,11 @@ class EngineContainer(Struct, frozen=True):
     parent: str = ""
     """Chain id of the layer it stands on; empty where its image is there, and tells."""
 
+    @property
+    def shown_name(self) -> str:
+        """Its name, or its id when that cannot be read."""
+        return self.name or self.id
+
 
 class EngineGraph(Struct, frozen=True):
     """All images, layers and containers that could be read, and what could not be."""
@@ -61,3 +73,20 @@ def chain_ids(diff_ids: tuple[str, ...]) -> tuple[str, ...]:
         above = f"{chain[-1]} {diff_id}" if chain else ""
         chain.append(f"sha256:{hashlib.sha256(above.encode()).hexdigest()}" if above else diff_id)
     return tuple(chain)
+
+
+def say_contents(graph: EngineGraph | None, engine: str) -> str:
+    """Return in words what is lost with an engine's storage: images and containers by name, where they were read."""
+    if graph is None:
+        return f"all images and containers of {engine}"
+    images = [name for image in graph.images for name in image.shown_names]
+    containers = [container.shown_name for container in graph.containers]
+    return f"{_say_all('image', images)}, and {_say_all('container', containers)}"
+
+
+def _say_all(kind: str, names: list[str]) -> str:
+    if not names:
+        return f"no {kind}"
+    more = len(names) - _TOLD
+    listed = ", ".join(sorted(names)[:_TOLD]) + (f" and {more} more" if more > 0 else "")
+    return f"{kind}{'s' if len(names) > 1 else ''} {listed}"

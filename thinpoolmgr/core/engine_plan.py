@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from thinpoolmgr.core.engine_base import plan_growth, refuse_shrinking
 from thinpoolmgr.core.engine_config import check_files, plan_config, with_check
-from thinpoolmgr.core.engine_state import judge_state, move_stale, refuse_shrinking, refuse_verdict
+from thinpoolmgr.core.engine_state import judge_state, move_stale, refuse_verdict
 from thinpoolmgr.core.engines import ENGINES
 from thinpoolmgr.core.plan import Memory, Plan, Refusal
 from thinpoolmgr.core.steps import MoveStateAside, StartEngine, Step, StopContainers, StopEngine
@@ -32,7 +33,11 @@ def plan_engine(engine: DesiredEngine, view: PoolView, snapshot: Snapshot, memor
     configure = plan_config(engine, found, options, view.pool.name)
     if isinstance(configure, Refusal):
         return Plan(refusals=(configure,))
-    changes = [*move_stale(found, verdict, view.pool.name, memory), *configure]
+    moves = move_stale(found, verdict, view.pool.name, memory)
+    growth = plan_growth(engine, found, view, snapshot) if not moves else []
+    if isinstance(growth, Refusal):
+        return Plan(refusals=(growth,))
+    changes = [*moves, *configure, *growth]
     return with_check(around_engine(changes, found, memory, view.pool.name), found, configure)
 
 

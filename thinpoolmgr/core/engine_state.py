@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from thinpoolmgr.core.engine_graph import say_contents
 from thinpoolmgr.core.engines import ENGINES
 from thinpoolmgr.core.engines.docker_state import StateVerdict
 from thinpoolmgr.core.guards import PV_SIGNATURE
@@ -13,10 +14,9 @@ from thinpoolmgr.core.lifecycle import PoolState, PoolView
 from thinpoolmgr.core.matching import is_unresolved
 from thinpoolmgr.core.plan import Memory, Refusal, fingerprint_of
 from thinpoolmgr.core.steps import MoveStateAside, Step
-from thinpoolmgr.units import exact_size, parse_size
 
 if TYPE_CHECKING:
-    from thinpoolmgr.core.desired import DesiredEngine, DesiredPool
+    from thinpoolmgr.core.desired import DesiredPool
     from thinpoolmgr.core.model import Engine, EngineState, Snapshot
 
 
@@ -152,21 +152,6 @@ def refuse_verdict(found: Engine, verdict: StateVerdict | None, pool: DesiredPoo
     return Refusal(code, path, summary, verdict.evidence, resolution)
 
 
-def refuse_shrinking(engine: DesiredEngine, found: Engine, verdict: StateVerdict | None) -> Refusal | None:
-    """Return why the base size is not made smaller.
-
-    Docker does not start when dm.basesize is below what its base device has (deviceset.go).
-    """
-    present = found.state.base_size_bytes if found.state else None
-    wanted = parse_size(engine.config.base_size)
-    if present is None or present <= wanted or (verdict is not None and verdict.kind == "stale"):
-        return None
-    summary = f"{found.name}'s base device has {exact_size(present)}, base_size asks for {exact_size(wanted)}"
-    details = f"A base device cannot be made smaller, and {found.name} would not start."
-    resolution = f'Set base_size = "{exact_size(present)}", or destroy the pool and apply again.'
-    return Refusal("BASE_SIZE_SHRINKS", found.name, summary, details, resolution)
-
-
 def check_obstacle(state: EngineState | None) -> Refusal | None:
     """Return why the engine's state must not be moved: a link or a mount point on it or below it."""
     if state is None or not state.obstacle:
@@ -181,14 +166,15 @@ def move_stale(found: Engine, verdict: StateVerdict | None, pool: str, memory: M
     """Return the step that moves the engine's state aside when `verdict` calls it stale."""
     if verdict is None or verdict.kind != "stale" or found.state is None:
         return []
-    return [move_aside(found, found.state, f"its pool is gone: {verdict.evidence}", pool, memory)]
+    lost = f"; lost with it: {say_contents(found.graph, found.name)}" if found.graph else ""
+    return [move_aside(found, found.state, f"its pool is gone: {verdict.evidence}{lost}", pool, memory)]
 
 
 def move_lost(found: Engine, verdict: StateVerdict, pool: str, memory: Memory) -> list[Step]:
     """Return the step that lets go of state whose contents nothing else brings back: the user decides, not we."""
     if found.state is None:
         return []
-    reason = f"{verdict.evidence}; lost with it: all images and containers of {found.name} there"
+    reason = f"{verdict.evidence}; lost with it: {say_contents(found.graph, found.name)}"
     step = move_aside(found, found.state, reason, pool, memory, with_containers=True)
     return [replace(step, danger="destroys")]
 
@@ -207,7 +193,8 @@ def move_aside(  # noqa: PLR0913 - what is moved, why, for whom, and how much
     # Not by the time of writing: the engine rewrites the same words at each start.
     name = fingerprint_of(replace(state, written_at=None))[:12]
     into = f"{state.path.rpartition('/')[0]}/thinpoolmgr-stale-{name}"
-    begun = [step for step in memory.interrupted if isinstance(step, MoveStateAside) and set(paths) < set(step.paths)]
+    asked = [step for step in (*memory.interrupted, *memory.pending) if isinstance(step, MoveStateAside)]
+    begun = [step for step in asked if set(paths) < set(step.paths)]
     if begun:
         paths, into = begun[-1].paths, begun[-1].into
     reason = f"{reason}; it goes to {into}, whole"

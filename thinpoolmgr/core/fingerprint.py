@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from thinpoolmgr.core.engine_plan import is_touched
 from thinpoolmgr.core.engine_state import judge_state
 from thinpoolmgr.core.lifecycle import PoolState, PoolView, view_pool
@@ -86,6 +88,7 @@ def _group(group: VolumeGroup, memory: Memory) -> Facts:
         (
             (lv.name, lv.uuid, lv.segment_type, lv.size_bytes, lv.tags, lv.pool_lv, lv.profile),
             (lv.chunk_bytes, lv.discards, lv.zero, lv.when_full, lv.metadata_bytes),
+            *([lv.signatures] if lv.signatures is not None else []),
         )
         for lv in group.lvs
     ]
@@ -105,11 +108,13 @@ def _engine(found: Engine, desired: DesiredState, snapshot: Snapshot) -> Facts:
     on_disk = (state.path, state.related, state.obstacle, state.base_size_bytes) if state else None
     # Of state that is to be moved aside every word counts: the folder it goes to is named after it.
     whole = state if verdict is not None and verdict.kind == "stale" else None
+    # Whether it is active, and open, comes and goes.
+    base = replace(found.base, dm_name="", is_open=False) if found.base else None
     unit = found.service
     service = (unit.systemd, unit.unit, unit.sockets, unit.active, unit.needs_reload)
     return (
         (found.name, found.installed, found.version, found.running, found.driver, service),
         (found.config_path, found.config_text, found.config_unwritable, found.config_problem),
         (found.files, found.command),
-        (verdict.kind if verdict else "", on_disk, whole, found.state_problem, found.set_aside),
+        (verdict.kind if verdict else "", on_disk, whole, found.state_problem, found.set_aside, base),
     )

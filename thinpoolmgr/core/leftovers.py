@@ -18,6 +18,7 @@ import re
 from thinpoolmgr.core.desired import DesiredPool
 from thinpoolmgr.core.model import LogicalVolume, VolumeGroup
 from thinpoolmgr.core.names import OUR_TAG
+from thinpoolmgr.core.own_setup import setup_volumes
 from thinpoolmgr.core.plan import Memory, Refusal
 from thinpoolmgr.core.steps import CreateThinPool, ExtendMetadata, RemoveLeftover, Step
 from thinpoolmgr.units import ceil_to, format_size
@@ -88,12 +89,20 @@ def unexpected_lvs(group: VolumeGroup, pool: DesiredPool, leftovers: list[Logica
     if not names:
         return []
     listed = ", ".join(f"{group.name}/{name}" for name in names[:5])
+    look = f"Look at it (lvs -a {group.name}); move it elsewhere or remove it yourself, then run this again."
     return [
         Refusal(
             "GROUP_HAS_OTHER_LVS",
             group.name,
             f"the volume group {group.name} holds what thinpoolmgr did not make: {listed}",
             "It is somebody's data, our pool under another name, or the remains of a step that was not recorded.",
-            f"Look at it (lvs -a {group.name}); move it elsewhere or remove it yourself, then run this again.",
+            f"{_say_adopt(group, pool)}{look}",
         )
     ]
+
+
+def _say_adopt(group: VolumeGroup, pool: DesiredPool) -> str:
+    """Return the way out that there is for what a killed set-up of Docker's own left; empty for anything else."""
+    if not setup_volumes(group):
+        return ""
+    return f"If Docker's own set-up was cut short there, run: thinpoolmgr adopt {pool.name} --allow destroy. "

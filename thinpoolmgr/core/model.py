@@ -11,7 +11,11 @@ from typing import Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
+from thinpoolmgr.core.engine_graph import EngineGraph
 from thinpoolmgr.core.holders import Holders
+
+BASE = "base"
+"""What an engine's driver calls the device that all images begin with."""
 
 
 class Signature(Struct, frozen=True):
@@ -106,6 +110,8 @@ class LogicalVolume(Struct, frozen=True):
     """Name of the LVM profile attached to it."""
     made_at: float | None = None
     """When it was made, in seconds since 1970 (`lv_time`); None where LVM's word for it cannot be read."""
+    signatures: tuple[Signature, ...] | None = None
+    """Only of half-made volumes that `own_setup` knows; None: it was not looked at, or could not be read."""
 
     @property
     def is_thin_pool(self) -> bool:
@@ -155,9 +161,6 @@ class VolumeGroup(Struct, frozen=True):
         return next((lv for lv in self.lvs if lv.name == name), None)
 
 
-NO_HELD_ROOT = "-"
-
-
 class ThinPoolStatus(Struct, frozen=True):
     """The kernel's own word on a thin pool (status line of the `thin-pool` target).
 
@@ -171,8 +174,7 @@ class ThinPoolStatus(Struct, frozen=True):
     total_metadata_blocks: int = 0
     used_data_blocks: int = 0
     total_data_blocks: int = 0
-    held_root: str = NO_HELD_ROOT
-    """The block of a metadata snapshot that somebody holds."""
+    held_root: str = "-"
     discards: str = ""
     """The kernel's own word: `ignore_discard`, `no_discard_passdown` or `discard_passdown`."""
     when_full: str = ""
@@ -241,10 +243,30 @@ class EngineState(Struct, frozen=True):
     """The engine made its pool itself, and ended that well."""
 
     @property
+    def base_device_id(self) -> int | None:
+        """Number of the base device in the pool; None where none is recorded."""
+        return next((device.device_id for device in self.devices if device.name == BASE), None)
+
+    @property
     def smaller_devices(self) -> int | None:
         """How many devices are recorded with less than the base size; None where that is not recorded."""
         base = self.base_size_bytes
         return None if base is None else sum(device.size_bytes < base for device in self.devices)
+
+
+class BaseDevice(Struct, frozen=True):
+    """What is in the pool where the engine's records have its base device, the one that all images begin with."""
+
+    in_pool: bool = True
+    """Whether the pool has a device of the recorded number."""
+    filesystem: str = ""
+    """`xfs` or `ext4`; empty: its first block holds neither."""
+    size_bytes: int | None = None
+    """Size of that file system, as its superblock says."""
+    uuid: str = ""
+    dm_name: str = ""
+    """While it is active: its device-mapper name."""
+    is_open: bool = False
 
 
 class ConfigFile(Struct, frozen=True):
@@ -313,8 +335,21 @@ class Engine(Struct, frozen=True):
     """Unix socket of the running engine's API."""
     set_aside: tuple[str, ...] = ()
     """Folders into which stale state was moved."""
-    effective_base_bytes: int | None = None
-    """Size of the file system in the base device; None: that device is not active, or it is not sure."""
+    base: BaseDevice | None = None
+    """Its base device as the pool has it; None: it is not known."""
+    graph: EngineGraph | None = None
+    """Its images, layers and containers, running or not; None: nobody asked."""
+
+    def why_other_base(self) -> str:
+        """Return why the device in the pool is not the base device of the records; empty: it is, or it is not known."""
+        if self.state is None or self.base is None:
+            return ""
+        if not self.base.in_pool:
+            return "the pool has no device with the number of the base device"
+        recorded = self.state.base_device_uuid.lower()
+        if recorded and self.base.uuid and recorded != self.base.uuid:
+            return f"the base device there has the uuid {self.base.uuid}, not the recorded {recorded[:40]}"
+        return ""
 
     def text_of(self, path: str) -> str | None:
         """Return the text of one of its files; None when that does not exist, or is none of its files."""

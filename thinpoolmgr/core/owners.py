@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from thinpoolmgr.core.engine_state import judge_state
 from thinpoolmgr.core.engines import ENGINES
+from thinpoolmgr.core.model import BASE
 from thinpoolmgr.core.thinstatus import thin_device_id
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from thinpoolmgr.core.model import DmDevice, Engine, EngineDevice, Snapshot
 
 OwnerKind = Literal["container", "image-layer", "base", "snapshot", "unknown"]
-BASE = "base"
 
 
 class Owner(Struct, frozen=True):
@@ -87,10 +87,7 @@ def find_owners(view: PoolView, engine: Engine | None, graph: EngineGraph, snaps
 def _trusted_records(
     view: PoolView, engine: Engine | None, snapshot: Snapshot
 ) -> tuple[tuple[EngineDevice, ...], tuple[str, ...]]:
-    """Return the driver's records, as far as they can be read; none when they are not of this pool.
-
-    The same ids would be of other devices there.
-    """
+    """Return the driver's records; none when they are not of this pool: the same ids would be of other devices."""
     if engine is None:
         return (), ()
     if engine.state_problem:
@@ -100,14 +97,15 @@ def _trusted_records(
     other = ENGINES[engine.kind].configured_pool_dm_name(engine)
     if other not in {"", view.dm_name}:
         return (), (f"{engine.name} is configured for {other}, so that its records are not of {view.pool.path}",)
-    # The engine does not start with a damaged record; whose the others are, they tell.
+    # A record that is damaged says nothing of the others.
+    damage = (engine.state.damage,) if engine.state.damage else ()
     verdict = judge_state(replace(engine, state=replace(engine.state, damage="")), view, snapshot)
     if verdict is not None and verdict.kind != "matching":
         return (), (f"the records of {engine.name} are not of {view.pool.path}: {verdict.evidence}",)
     if engine.state.loop_files:
         # There is no verdict while it runs.
         return (), (f"the records of {engine.name} are of the pool in {engine.state.loop_files[0]}",)
-    return engine.state.devices, (engine.state.damage,) if engine.state.damage else ()
+    return engine.state.devices, damage
 
 
 def _recorded(view: PoolView, record: EngineDevice) -> ThinDevice:
@@ -125,7 +123,7 @@ def _index(graph: EngineGraph) -> dict[str, Owner]:
     users: dict[str, list[str]] = {}
     for image in graph.images:
         for chain_id in image.layers:
-            users.setdefault(chain_id, []).extend(image_names(image))
+            users.setdefault(chain_id, []).extend(image.shown_names)
     owners = {
         layer.cache_id: Owner("image-layer", layer.chain_id, layer.chain_id, _unique(users.get(layer.chain_id, ())))
         for layer in graph.layers
@@ -139,14 +137,8 @@ def _index(graph: EngineGraph) -> dict[str, Owner]:
 
 def _owner_of(container: EngineContainer, images: dict[str, EngineImage]) -> Owner:
     image = images.get(container.image_id)
-    names = image_names(image) if image else (container.image_id,) if container.image_id else ()
-    return Owner("container", container.name or container.id, container.id, names)
-
-
-def image_names(image: EngineImage) -> tuple[str, ...]:
-    """Return the image's tags; its digests when it has none, and its id when it has neither."""
-    tags = tuple(name for name in image.names if "@" not in name)
-    return tags or image.names or (image.id,)
+    names = image.shown_names if image else (container.image_id,) if container.image_id else ()
+    return Owner("container", container.shown_name, container.id, names)
 
 
 def _unique(names: Iterable[str]) -> tuple[str, ...]:

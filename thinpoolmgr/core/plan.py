@@ -44,6 +44,8 @@ class Request(Struct, frozen=True, omit_defaults=True):
     add_metadata: str = ""
     add_devices: tuple[str, ...] = ()
     base_size: str = ""
+    may_empty: bool = False
+    """What is in an engine's pool may be lost (`--allow destroy`), so that its base can be made smaller."""
     is_settled: bool = False
     data_bytes: int = 0
     """Size that the data is to reach; 0: it was not asked for."""
@@ -67,6 +69,7 @@ class Request(Struct, frozen=True, omit_defaults=True):
             add_metadata=self.add_metadata,
             add_devices=tuple(sorted(set(self.add_devices))),
             base_size=self.base_size,
+            may_empty=self.may_empty,
         )
 
 
@@ -79,6 +82,7 @@ def command_line(request: Request) -> str:
     words += [word for device in request.add_devices for word in ("--add-device", device)]
     words += ["--keep-devices"] if request.keep_devices else []
     words += ["--purge"] if request.purge else []
+    words += ["--allow", "outage,destroy"] if request.may_empty else []
     return " ".join(shlex.quote(word) for word in words)
 
 

@@ -28,6 +28,7 @@ from thinpoolmgr.core.lifecycle import PoolState, PoolView, view_pool
 from thinpoolmgr.core.matching import is_unresolved, resolve_matches
 from thinpoolmgr.core.model import Disk, Snapshot, VolumeGroup
 from thinpoolmgr.core.names import OUR_TAG
+from thinpoolmgr.core.own_setup import refuse_volumes, remove_volumes, volumes_to_go
 from thinpoolmgr.core.plan import Memory, Plan, Refusal, numbered
 from thinpoolmgr.core.profiles import profile_name, remove_profile, wants_profile, write_profile
 from thinpoolmgr.core.sizing import DEFAULT_EXTENT_BYTES, DoesNotFitError, PoolSizes, extents_on, pool_sizes
@@ -261,11 +262,12 @@ def _new_pool(pool: DesiredPool, sizes: PoolSizes, snapshot: Snapshot) -> list[S
 def _plan_new_pool(
     view: PoolView, group: VolumeGroup, snapshot: Snapshot, memory: Memory
 ) -> tuple[list[Step], list[Refusal]]:
-    """A group of ours without its pool: made by a run that was interrupted, or the pool was removed by hand."""
+    """A group of ours without its pool: a run was interrupted, it was adopted empty, or the pool removed by hand."""
     pool = view.pool
-    leftovers = find_leftovers(group, pool, memory)
-    refusals = unexpected_lvs(group, pool, leftovers)
-    freed = sum(lv.size_bytes for lv in (*leftovers, *([group.spare] if group.spare else [])))
+    leftovers, to_go = find_leftovers(group, pool, memory), volumes_to_go(group, memory)
+    refusals = unexpected_lvs(group, pool, [*leftovers, *to_go])
+    refusals += refuse_volumes(group, to_go, snapshot, memory)
+    freed = sum(lv.size_bytes for lv in (*leftovers, *to_go, *([group.spare] if group.spare else [])))
     added = disks_to_add(pool, group, snapshot)
     additions, unfit = add_disks(view, added, snapshot, memory)
     refusals += unfit
@@ -274,7 +276,8 @@ def _plan_new_pool(
     sizes = None if refusals else _fit(pool, group.extent_count + more, free, group.extent_bytes, refusals)
     if refusals or sizes is None:
         return [], refusals
-    return [*remove_leftovers(leftovers, group, pool), *additions, *_new_pool(pool, sizes, snapshot)], []
+    removals = [*remove_volumes(group, to_go, pool), *remove_leftovers(leftovers, group, pool)]
+    return [*removals, *additions, *_new_pool(pool, sizes, snapshot)], []
 
 
 def bring_up(view: PoolView, memory: Memory | None = None) -> tuple[list[Step], list[Refusal]]:

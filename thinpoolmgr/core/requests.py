@@ -15,6 +15,7 @@ from thinpoolmgr.core.adopt import plan_adopt
 from thinpoolmgr.core.changes import plan_extension, without_repeats
 from thinpoolmgr.core.clean import plan_clean
 from thinpoolmgr.core.desired import DesiredPool, DesiredState, with_engine_anywhere, with_implied_engine
+from thinpoolmgr.core.engine_base import SHRINKS
 from thinpoolmgr.core.fingerprint import fingerprint_of_host
 from thinpoolmgr.core.guards import check_paths
 from thinpoolmgr.core.lifecycle import PoolState, view_pool
@@ -28,12 +29,14 @@ from thinpoolmgr.units import parse_size
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from thinpoolmgr.core.desired import DesiredEngine
     from thinpoolmgr.core.model import Disk, Snapshot
     from thinpoolmgr.core.steps import Step
 
     Predict = Callable[[Snapshot, Step], Snapshot]
 
 _TAKES_DOWN = ("destroy", "deactivate", "rebuild")
+_DESTROYS = ("destroy", "rebuild")
 _WHOLE_HOST = ("apply", "base-size")
 """They plan all that the configuration asks for; base-size has edited it before."""
 
@@ -49,12 +52,17 @@ def desired_for(request: Request, desired: DesiredState) -> DesiredState:
         UnknownPoolError: the configuration has no such pool.
 
     """
+    if request.command == "clean":
+        return replace(desired, names_contents=True)
     if not request.pool:
+        if request.may_empty and desired.engines:
+            desired = replace(desired, holders_of=desired.engines[0].config.pool, names_contents=True)
         return with_engine_anywhere(desired) if request.command in _WHOLE_HOST else desired
     pool = _pool(request, desired)
     if request.command in (*_TAKES_DOWN, "activate"):
         looked_for = pool.name if request.command in _TAKES_DOWN else ""
-        return replace(with_implied_engine(desired, pool), holders_of=looked_for)
+        names_contents = request.command in _DESTROYS
+        return replace(with_implied_engine(desired, pool), holders_of=looked_for, names_contents=names_contents)
     named = (*pool.config.devices, *pool.config.spare_devices)
     more = tuple(device for device in request.add_devices if device not in named)
     if not more:
@@ -170,7 +178,8 @@ def _made_since(pool: DesiredPool, begun: Request) -> Refusal:
 
 def _plan(request: Request, desired: DesiredState, snapshot: Snapshot, memory: Memory, predict: Predict | None) -> Plan:
     if request.command in _WHOLE_HOST:
-        return plan_apply(desired, snapshot, memory)
+        plan = plan_apply(desired, snapshot, memory)
+        return _plan_emptying(plan, desired, snapshot, memory, predict) if request.may_empty else plan
     if request.command == "clean":
         return plan_clean(request, desired, snapshot, memory)
     pool = _pool(request, desired)
@@ -265,6 +274,34 @@ def _plan_rebuild(  # noqa: PLR0913, PLR0917 - as plan_for
     down = plan_destroy(pool, desired, snapshot, memory)
     if down.refusals or predict is None:
         return down
+    return _down_and_up(down, desired, snapshot, memory, predict, only=pool.name)
+
+
+def _plan_emptying(
+    plan: Plan, desired: DesiredState, snapshot: Snapshot, memory: Memory, predict: Predict | None
+) -> Plan:
+    """Make the pools anew whose engines are to have a smaller base, where nothing else stands against `plan`."""
+    others = tuple(refusal for refusal in plan.refusals if refusal.code != SHRINKS)
+    shrinking = {refusal.target for refusal in plan.refusals} if not others else set()
+    pools = [pool for engine in desired.engines if engine.name in shrinking and (pool := _pool_of(engine, desired))]
+    if not pools or predict is None:
+        return replace(plan, refusals=others or plan.refusals)
+    downs = [plan_destroy(pool, desired, snapshot, memory) for pool in pools]
+    refusals = tuple(refusal for down in downs for refusal in down.refusals)
+    if refusals:
+        return replace(plan, steps=(), refusals=refusals)
+    down = replace(downs[0], steps=tuple(step for down in downs for step in down.steps))
+    return _down_and_up(down, desired, snapshot, memory, predict)
+
+
+def _pool_of(engine: DesiredEngine, desired: DesiredState) -> DesiredPool | None:
+    return desired.find_pool(engine.config.pool)
+
+
+def _down_and_up(  # noqa: PLR0913 - as plan_for
+    down: Plan, desired: DesiredState, snapshot: Snapshot, memory: Memory, predict: Predict, *, only: str = ""
+) -> Plan:
+    """Return `down` with what leads up again, planned on the host as `down` will leave it."""
     after = snapshot
     for step in down.steps:
         after = predict(after, step)
@@ -273,7 +310,7 @@ def _plan_rebuild(  # noqa: PLR0913, PLR0917 - as plan_for
         desired,
         after,
         replace(memory, interrupted=(), pending=(), stopped_engines=(*memory.stopped_engines, *stopped)),
-        only=pool.name,
+        only=only,
     )
     return Plan(
         numbered([*down.steps, *up.steps]) if not up.refusals else (),

@@ -75,7 +75,7 @@ class TagPool(BaseStep, frozen=True, tag="tag-pool", kw_only=True):
 
 
 class RemoveLeftover(BaseStep, frozen=True, tag="remove-leftover", kw_only=True):
-    """Remove an LV that an interrupted step of ours left half-made."""
+    """Remove an LV that an interrupted step of ours, or a killed set-up of Docker's own, left half-made."""
 
     group: str
     lv: str
@@ -219,7 +219,17 @@ class RemovePhysicalVolumes(BaseStep, frozen=True, tag="remove-physical-volumes"
     pv_uuids: tuple[str, ...] = ()
 
 
-class StopContainers(BaseStep, frozen=True, tag="stop-containers", kw_only=True):
+class CheckedStop(BaseStep, frozen=True, kw_only=True):
+    """What stops something; before that the engine itself checks what it is to be started with, where it can."""
+
+    check: tuple[str, ...] = ()
+    """The command that checks; empty: none."""
+    candidate: str = ""
+    """The file that it looks at, which lives only that long."""
+    candidate_text: str = ""
+
+
+class StopContainers(CheckedStop, frozen=True, tag="stop-containers", kw_only=True):
     """Stop all containers of an engine whose live-restore would let them outlive it, with their devices open.
 
     Those that were started since the plan was made are stopped, too: `containers` says which ran then.
@@ -230,19 +240,11 @@ class StopContainers(BaseStep, frozen=True, tag="stop-containers", kw_only=True)
     containers: tuple[str, ...]
 
 
-class StopEngine(BaseStep, frozen=True, tag="stop-engine", kw_only=True):
-    """Stop a container engine with its sockets, so that nothing starts it meanwhile.
-
-    Before that the engine itself checks the configuration with which it is to be started again, where it can.
-    """
+class StopEngine(CheckedStop, frozen=True, tag="stop-engine", kw_only=True):
+    """Stop a container engine with its sockets, so that nothing starts it meanwhile."""
 
     engine: str
     units: tuple[str, ...]
-    check: tuple[str, ...] = ()
-    """The command that checks; empty: none."""
-    candidate: str = ""
-    """The file that it looks at, which lives only that long."""
-    candidate_text: str = ""
 
 
 class StartEngine(BaseStep, frozen=True, tag="start-engine", kw_only=True):
@@ -267,6 +269,24 @@ class DeleteSetAside(BaseStep, frozen=True, tag="delete-set-aside", kw_only=True
     path: str
 
 
+GROWN_NAME = "thinpoolmgr-base"
+"""Device-mapper name of an engine's base device while its file system is grown."""
+GROWN_MOUNT = "/run/thinpoolmgr/base"
+
+
+class GrowBase(BaseStep, frozen=True, tag="grow-base", kw_only=True):
+    """Grow the file system in an engine's base device to the size that is recorded for it, while the engine is stopped.
+
+    What the engine itself does once: make the device active, under a name of ours, mount it, grow it, let go of it.
+    """
+
+    engine: str
+    pool_dm_name: str
+    device_id: int
+    size_bytes: int
+    filesystem: Literal["xfs", "ext4"]
+
+
 class WriteEngineConfig(BaseStep, frozen=True, tag="write-engine-config", kw_only=True):
     """Replace an engine's configuration file; `old_text` None means there was no file."""
 
@@ -281,6 +301,18 @@ class ReloadUnits(BaseStep, frozen=True, tag="reload-units", kw_only=True):
 
     engine: str
 
+
+EngineStep = (
+    StopContainers
+    | StopEngine
+    | StartEngine
+    | MoveStateAside
+    | DeleteSetAside
+    | GrowBase
+    | WriteEngineConfig
+    | ReloadUnits
+)
+"""What is done to an engine, its files or its state."""
 
 Step = (
     WipeSignatures
@@ -304,13 +336,7 @@ Step = (
     | RemoveThinPool
     | RemoveVolumeGroup
     | RemovePhysicalVolumes
-    | StopContainers
-    | StopEngine
-    | StartEngine
-    | MoveStateAside
-    | DeleteSetAside
-    | WriteEngineConfig
-    | ReloadUnits
+    | EngineStep
 )
 
 
@@ -335,13 +361,13 @@ def target(step: Step) -> str:
     match step:
         case WipeSignatures():
             return step.disk.path
-        case CreateVolumeGroup() | ExtendVolumeGroup() | RemoveVolumeGroup():
+        case CreateVolumeGroup() | ExtendVolumeGroup() | RemoveVolumeGroup() | TagPool(lv=""):
             return step.group
         case RemovePhysicalVolumes():
             return " ".join(disk.path for disk in step.disks)
         case RemoveDmDevice() | ResumeDevice():
             return step.name
-        case StopContainers() | StopEngine() | StartEngine() | ReloadUnits():
+        case StopContainers() | StopEngine() | StartEngine() | ReloadUnits() | GrowBase():
             return step.engine
         case MoveStateAside():
             return step.paths[-1]

@@ -12,6 +12,7 @@ from thinpoolmgr.core.busy import refuse_busy, refuse_stopping
 from thinpoolmgr.core.changes import mend
 from thinpoolmgr.core.desired import DesiredPool, DesiredState
 from thinpoolmgr.core.engine_config import check_files
+from thinpoolmgr.core.engine_graph import say_contents
 from thinpoolmgr.core.engine_plan import check_process, stop_engine
 from thinpoolmgr.core.engine_state import check_obstacle, judge_state, move_aside, refuse_verdict
 from thinpoolmgr.core.engines import ENGINES
@@ -64,12 +65,12 @@ def plan_destroy(
     """Return the plan that removes `pool` with all that is in it, and makes its disks blank again."""
     view = view_pool(pool, snapshot)
     steps, refusals = _release(view, desired, snapshot, memory, "destroys")
+    found = _engine_on(view, desired, snapshot)
     if not refusals:
-        below_steps, below_refusals = _destroy_below(view, snapshot, memory, keep_devices=keep_devices)
+        below_steps, below_refusals = _destroy_below(view, found, snapshot, memory, keep_devices=keep_devices)
         steps += below_steps
         refusals += below_refusals
     steps += [] if refusals else remove_profile(pool, snapshot, "its pool is gone")
-    found = _engine_on(view, desired, snapshot)
     notes: list[str] = []
     if found is not None and not refusals:
         moves, notes, obstacles = _move_state(found, view, steps, memory)
@@ -176,7 +177,7 @@ def _remove(device: DmDevice, reason: str, view: PoolView, danger: Danger = "saf
 
 
 def _destroy_below(
-    view: PoolView, snapshot: Snapshot, memory: Memory, *, keep_devices: bool
+    view: PoolView, found: Engine | None, snapshot: Snapshot, memory: Memory, *, keep_devices: bool
 ) -> tuple[list[Step], list[Refusal]]:
     pool, group = view.pool, view.group
     if group is None:
@@ -188,7 +189,7 @@ def _destroy_below(
         return [], refusals
     steps: list[Step] = [replace(step, danger="destroys") for step in remove_leftovers(leftovers, group, pool)]
     if view.lv is not None and view.lv.is_thin_pool:
-        steps += _remove_pool(view, view.lv.uuid)
+        steps += _remove_pool(view, view.lv.uuid, found)
     reason = f"the volume group carries nothing but {pool.path}"
     steps.append(
         RemoveVolumeGroup(reason=reason, danger="destroys", pool=pool.name, group=group.name, group_uuid=group.uuid)
@@ -209,10 +210,11 @@ def _deactivate(view: PoolView, *, is_known: bool) -> DeactivatePool:
     return DeactivatePool(reason=reason, danger=danger, pool=pool.name, group=pool.group, lv=pool.lv)
 
 
-def _remove_pool(view: PoolView, lv_uuid: str) -> list[Step]:
+def _remove_pool(view: PoolView, lv_uuid: str, found: Engine | None) -> list[Step]:
     pool = view.pool
+    contents = say_contents(found.graph, found.name) if found is not None else "all that is in it"
     remove = RemoveThinPool(
-        reason=f"{pool.path} is to be destroyed, with all images and containers in it",
+        reason=f"{pool.path} is to be destroyed, and with it {contents}",
         danger="destroys",
         pool=pool.name,
         group=pool.group,

@@ -53,6 +53,11 @@ def metadata_devno(table: str) -> str:
     return table.split(" ", 1)[0]
 
 
+def data_devno(table: str) -> str:
+    """Return `MAJOR:MINOR` of the data device in a pool's table (`META DATA CHUNK ...`); empty: no table."""
+    return next(iter(table.split()[1:2]), "")
+
+
 def thin_device_id(table: str) -> int | None:
     """Return the device id in a thin device's table (`POOL ID ...`); None: it is no such table."""
     words = table.split()

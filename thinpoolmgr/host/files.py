@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import re
 import stat
@@ -13,13 +12,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from thinpoolmgr.errors import NeedsPersonError, RefusedError, ThinpoolmgrError
+from thinpoolmgr.errors import RefusedError, ThinpoolmgrError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-MANIFEST = "manifest.json"
-SET_ASIDE_PREFIX = "thinpoolmgr-stale-"
 _TEXT_LIMIT_BYTES = 1024**2
 _PIECE_BYTES = 1024**2
 _MOUNTINFO_LIMIT_BYTES = 64 * 1024**2
@@ -37,8 +34,8 @@ class FileFailedError(ThinpoolmgrError):
     default_code = "FILE_FAILED"
 
 
-class _Old(NamedTuple):
-    """A file that is about to be replaced."""
+class FileRead(NamedTuple):
+    """A file as it was read; its extended attributes only where they were asked for."""
 
     text: str
     status: os.stat_result
@@ -59,7 +56,7 @@ def read_text(path: str, limit_bytes: int, *, dir_fd: int | None = None, follow:
         ValueError: with a text for people, when it is no regular file, too long, or not UTF-8.
 
     """
-    return _read(path, limit_bytes, dir_fd, follow=follow).text
+    return read_file(path, limit_bytes, dir_fd, follow=follow).text
 
 
 def read_small(name: str, limit_bytes: int, folder: int) -> tuple[str, float]:
@@ -78,7 +75,10 @@ def read_small(name: str, limit_bytes: int, folder: int) -> tuple[str, float]:
     return _text_of(name, data, limit_bytes), status.st_mtime
 
 
-def _read(path: str, limit_bytes: int, dir_fd: int | None, *, follow: bool, with_xattrs: bool = False) -> _Old:
+def read_file(
+    path: str, limit_bytes: int, dir_fd: int | None = None, *, follow: bool = True, with_xattrs: bool = False
+) -> FileRead:
+    """Return a regular file with its status at that time; arguments and errors are those of `read_text`."""
     # Looked at before it is opened (opening a device can do things) and after (it may be another one by then).
     _refuse_irregular(path, os.stat(path, dir_fd=dir_fd, follow_symlinks=follow))
     fd = os.open(path, _READ_FLAGS | (0 if follow else os.O_NOFOLLOW), dir_fd=dir_fd)
@@ -89,7 +89,7 @@ def _read(path: str, limit_bytes: int, dir_fd: int | None, *, follow: bool, with
         xattrs = _read_xattrs(fd) if with_xattrs else {}
     finally:
         os.close(fd)
-    return _Old(_text_of(path, data, limit_bytes), status, xattrs)
+    return FileRead(_text_of(path, data, limit_bytes), status, xattrs)
 
 
 def _text_of(path: str, data: bytes, limit_bytes: int) -> str:
@@ -148,12 +148,12 @@ def write_atomically(path: str, text: str, *, expect_text: str | None) -> None:
         target = _follow_link(path)
         _make_folder(os.path.dirname(target))
         with _open_folder(os.path.dirname(target), follow=True) as folder:
-            _replace(folder, target, text.encode(), expect_text)
+            replace_in_folder(folder, target, text.encode(), expect_text)
     except UnicodeEncodeError as error:
         summary = f"the new text of {path} cannot be written as UTF-8"
         raise RefusedError(summary, str(error), code="FILE_TEXT") from error
     except OSError as error:
-        raise _failed(f"cannot write {path}", error) from error
+        raise file_failed(f"cannot write {path}", error) from error
 
 
 def why_not_writable(path: str) -> str:
@@ -197,7 +197,8 @@ def _follow_link(path: str) -> str:
         raise RefusedError(f"{path} is a symbolic link that leads nowhere", str(error), code="FILE_LINK") from error
 
 
-def _failed(summary: str, error: OSError) -> FileFailedError:
+def file_failed(summary: str, error: OSError) -> FileFailedError:
+    """Return the error for what the operating system refused."""
     resolution = "See to the cause (a full or read-only file system, a mount), then run again."
     return FileFailedError(summary, str(error), resolution)
 
@@ -218,7 +219,8 @@ def _open_folder(path: str, *, follow: bool = False, dir_fd: int | None = None) 
         os.close(fd)
 
 
-def _replace(folder: int, target: str, data: bytes, expect_text: str | None) -> None:
+def replace_in_folder(folder: int, target: str, data: bytes, expect_text: str | None) -> None:
+    """Replace the file `target` in its open folder, whole or not at all; raises as `write_atomically`, and OSError."""
     name = os.path.basename(target)
     # One fixed name: what a killed run left is replaced by the next one, and the lock keeps a second run away.
     temporary = f".{name}.thinpoolmgr"
@@ -236,9 +238,9 @@ def _replace(folder: int, target: str, data: bytes, expect_text: str | None) -> 
     os.fsync(folder)
 
 
-def _expect(folder: int, name: str, shown: str, expect_text: str | None) -> _Old | None:
+def _expect(folder: int, name: str, shown: str, expect_text: str | None) -> FileRead | None:
     try:
-        old = _read(name, _TEXT_LIMIT_BYTES, folder, follow=False, with_xattrs=True)
+        old = read_file(name, _TEXT_LIMIT_BYTES, folder, follow=False, with_xattrs=True)
     except FileNotFoundError:
         old = None
     except ValueError as error:
@@ -249,7 +251,7 @@ def _expect(folder: int, name: str, shown: str, expect_text: str | None) -> _Old
     return old
 
 
-def _write_new(folder: int, name: str, data: bytes, old: _Old | None) -> None:
+def _write_new(folder: int, name: str, data: bytes, old: FileRead | None) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(name, flags, 0o600, dir_fd=folder)
     with os.fdopen(fd, "wb") as file:
@@ -285,53 +287,6 @@ def _mount_points(mountinfo: str) -> Iterator[str]:
             yield _ESCAPE.sub(lambda match: chr(int(match[1], 8)), fields[4])
 
 
-def move_aside(paths: tuple[str, ...], into: str, *, proc: str = "/proc") -> None:
-    """Move folders, whole, into the folder `into` beside them, with their names below its parent kept.
-
-    Only renames are used, from opened folders, so nothing is copied, deleted or followed. `into` gets a manifest
-    before the first rename; the same call after a crash finishes the work, and after success does nothing.
-
-    Args:
-        paths: absolute real paths (no symbolic link in them) below the parent of `into`.
-        into: absolute path, such as `/var/lib/docker/thinpoolmgr-stale-20260101T000000Z`.
-        proc: where proc is mounted.
-
-    Raises:
-        RefusedError: nothing was changed: a symbolic link, a mount point, another file system, or `into` is not ours.
-        NeedsPersonError: a folder is on both sides, or on neither.
-        FileFailedError: the operating system refused; calling again goes on from there.
-
-    """
-    parent, name = os.path.split(into)
-    relative = tuple(os.path.relpath(path, parent) for path in paths)
-    for path, below in zip(paths, relative, strict=True):
-        parts = below.split("/")
-        if os.path.normpath(path) != path or ".." in parts or parts[0] in (".", name):
-            raise RefusedError(f"{path} is not moved into {into}", "it is not beside it", code="MOVE_OUTSIDE")
-    try:
-        _refuse_mounts((*paths, into), proc)
-        with open_path(parent) as root:
-            places = [_find_places(root, name, below) for below in relative]
-            _check_places(paths, places, os.fstat(root).st_dev)
-            with _prepare_target(root, name, into, relative) as target:
-                for below, (source, _) in zip(relative, places, strict=True):
-                    if source is not None:
-                        _rename_below(root, target, below)
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENOTDIR):
-            summary = f"{parent} or something below it is a symbolic link, or no folder"
-            raise RefusedError(summary, str(error), code="MOVE_LINK") from error
-        raise _failed(f"cannot move {', '.join(paths)} into {into}", error) from error
-
-
-def _refuse_mounts(paths: tuple[str, ...], proc: str) -> None:
-    # The kernel lets a folder with mounts below it be renamed: only looking finds them.
-    mounts = mounts_on_or_below(paths, proc)
-    if mounts:
-        resolution = "Unmount what is mounted there, then run again."
-        raise RefusedError(f"{mounts[0]} is a mount point", ", ".join(mounts[:10]), resolution, code="MOVE_MOUNT")
-
-
 @contextmanager
 def open_path(path: str, dir_fd: int | None = None, *, make: bool = False) -> Iterator[int]:
     """Open a folder one name after the other, so that no symbolic link is followed anywhere.
@@ -356,63 +311,3 @@ def open_path(path: str, dir_fd: int | None = None, *, make: bool = False) -> It
                     os.fsync(fd)
             fd = stack.enter_context(_open_folder(part, dir_fd=fd))
         yield fd
-
-
-def _find_places(root: int, name: str, below: str) -> tuple[os.stat_result | None, os.stat_result | None]:
-    """Return what is at the source and what is at the target; None for nothing."""
-    return _status_below(root, below), _status_below(root, f"{name}/{below}")
-
-
-def _status_below(root: int, below: str) -> os.stat_result | None:
-    folder, _, last = below.rpartition("/")
-    try:
-        with open_path(folder, root) as fd:
-            return os.stat(last, dir_fd=fd, follow_symlinks=False)
-    except FileNotFoundError:
-        return None
-
-
-def _check_places(
-    paths: tuple[str, ...], places: list[tuple[os.stat_result | None, os.stat_result | None]], device: int
-) -> None:
-    for path, (source, target) in zip(paths, places, strict=True):
-        if source is None and target is None:
-            details = "it is neither here nor where it was to be moved"
-            raise NeedsPersonError(f"{path} is gone", details, code="MOVE_GONE")
-        if source is None:
-            continue
-        if target is not None:
-            details = "it was moved, and is here again: something made a new one in between"
-            raise NeedsPersonError(f"{path} is there twice", details, "Look at both, remove one.", code="MOVE_TWICE")
-        if not stat.S_ISDIR(source.st_mode):
-            raise RefusedError(f"{path} is a symbolic link, or no folder", code="MOVE_LINK")
-        if source.st_dev != device:
-            raise RefusedError(f"{path} is on another file system", code="MOVE_MOUNT")
-
-
-@contextmanager
-def _prepare_target(root: int, name: str, into: str, relative: tuple[str, ...]) -> Iterator[int]:
-    manifest = json.dumps({"schema": 1, "moved": list(relative)}, indent=2) + "\n"
-    with open_path(name, root, make=True) as target:
-        try:
-            known = read_text(MANIFEST, _TEXT_LIMIT_BYTES, dir_fd=target, follow=False)
-        except FileNotFoundError:
-            # A run killed before its manifest was whole leaves at most the temporary file.
-            if set(os.listdir(target)) - {f".{MANIFEST}.thinpoolmgr"}:
-                raise RefusedError(f"{into} is there already, and not ours", code="MOVE_TARGET") from None
-            _replace(target, f"{into}/{MANIFEST}", manifest.encode(), None)
-            known = manifest
-        except ValueError as error:
-            raise RefusedError(f"{into} is there already, and not ours", str(error), code="MOVE_TARGET") from error
-        if known != manifest:
-            raise RefusedError(f"{into} holds another move", known[:500], code="MOVE_TARGET")
-        yield target
-
-
-def _rename_below(root: int, target: int, below: str) -> None:
-    folder, _, last = below.rpartition("/")
-    with open_path(folder, root) as source, open_path(folder, target, make=True) as destination:
-        os.rename(last, last, src_dir_fd=source, dst_dir_fd=destination)
-        # The new place first: a crash between the two leaves the folder in both or in the new one, never in none.
-        os.fsync(destination)
-        os.fsync(source)

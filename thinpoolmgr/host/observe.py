@@ -8,15 +8,27 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from thinpoolmgr.core.engine_base import shrinks
 from thinpoolmgr.core.lifecycle import view_pool
 from thinpoolmgr.core.matching import is_wanted
-from thinpoolmgr.core.model import ConfiguredDevice, Disk, Engine, PhysicalVolume, Snapshot, VolumeGroup
+from thinpoolmgr.core.model import (
+    ConfiguredDevice,
+    Disk,
+    DmDevice,
+    Engine,
+    PhysicalVolume,
+    Signature,
+    Snapshot,
+    VolumeGroup,
+)
+from thinpoolmgr.core.own_setup import setup_volumes, volume_device
 from thinpoolmgr.errors import UnavailableError
 from thinpoolmgr.host import block, dm, lvm, udev
-from thinpoolmgr.host.engines import OBSERVERS, read_base_bytes
+from thinpoolmgr.host.blkid import probe_signatures
+from thinpoolmgr.host.engines import OBSERVERS, read_base, read_graph
 
 if TYPE_CHECKING:
-    from thinpoolmgr.core.desired import DesiredState
+    from thinpoolmgr.core.desired import DesiredEngine, DesiredState
     from thinpoolmgr.host.runner import CommandRunner
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -53,6 +65,7 @@ def observe(
     configured = _resolve_configured(desired)
     ours = {pool.group for pool in desired.pools}
     groups = tuple(_with_node_paths(group) for group in state.groups)
+    groups = tuple(_with_signatures(group, dm_devices) if group.name in ours else group for group in groups)
     orphans = tuple(_with_node_path(pv) for pv in state.orphan_pvs)
     pv_paths = [pv.path for group in groups if group.name in ours for pv in group.pvs if not pv.missing]
     # A disk that was only named for an extension may be left with its label when that, or its removal, is cut short.
@@ -74,19 +87,30 @@ def observe(
         boot_id=_BOOT_ID.read_text("ascii").strip(),
         lvm_profiles=lvm.read_profiles(),
     )
-    return _with_holders(_with_base_sizes(snapshot, desired, usage), desired)
+    return _with_holders(_with_what_is_in_pools(snapshot, desired, usage), desired)
 
 
-def _with_base_sizes(snapshot: Snapshot, desired: DesiredState, usage: block.Usage) -> Snapshot:
-    """Add how large the file systems in the base devices of engines are, where those devices are active."""
+def _with_what_is_in_pools(snapshot: Snapshot, desired: DesiredState, usage: block.Usage) -> Snapshot:
+    """Add what the pools have where the engines' records have their base devices, and the names of what may be lost."""
     mounted = {mount.devno for mount in usage.mounts}
     engines = []
-    for found in snapshot.engines:
-        pool = next((desired.find_pool(e.config.pool) for e in desired.engines if e.name == found.name), None)
-        device = view_pool(pool, snapshot).device if pool and found.state else None
-        size_bytes = read_base_bytes(found, device, snapshot, mounted)
-        engines.append(msgspec.structs.replace(found, effective_base_bytes=size_bytes))
+    for engine in desired.engines:
+        found = snapshot.find_engine(engine.name)
+        if found is not None and found.state is not None:
+            pool = desired.find_pool(engine.config.pool)
+            device = view_pool(pool, snapshot).device if pool else None
+            graph = read_graph(found) if _is_asked_for_names(engine, found, desired, device) else None
+            base = read_base(found, device, snapshot, mounted)
+            found = msgspec.structs.replace(found, base=base, graph=graph)
+        engines += [found] if found else []
     return msgspec.structs.replace(snapshot, engines=tuple(engines))
+
+
+def _is_asked_for_names(engine: DesiredEngine, found: Engine, desired: DesiredState, device: DmDevice | None) -> bool:
+    """What names images and containers reads some files for each: where they are lost, or smaller than the base."""
+    is_smaller = desired.names_smaller and found.state is not None and bool(found.state.smaller_devices)
+    is_lost = bool(engine.config.pool) and device is None
+    return desired.names_contents or is_smaller or is_lost or shrinks(engine, found)
 
 
 def _with_holders(snapshot: Snapshot, desired: DesiredState) -> Snapshot:
@@ -124,6 +148,27 @@ def _resolve_configured(desired: DesiredState) -> tuple[ConfiguredDevice, ...]:
 
 def _with_node_paths(group: VolumeGroup) -> VolumeGroup:
     return msgspec.structs.replace(group, pvs=tuple(_with_node_path(pv) for pv in group.pvs))
+
+
+def _with_signatures(group: VolumeGroup, devices: tuple[DmDevice, ...]) -> VolumeGroup:
+    """Look at what is on the volumes of `group` where those are all that a set-up of Docker's own may have left."""
+    half_made = setup_volumes(group)
+    if not half_made:
+        return group
+    seen = [(lv, volume_device(group, lv, devices) if lv in half_made else None) for lv in group.lvs]
+    lvs = tuple(msgspec.structs.replace(lv, signatures=_signatures_of(device)) if device else lv for lv, device in seen)
+    return msgspec.structs.replace(group, lvs=lvs)
+
+
+def _signatures_of(device: DmDevice) -> tuple[Signature, ...] | None:
+    # What is open is somebody's, whatever is on it; a read of a suspended device would wait for the resume.
+    if device.suspended or device.open_count:
+        return None
+    path = f"/dev/mapper/{device.name}"
+    try:
+        return probe_signatures(path) if block.Roots().devno(path) == device.devno else None
+    except OSError:
+        return None
 
 
 def _with_node_path(pv: PhysicalVolume) -> PhysicalVolume:

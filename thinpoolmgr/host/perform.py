@@ -8,14 +8,18 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from thinpoolmgr.core.busy import refuse_open
-from thinpoolmgr.core.commands import commands
+from thinpoolmgr.core.commands import Argv, commands
 from thinpoolmgr.core.desired import DesiredState
 from thinpoolmgr.core.steps import (
+    GROWN_MOUNT,
+    GROWN_NAME,
+    CheckedStop,
     CreateVolumeGroup,
     DeleteSetAside,
     DiskRef,
     EditLvmProfile,
     ExtendVolumeGroup,
+    GrowBase,
     MoveStateAside,
     RemoveDmDevice,
     RemovePhysicalVolumes,
@@ -27,7 +31,7 @@ from thinpoolmgr.core.steps import (
     WriteEngineConfig,
 )
 from thinpoolmgr.errors import CommandFailedError, RefusedError
-from thinpoolmgr.host import block, files, removal
+from thinpoolmgr.host import aside, block, dm, files, removal
 from thinpoolmgr.host.observe import observe
 from thinpoolmgr.host.retry import BUSY_SECONDS, until_not_busy
 from thinpoolmgr.host.runner import CommandRunner, failed
@@ -35,10 +39,10 @@ from thinpoolmgr.host.runner import CommandRunner, failed
 if TYPE_CHECKING:
     from thinpoolmgr.core.model import Snapshot
 
+# EBUSY in the words of the C locale: the name of a device may have the shorter word in it.
+_BUSY = "Device or resource busy"
 STOP_ENGINE_SECONDS = 300.0
 """systemd kills a service that does not end within 90 s, unless its unit says to wait for ever (TimeoutSec=0)."""
-# The kernel's EBUSY, as the locale C has it; the bare word may stand in a device's name, which dmsetup repeats.
-_BUSY = "Device or resource busy"
 
 
 class RealHost:
@@ -84,14 +88,18 @@ class RealHost:
             case EditLvmProfile(new_text=str(text)):
                 files.write_atomically(step.path, text, expect_text=step.old_text)
             case MoveStateAside():
-                files.move_aside(step.paths, step.into)
+                aside.move_aside(step.paths, step.into)
             case DeleteSetAside():
                 removal.delete_set_aside(step.path)
             case RemoveDmDevice():
                 self._remove_dm_device(step)
+            case GrowBase():
+                self._grow_base(step)
             case StopContainers():
+                self._check_config(step)
                 _stop_containers(step)
             case StopEngine():
+                self._check_config(step)
                 self._stop_engine(step)
             case _:
                 for disk in _disks_of(step):
@@ -99,8 +107,10 @@ class RealHost:
                 for argv in commands(step):
                     self._runner.change(argv, is_long=isinstance(step, StartEngine))
 
-    def _check_config(self, step: StopEngine) -> None:
-        """The engine goes on running when its own check refuses what it is to be started with."""
+    def _check_config(self, step: CheckedStop) -> None:
+        """All goes on running when the engine's own check refuses what it is to be started with."""
+        if not step.check:
+            return
         with suppress(FileNotFoundError):
             os.unlink(step.candidate)
         files.write_atomically(step.candidate, step.candidate_text, expect_text=None)
@@ -116,9 +126,24 @@ class RealHost:
             return
         raise _still_open(step) if _BUSY in run.stderr else failed(run)
 
+    def _grow_base(self, step: GrowBase) -> None:
+        """Whatever goes wrong, the base device is let go of again; what a killed run had left is, first of all."""
+        *growing, unmount, remove = commands(step)
+        self._let_go_of_base(unmount, remove)
+        os.makedirs(GROWN_MOUNT, mode=0o700, exist_ok=True)
+        try:
+            for argv in growing:
+                self._runner.change(argv)
+        finally:
+            self._let_go_of_base(unmount, remove)
+
+    def _let_go_of_base(self, unmount: Argv, remove: Argv) -> None:
+        if files.mounts_on_or_below((GROWN_MOUNT,)):
+            self._runner.change(unmount)
+        if dm.read_device(GROWN_NAME) is not None:
+            self._runner.change(remove)
+
     def _stop_engine(self, step: StopEngine) -> None:
-        if step.check:
-            self._check_config(step)
         argv = commands(step)[-1]
         try:
             self._runner.change(argv, is_long=True, seconds=STOP_ENGINE_SECONDS)

@@ -11,13 +11,8 @@ import stat
 from pathlib import Path
 
 from thinpoolmgr.errors import RefusedError
-from thinpoolmgr.host.files import (
-    MANIFEST,
-    SET_ASIDE_PREFIX,
-    FileFailedError,
-    mounts_on_or_below,
-    read_text,
-)
+from thinpoolmgr.host.aside import MANIFEST, SET_ASIDE_PREFIX
+from thinpoolmgr.host.files import FileFailedError, mounts_on_or_below, read_text
 
 _FOLDER_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY | os.O_NOFOLLOW
 _LIMIT_BYTES = 1024**2

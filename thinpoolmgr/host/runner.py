@@ -80,7 +80,7 @@ class CommandRunner:
         """Run `argv` and return what came of it, whatever the exit code.
 
         Raises:
-            UnavailableError: the program is not installed, or cannot be started.
+            UnavailableError: the program is not installed.
             CommandFailedError: it did not end within `seconds` and was sent SIGTERM; or a signal ended it.
 
         """
@@ -91,7 +91,7 @@ class CommandRunner:
 
         Raises:
             CommandFailedError: a signal ended it.
-            UnavailableError: the program is not installed, or cannot be started.
+            UnavailableError: the program is not installed.
 
         """
         return self._run(argv, CHANGE_SECONDS, self._spawn_reading)
@@ -116,7 +116,7 @@ class CommandRunner:
         Raises:
             CommandFailedError: it returned something else than 0, and the details hold its own words; or it did not
                 end within `seconds`.
-            UnavailableError: the program is not installed, or cannot be started.
+            UnavailableError: the program is not installed.
 
         """
         run = self._run(argv, seconds, _start_with_sh if is_long else _spawn)
@@ -129,7 +129,7 @@ class CommandRunner:
         started = time.monotonic()
         # Files, not pipes: a child that keeps a pipe open (dmeventd does) would be waited for.
         with open(os.devnull, "rb") as nothing, _memory_file() as out, _memory_file() as err:
-            process = _started(start, (program, *argv[1:]), nothing, out, err)
+            process = start((program, *argv[1:]), nothing, out, err)
             with _terminated_after(process, seconds) as is_late:
                 code = process.wait()
             taken = time.monotonic() - started
@@ -164,22 +164,14 @@ class _Process(Protocol):
 _Start = Callable[[tuple[str, ...], BinaryIO, BinaryIO, BinaryIO], _Process]
 
 
-def _started(start: _Start, argv: tuple[str, ...], nothing: BinaryIO, out: BinaryIO, err: BinaryIO) -> _Process:
-    try:
-        return start(argv, nothing, out, err)
-    except OSError as error:
-        # Such as a script without a first line #!, which only a shell would run (execve(2), ENOEXEC).
-        raise UnavailableError(
-            f"{argv[0]} cannot be started",
-            f"Command: {' '.join(argv)}\n{error.strerror or error}",
-            f"Look at {argv[0]}; when it is no program of your distribution, move it out of {SEARCH_PATH}.",
-        ) from error
-
-
 def _spawn(argv: tuple[str, ...], nothing: BinaryIO, out: BinaryIO, err: BinaryIO) -> _Process:
-    return subprocess.Popen(
-        argv, stdin=nothing, stdout=out, stderr=err, env=_ENVIRONMENT, cwd="/", start_new_session=True
-    )
+    try:
+        return subprocess.Popen(
+            argv, stdin=nothing, stdout=out, stderr=err, env=_ENVIRONMENT, cwd="/", start_new_session=True
+        )
+    except OSError as error:
+        # Such as a script without its first line, or a program for another processor (execve(2)).
+        raise _not_started(argv[0], error.strerror or str(error)) from error
 
 
 class _ShProcess:
@@ -203,8 +195,8 @@ def _start_with_sh(argv: tuple[str, ...], nothing: BinaryIO, out: BinaryIO, err:
     try:
         return _ShProcess(_start_in_background(command, argv, nothing, out, err))
     except sh.ForkException as error:
-        # It holds no more than the traceback of the child, as text.
-        raise OSError(str(error).strip().rpartition("\n")[2]) from error
+        # The traceback of the child, as text.
+        raise _not_started(argv[0], str(error).strip().rpartition("\n")[2]) from error
 
 
 def _start_in_background(command: Any, argv: tuple[str, ...], nothing: BinaryIO, out: BinaryIO, err: BinaryIO) -> Any:
@@ -259,7 +251,7 @@ def _content(file: BinaryIO) -> str:
 def find_program(name: str) -> str:
     """Return the path of `name`, looked for in the fixed search path unless absolute; empty when it is missing."""
     candidates = [name] if name.startswith("/") else [f"{folder}/{name}" for folder in SEARCH_PATH.split(":")]
-    return next((path for path in candidates if os.access(path, os.X_OK)), "")
+    return next((path for path in candidates if os.path.isfile(path) and os.access(path, os.X_OK)), "")
 
 
 def require_program(name: str) -> str:
@@ -289,6 +281,11 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() or char in "\n\t" else f"\\x{ord(char):02x}" for char in text)
+
+
+def _not_started(program: str, why: str) -> UnavailableError:
+    way = f"See what it is (file {program}), and install it anew."
+    return UnavailableError(f"{program} cannot be started", why, way)
 
 
 def _missing(name: str) -> UnavailableError:

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from thinpoolmgr.core.commands import RELEASE_METADATA_SNAPSHOT, list_thin_use, pool_message
-from thinpoolmgr.core.model import NO_HELD_ROOT
+from thinpoolmgr.core.commands import list_thin_use, pool_message
 from thinpoolmgr.core.usage import PoolUse, parse_thin_use
 from thinpoolmgr.errors import CommandFailedError, RefusedError
 from thinpoolmgr.host import dm
@@ -30,8 +29,9 @@ if TYPE_CHECKING:
     from thinpoolmgr.host.runner import CommandRunner
 
 SNAPSHOT_RECORDS = STATE_FOLDER / "metadata-snapshots"
+_NONE_HELD = "-"
 _RECORD_LIMIT_BYTES = 64 * 1024
-_RESERVE = "reserve_metadata_snap"
+_RESERVE, _RELEASE = "reserve_metadata_snap", "release_metadata_snap"
 
 
 class SnapshotLeftError(CommandFailedError):
@@ -119,7 +119,7 @@ class _MetadataSnapshot:
 
     def _give_back_what_a_killed_run_took(self) -> None:
         held, taken = self._status().held_root, self._read_record()
-        if held == NO_HELD_ROOT:
+        if held == _NONE_HELD:
             self._record.unlink(missing_ok=True)
             return
         # Without a place the run was killed while it took it; before, it had seen that nobody held one.
@@ -132,8 +132,8 @@ class _MetadataSnapshot:
 
     def _give_back(self) -> None:
         try:
-            if self._status().held_root != NO_HELD_ROOT:
-                self._runner.change(pool_message(self._pool.name, RELEASE_METADATA_SNAPSHOT))
+            if self._status().held_root != _NONE_HELD:
+                self._runner.change(pool_message(self._pool.name, _RELEASE))
         except CommandFailedError as error:
             summary = f"the snapshot of the metadata of {self._pool.name} was not given back"
             way = f"{error.resolution} The next thinpoolmgr usage gives it back.".lstrip()
@@ -167,6 +167,6 @@ class _MetadataSnapshot:
 
     def _refuse(self, held_root: str, details: str) -> RefusedError:
         summary = f"a snapshot of the metadata of {self._pool.name} is held, at block {held_root}"
-        release = " ".join(pool_message(self._pool.name, RELEASE_METADATA_SNAPSHOT))
+        release = " ".join(pool_message(self._pool.name, _RELEASE))
         way = f"Wait until that has ended, and ask again. When you are sure that nobody needs it: {release}"
         return RefusedError(summary, details, way, code="METADATA_SNAPSHOT_HELD")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from msgspec import Struct
 from msgspec.structs import replace
 
-from thinpoolmgr.core.model import Disk, PhysicalVolume, Snapshot, VolumeGroup
+from thinpoolmgr.core.model import Disk, PhysicalVolume, Signature, Snapshot, VolumeGroup
 from thinpoolmgr.core.names import devices_of_group, live_pool_device, pool_dm_name
+from thinpoolmgr.core.own_setup import SETUP_GROUP
 from thinpoolmgr.core.steps import (
     ActivatePool,
     CreateThinPool,
@@ -26,6 +27,7 @@ from thinpoolmgr.core.steps import (
 from thinpoolmgr.errors import CommandFailedError
 from thinpoolmgr.sim.changes import define_extension, define_setting, find_volume, suspend, with_size
 from thinpoolmgr.sim.parts import (
+    EXTENT_BYTES,
     LABEL,
     activate_components,
     activate_pool,
@@ -40,7 +42,7 @@ from thinpoolmgr.sim.parts import (
     uuid_of,
     volume,
 )
-from thinpoolmgr.sim.steps import apply_step, define_pool, remove_volume, stopped
+from thinpoolmgr.sim.steps import apply_step, define_pool, make_group, remove_volume, stopped
 
 MISSING = "[unknown]"
 
@@ -309,6 +311,24 @@ def add_volume(snapshot: Snapshot, group_name: str, name: str, size_bytes: int, 
     lv = volume(group, name, size_bytes, *tags)
     shot = set_volumes(snapshot, group, (*group.lvs, lv))
     return settle(activate_volume(shot, find_group(shot, group_name), lv))
+
+
+def half_made_setup(snapshot: Snapshot, path: str, *, volumes: bool = True) -> Snapshot:
+    """Return `snapshot` after Docker's own set-up of this disk was killed, before it had made a pool of its volumes."""
+    shot = make_group(snapshot, SETUP_GROUP, (path,))
+    if volumes:
+        extents = find_group(shot, SETUP_GROUP).extent_count
+        shot = add_volume(shot, SETUP_GROUP, "thinpool", extents * 95 // 100 * EXTENT_BYTES)
+        shot = add_volume(shot, SETUP_GROUP, "thinpoolmeta", extents // 100 * EXTENT_BYTES)
+    return settle(shot)
+
+
+def format_volume(snapshot: Snapshot, group_name: str, name: str) -> Snapshot:
+    """Return `snapshot` after `mkfs.ext4` on a volume by somebody."""
+    group = find_group(snapshot, group_name)
+    found = (Signature("ext4", "filesystem", 1080),)
+    lvs = tuple(replace(lv, signatures=found) if lv.name == name else lv for lv in group.lvs)
+    return replace_group(snapshot, replace(group, lvs=lvs))
 
 
 def drop_volume(snapshot: Snapshot, group_name: str, name: str) -> Snapshot:

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from thinpoolmgr.core.model import Disk, DmDevice, LogicalVolume, PhysicalVolume, Signature, ThinPoolStatus
 from thinpoolmgr.core.names import bare_uuid, devices_of_group, live_pool_device, pool_dm_name
+from thinpoolmgr.core.own_setup import setup_volumes, volume_device
 from thinpoolmgr.errors import CommandFailedError
 from thinpoolmgr.units import MIB, SECTOR_BYTES, ceil_to
 
@@ -280,8 +281,23 @@ def _with_holders(disk: Disk, snapshot: Snapshot) -> Disk:
 
 
 def with_attributes(snapshot: Snapshot) -> Snapshot:
-    """Return `snapshot` with the attributes of all LVs as LVM would report them now."""
-    return with_groups(snapshot, lambda group: _with_attributes(group, snapshot))
+    """Return `snapshot` with all LVs as they would be reported now: their attributes, and what half-made ones carry.
+
+    No signatures on a volume, not even an empty tuple of them, means that it is blank.
+    """
+    return with_groups(snapshot, lambda group: _with_signatures(_with_attributes(group, snapshot), snapshot))
+
+
+def _with_signatures(group: VolumeGroup, snapshot: Snapshot) -> VolumeGroup:
+    """What is not half-made, not active, or open is not looked at: see host/observe.py."""
+    half_made = setup_volumes(group) or ()
+
+    def seen(lv: LogicalVolume) -> LogicalVolume:
+        device = volume_device(group, lv, snapshot.dm_devices) if lv in half_made else None
+        is_read = device is not None and not device.suspended and not device.open_count
+        return replace(lv, signatures=(lv.signatures or ()) if is_read else None)
+
+    return replace(group, lvs=tuple(seen(lv) for lv in group.lvs))
 
 
 def _with_attributes(group: VolumeGroup, snapshot: Snapshot) -> VolumeGroup:

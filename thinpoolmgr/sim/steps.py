@@ -16,9 +16,11 @@ from thinpoolmgr.core.steps import (
     DeactivatePool,
     DeleteSetAside,
     EditLvmProfile,
+    EngineStep,
     ExtendData,
     ExtendMetadata,
     ExtendVolumeGroup,
+    GrowBase,
     MoveStateAside,
     RefreshPool,
     ReloadUnits,
@@ -117,6 +119,7 @@ def _apply(snapshot: Snapshot, step: Step, seed: str) -> Snapshot:  # noqa: PLR0
             | StartEngine()
             | MoveStateAside()
             | DeleteSetAside()
+            | GrowBase()
             | WriteEngineConfig()
             | ReloadUnits()
         ):
@@ -298,10 +301,7 @@ def stopped(engine: Engine) -> Engine:
     return replace(engine, running=False, pids=(), driver="", containers=(), container_ids=(), service=service)
 
 
-def _apply_to_engine(
-    snapshot: Snapshot,
-    step: StopContainers | StopEngine | StartEngine | MoveStateAside | DeleteSetAside | WriteEngineConfig | ReloadUnits,
-) -> Snapshot:
+def _apply_to_engine(snapshot: Snapshot, step: EngineStep) -> Snapshot:
     found = snapshot.find_engine(step.engine)
     if found is None:
         raise CommandFailedError(f"{step.engine} failed", "Unit not found.")
@@ -320,9 +320,11 @@ def _apply_to_engine(
             service = replace(found.service, active=True)
             new = replace(found, running=True, pids=(4712,), driver=driver, service=service)
         case MoveStateAside():
-            new = replace(found, state=None, set_aside=tuple(dict.fromkeys((*found.set_aside, step.into))))
+            new = replace(found, state=None, base=None, set_aside=tuple(dict.fromkeys((*found.set_aside, step.into))))
         case DeleteSetAside():
             new = replace(found, set_aside=tuple(path for path in found.set_aside if path != step.path))
+        case GrowBase():
+            new = replace(found, base=replace(found.base, size_bytes=step.size_bytes) if found.base else None)
         case WriteEngineConfig():
             is_unit = any(file.path == step.path and file.kind == "unit" for file in found.files)
             service = replace(found.service, needs_reload=found.service.needs_reload or is_unit)

@@ -9,13 +9,12 @@ import re
 from typing import TYPE_CHECKING
 
 from thinpoolmgr.core.engines.docker_options import DM_PREFIX
+from thinpoolmgr.core.model import BASE
 from thinpoolmgr.units import parse_size
 
 if TYPE_CHECKING:
     from thinpoolmgr.core.desired import EngineConfig
 
-BASE = "base"
-"""What the driver calls the device that all images begin with."""
 FIRST_VERSION_WITHOUT_DRIVER = 25
 _VERSION = re.compile(r"v?(\d{1,4})(?:[.+~-].*)?", re.ASCII | re.DOTALL)
 _DEVICE_NAME = re.compile(r"docker-\d+:\d+-\d+-(.+)", re.ASCII | re.DOTALL)

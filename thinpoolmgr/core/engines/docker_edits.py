@@ -22,6 +22,7 @@ from thinpoolmgr.core.engines.docker_flags import (
     read_command,
     read_flags,
     storage_flags,
+    switches_before,
     why_hidden,
 )
 from thinpoolmgr.core.engines.docker_options import DRIVER, merge_options
@@ -65,7 +66,8 @@ def edit_files(found: Engine, options: tuple[str, ...], config_file: str) -> tup
     """
     storage = read_storage(found)
     home = _home(found, storage, config_file)
-    if _is_right(found, storage, options) and (config_file == "auto" or _is_only_at(storage, home)):
+    is_placed = _is_in_one_place(storage) if config_file == "auto" else _is_only_at(storage, home)
+    if is_placed and _is_right(found, storage, options):
         return ()
     hidden = why_hidden(found)
     if hidden:
@@ -89,6 +91,11 @@ def _is_right(found: Engine, storage: Storage, options: tuple[str, ...]) -> bool
 
 def _is_only_at(storage: Storage, home: Slot | None) -> bool:
     return (home is None or not storage.in_file) and all(_is_at(flag, home) for flag in storage.flags)
+
+
+def _is_in_one_place(storage: Storage) -> bool:
+    """Whether nothing that could be settled stands both in the configuration file and in flags."""
+    return not (storage.in_file and any(_is_editable(flag) or _can_be_overridden(flag) for flag in storage.flags))
 
 
 def _is_at(flag: Flag, slot: Slot | None) -> bool:
@@ -227,8 +234,10 @@ def _require_right(found: Engine, storage: Storage, options: tuple[str, ...], ed
 
 
 def _others(args: Sequence[Arg]) -> list[str]:
+    """Return all that does not choose storage; of `-Ds` that is `-D`."""
     of_storage = {id(arg) for flag in storage_flags(args) for arg in flag.args}
-    return [arg.text for arg in args if id(arg) not in of_storage]
+    texts = [switches_before(arg.text) if id(arg) in of_storage else arg.text for arg in args]
+    return [text for text in texts if text]
 
 
 def check_command(found: Engine, candidate: str) -> tuple[tuple[str, ...], str]:

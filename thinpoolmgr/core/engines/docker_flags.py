@@ -23,7 +23,15 @@ DRIVER_FLAG, OPTION_FLAG = "--storage-driver", "--storage-opt"
 STORAGE_FLAGS = (DRIVER_FLAG, OPTION_FLAG)
 VARIABLES = ("DOCKER_STORAGE_OPTIONS", "DOCKER_OPTS", "OPTIONS", "other_args")
 """The variables in which distributions have Docker's flags, the one for storage first."""
-_SHORT = {"s": DRIVER_FLAG, "g": "--graph", "H": "--host", "l": "--log-level", "G": "--group", "p": "--pidfile"}
+_SHORT = {
+    "b": "--bridge",
+    "s": DRIVER_FLAG,
+    "g": "--graph",
+    "H": "--host",
+    "l": "--log-level",
+    "G": "--group",
+    "p": "--pidfile",
+}
 _SHORT_SWITCHES = "Dvh"
 _VARIABLE = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)", re.ASCII)
 _BRACED = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}|\$\$|%%", re.ASCII)
@@ -243,6 +251,14 @@ def _split_flag(text: str) -> tuple[str, str | None]:
     # pflag: `-s=x` and `-sx` are the same, and switches may stand before.
     value = letters[1:].removeprefix("=")
     return _SHORT[letters[0]], value or None
+
+
+def switches_before(text: str) -> str:
+    """Return the switches that a word of short flags begins with, `-D` of `-Ds`; empty where there are none."""
+    if not text.startswith("-") or text.startswith("--"):
+        return ""
+    count = len(text) - len(text[1:].lstrip(_SHORT_SWITCHES))
+    return text[:count] if count > 1 else ""
 
 
 def storage_flags(args: Iterable[Arg]) -> list[Flag]:

@@ -72,7 +72,7 @@ def state_verdict(
         return StateVerdict("foreign", f"{state.path} belongs to the pool that daemon.json names, which exists")
     if pool_will_be_new:
         return StateVerdict("stale", f"it records {_describe(state)}, and that pool does not exist")
-    verdict = _verdict_of_status(state, pool_status, pool_made_at)
+    verdict = _verdict_of_status(engine, state, pool_status, pool_made_at)
     if verdict.kind == "matching" and state.loop_files:
         file, evidence = state.loop_files[0], verdict.evidence
         return StateVerdict("dropped", f"nothing was ever written to {file}; {evidence}")
@@ -90,7 +90,9 @@ def _was_dropped(state: EngineState) -> bool:
     return bool(state.devices) and state.loop_data_bytes == 0
 
 
-def _verdict_of_status(state: EngineState, status: ThinPoolStatus | None, made_at: float | None) -> StateVerdict:
+def _verdict_of_status(
+    engine: Engine, state: EngineState, status: ThinPoolStatus | None, made_at: float | None
+) -> StateVerdict:
     if status is None:
         return StateVerdict("unknown", f"{state.path} holds {_describe(state)}; the kernel says nothing of the pool")
     newest = max([state.transaction_id or 0, *(device.transaction_id for device in state.devices)])
@@ -109,6 +111,9 @@ def _verdict_of_status(state: EngineState, status: ThinPoolStatus | None, made_a
     # Docker opens a transaction in its files before it tells the pool: a crash leaves them one ahead, never more.
     if newest > status.transaction_id + 1:
         return StateVerdict("other_pool", f"{evidence}: more than one transaction ahead of the pool")
+    # With one open, Docker may yet take back the device that it was at.
+    if newest <= status.transaction_id and (why := engine.why_other_base()):
+        return StateVerdict("other_pool", f"{evidence}, and {why}")
     return StateVerdict("matching", evidence)
 
 

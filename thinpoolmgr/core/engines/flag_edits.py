@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from thinpoolmgr.core.engines.docker_flags import DRIVER_FLAG, OPTION_FLAG
+from thinpoolmgr.core.engines.docker_flags import DRIVER_FLAG, OPTION_FLAG, switches_before
 from thinpoolmgr.core.engines.docker_options import DRIVER, merge_options
 
 if TYPE_CHECKING:
@@ -76,10 +76,14 @@ def _rewrite(
     for flag in flags:
         value = changed[flag.args]
         words = [arg.word for arg in flag.args if arg.word is not None]
+        switches = switches_before(words[0].text) if words else ""
         if value is None:
             new_texts |= dict.fromkeys(words)
+            new_texts |= {words[0]: switches} if switches else {}
         elif value != flag.value:
-            new_texts[words[-1]] = value if len(words) == 2 else f"{flag.name}={value}"
+            # pflag: the last of grouped short flags takes a value
+            name = f"{switches}{words[0].text[len(switches)]}" if switches else flag.name
+            new_texts[words[-1]] = value if len(words) == 2 else f"{name}={value}"
     last = max((slot.words.index(word) for flag in flags for arg in flag.args if (word := arg.word)), default=-1)
     anchor = last if last >= 0 else len(slot.words) - 1
     if slot.kind != "exec" and _needs_quotes(slot, new_texts, added):

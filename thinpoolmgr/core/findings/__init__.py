@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from thinpoolmgr.core.engine_state import judge_state
-from thinpoolmgr.core.findings.engines import engine_sightings
+from thinpoolmgr.core.findings.engines import engine_sightings, setup_sightings
 from thinpoolmgr.core.findings.host import (
     Cookie,
     HostFacts,
@@ -67,6 +67,7 @@ def sightings_of_host(desired: DesiredState, snapshot: Snapshot, memory: Memory)
         seen = snapshot.find_engine(engine.name) if engine else None
         if engine is not None and seen is not None:
             found += engine_sightings(engine, seen, view, snapshot)
+            found += setup_sightings(seen, desired.pools, snapshot)
     return found
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from thinpoolmgr.core.engine_base import real_base_bytes, why_left_small
 from thinpoolmgr.core.engine_config import check_files
 from thinpoolmgr.core.engine_plan import check_engine
 from thinpoolmgr.core.engine_state import judge_state, refuse_verdict
@@ -15,19 +16,18 @@ from thinpoolmgr.core.engines.docker_options import DRIVER
 from thinpoolmgr.core.findings.pools import APPLY, is_well
 from thinpoolmgr.core.findings.sighting import Sighting, sight
 from thinpoolmgr.core.names import OUR_TAG
-from thinpoolmgr.core.plan import Request
-from thinpoolmgr.units import MIB, exact_size
+from thinpoolmgr.core.own_setup import SETUP_GROUP, setup_volumes
+from thinpoolmgr.core.plan import Request, command_line
+from thinpoolmgr.units import exact_size
 
 if TYPE_CHECKING:
-    from thinpoolmgr.core.desired import DesiredEngine
+    from thinpoolmgr.core.desired import DesiredEngine, DesiredPool
     from thinpoolmgr.core.lifecycle import PoolView
     from thinpoolmgr.core.model import Engine, EngineState, Snapshot
     from thinpoolmgr.core.plan import Refusal
 
-# A last group of blocks that is too small is left out: mkfs.xfs (16 MiB, XFS_AG_MIN_BYTES), resize2fs.
-_ROUNDING_BYTES = 16 * MIB
 _FOR_DOCTOR = ("foreign", "loop_lvm")
-_SETUP_GROUP, _SETUP_VOLUMES, _SETUP_OPTION = "docker", {"thinpool", "thinpoolmeta"}, "dm.directlvm_device"
+_SETUP_OPTION = "dm.directlvm_device"
 
 
 def engine_sightings(engine: DesiredEngine, found: Engine, view: PoolView, snapshot: Snapshot) -> list[Sighting]:
@@ -92,7 +92,7 @@ def _state(found: Engine, view: PoolView, snapshot: Snapshot) -> list[Sighting]:
 
 def _remarks(found: Engine, view: PoolView, snapshot: Snapshot) -> list[Sighting]:
     """What does not keep the engine from its pool, and is better known."""
-    sightings = _unfinished_setup(found, snapshot)
+    sightings: list[Sighting] = []
     state, path = found.state, view.pool.path
     if state is None:
         return sightings
@@ -113,32 +113,36 @@ def _remarks(found: Engine, view: PoolView, snapshot: Snapshot) -> list[Sighting
 
 
 def _base_size(found: Engine, state: EngineState) -> list[Sighting]:
-    """Docker records a new base size before it grows the file system, and never looks again (checkGrowBaseDeviceFS)."""
-    recorded, real = state.base_size_bytes, found.effective_base_bytes
-    if recorded is None or real is None or recorded - real < _ROUNDING_BYTES:
+    evidence = why_left_small(found)
+    if not evidence:
         return []
-    evidence = (
-        f"{state.path}/metadata/base says {exact_size(recorded)}, the superblock of the base device {exact_size(real)}"
-    )
-    return [sight("BASE_SIZE_NOT_GROWN", found.name, evidence, recorded=exact_size(recorded), real=exact_size(real))]
+    recorded, real = exact_size(state.base_size_bytes or 0), exact_size(real_base_bytes(found) or 0)
+    return [sight("BASE_SIZE_NOT_GROWN", found.name, evidence, APPLY, recorded=recorded, real=real)]
 
 
-def _unfinished_setup(found: Engine, snapshot: Snapshot) -> list[Sighting]:
-    """What Docker's own set-up of a disk (dm.directlvm_device) leaves when it is cut short (devmapper_setup_linux.go).
+def setup_sightings(found: Engine, pools: tuple[DesiredPool, ...], snapshot: Snapshot) -> list[Sighting]:
+    """Return what Docker's own set-up of a disk left when it was cut short; `setup-config.json` comes last in it.
 
-    It makes the group `docker` with two plain volumes, then a pool of them; `setup-config.json` comes last.
+    It is taken over by `adopt` where a pool of the configuration is to be in its group, and else a matter of hands.
     """
-    group = snapshot.find_group(_SETUP_GROUP)
-    if group is None or OUR_TAG in group.tags or (found.state is not None and found.state.made_by_engine):
+    group = snapshot.find_group(SETUP_GROUP)
+    if group is None or OUR_TAG in group.tags or not found.installed or (found.state and found.state.made_by_engine):
         return []
-    names = {lv.name for lv in group.lvs if not lv.name.endswith("_pmspare")}
-    is_plain = names <= _SETUP_VOLUMES and not any(lv.is_thin_pool for lv in group.lvs)
-    if not is_plain or not (names or _SETUP_OPTION in (found.config_text or "")):
+    volumes = setup_volumes(group)
+    if volumes is None or not (volumes or _SETUP_OPTION in (found.config_text or "")):
         return []
     disks = " ".join(pv.path for pv in group.pvs)
-    volumes = ", ".join(sorted(names)) or "no volume"
-    evidence = f"the group {group.name} on {disks} has {volumes} and no thin pool, and there is no setup-config.json"
-    return [sight("ENGINE_SETUP_UNFINISHED", group.name, evidence, disks=disks, engine=found.name)]
+    names = ", ".join(sorted(lv.name for lv in volumes)) or "no volume"
+    evidence = f"the group {group.name} on {disks} has {names} and no thin pool, and there is no setup-config.json"
+    then = f"makes the pool, and takes {_SETUP_OPTION} out of {found.name}'s configuration."
+    pool = next((pool for pool in pools if pool.group == group.name), None)
+    if pool is None:
+        way = f"Remove it: vgremove {group.name}; pvremove {disks}. Then thinpoolmgr apply {then}"
+        return [sight("ENGINE_SETUP_UNFINISHED", group.name, evidence, engine=found.name, resolution=way)]
+    request = Request("adopt", pool.name)
+    allow = " --allow destroy" if volumes else ""
+    way = f"Take it over: {command_line(request)}{allow}. Then thinpoolmgr apply {then}"
+    return [sight("ENGINE_SETUP_UNFINISHED", group.name, evidence, request, engine=found.name, resolution=way)]
 
 
 def _refused(refusal: Refusal) -> Sighting:

@@ -6,14 +6,12 @@ import re
 from typing import TYPE_CHECKING
 
 from thinpoolmgr.core.changes import correct_when_full, room_of
-from thinpoolmgr.core.commands import RELEASE_METADATA_SNAPSHOT, pool_message
 from thinpoolmgr.core.conditions import why_not_refreshed
 from thinpoolmgr.core.desired import MAX_METADATA_BYTES
 from thinpoolmgr.core.findings.sighting import Sighting, sight
 from thinpoolmgr.core.findings.space import extension_requests, metadata_request, needed_metadata
 from thinpoolmgr.core.leftovers import find_leftovers, unexpected_lvs
 from thinpoolmgr.core.lifecycle import RUNNING_STATES, PoolState, PoolView
-from thinpoolmgr.core.model import NO_HELD_ROOT
 from thinpoolmgr.core.plan import Memory, Request
 from thinpoolmgr.core.planner import with_lost_tags
 from thinpoolmgr.core.profiles import plan_profile
@@ -123,6 +121,9 @@ def _kernel(view: PoolView) -> list[Sighting]:
         )
     if lv is None or status is None:
         return found
+    if status.held_root not in ("-", "0"):
+        evidence = f"the kernel holds it at block {status.held_root}; changes to the pool take more metadata meanwhile"
+        found.append(_sight("METADATA_SNAPSHOT_HELD", view, view.dm_name, evidence))
     behind = "" if suspended else why_not_refreshed(lv, view.device)
     if behind and view.state not in _NOT_OURS_OR_UNSURE:
         found.append(_sight("KERNEL_BEHIND", view, path, behind, APPLY))
@@ -133,11 +134,6 @@ def _kernel(view: PoolView) -> list[Sighting]:
         requests = extension_requests(view)
         words = {"by_lvm": lv.when_full, "limit": "" if requests else _limit(view)}
         found.append(_sight("POOL_ERRORS_WRITES", view, path, evidence, *requests, **words))
-    if status.held_root != NO_HELD_ROOT and view.state not in _NOT_OURS_OR_UNSURE:
-        evidence = f"the kernel's status names block {status.held_root} as held metadata root"
-        release = " ".join(pool_message(view.dm_name, RELEASE_METADATA_SNAPSHOT))
-        words = {"root": status.held_root, "release": release}
-        found.append(_sight("METADATA_SNAPSHOT_HELD", view, path, evidence, **words))
     return found
 
 

@@ -79,6 +79,13 @@ FINDINGS: Mapping[str, Kind] = {
         "{command}; then check the file systems on it (fsck, xfs_repair) and start their containers anew.",
         "Make room: thinpoolmgr extend {pool} --add-device DEVICE {asked}; then check the file systems on it.",
     ),
+    "METADATA_SNAPSHOT_HELD": Kind(
+        "info",
+        "a snapshot of the metadata of {path} is held",
+        "As it should be while thinpoolmgr usage or a backup runs. When nothing does: thinpoolmgr usage {pool} gives "
+        "back what a usage that was killed had left; another tool's, which nobody needs any more, goes with dmsetup "
+        "message {target} 0 release_metadata_snap",
+    ),
     # the kernel against LVM
     "DEVICE_SUSPENDED": Kind("error", "{target}, of {path}, is suspended: what uses it hangs", _RUN),
     "KERNEL_BEHIND": Kind("error", "the kernel runs {path} with an older size than LVM's", _RUN),
@@ -128,12 +135,6 @@ FINDINGS: Mapping[str, Kind] = {
         "the volume group of {path} holds what thinpoolmgr did not make",
         "Look at it (lvs -a {target}). Move it to another group, or remove it yourself if it is of no use.",
         in_status=False,
-    ),
-    "METADATA_SNAPSHOT_HELD": Kind(
-        "info",
-        "a snapshot of the metadata of {path} is held, at block {root}",
-        "thinpoolmgr usage {pool} gives it back when a usage that was killed left it. Else wait until whoever took it "
-        "has ended; when it died: {release}",
     ),
     "METADATA_BACKUP_KEPT": Kind(
         "info",
@@ -213,15 +214,14 @@ FINDINGS: Mapping[str, Kind] = {
     "BASE_SIZE_NOT_GROWN": Kind(
         "warning",
         "{target} records a base size of {recorded}, and the file system in its base device has {real}",
-        "See who holds the base device, and end that: dmsetup ls | grep base$; thinpoolmgr who NAME. Then set "
-        "engines.{target}.base_size to more than {recorded}, and run: thinpoolmgr apply --allow outage. Docker then "
-        "grows the file system to that, and nothing is lost.",
+        "{command} grows it, and nothing is lost. {target} is stopped for that.",
+        "{target} does not try again by itself. See who holds the base device, and end that: dmsetup ls | grep base$; "
+        "thinpoolmgr who NAME. Then run: thinpoolmgr apply --allow outage.",
     ),
     "ENGINE_SETUP_UNFINISHED": Kind(
         "warning",
         "the volume group {target} was left by {engine}'s own set-up, which was cut short",
-        "No image was ever in it. Remove it: vgremove {target}; pvremove {disks}. Then thinpoolmgr apply makes the "
-        "pool, and takes dm.directlvm_device out of {engine}'s configuration.",
+        "No image was ever in it. {resolution}",
     ),
     "ENGINE_STOPPED": Kind(
         "warning",

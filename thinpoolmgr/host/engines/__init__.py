@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from thinpoolmgr.core.engine_graph import EngineGraph
 from thinpoolmgr.host.engines.docker import observe_docker
-from thinpoolmgr.host.engines.docker_base import read_base_bytes as read_docker_base_bytes
+from thinpoolmgr.host.engines.docker_base import read_base as read_docker_base
 from thinpoolmgr.host.engines.docker_graph import read_graph as read_docker_graph
 
 if TYPE_CHECKING:
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
     from thinpoolmgr.core.commands import Argv
     from thinpoolmgr.core.desired import DesiredEngine
-    from thinpoolmgr.core.model import DmDevice, Engine, EngineState, Snapshot
+    from thinpoolmgr.core.model import BaseDevice, DmDevice, Engine, EngineState, Snapshot
     from thinpoolmgr.host.runner import CompletedRun
 
 OBSERVERS: Mapping[str, Callable[[DesiredEngine, Callable[[Argv], CompletedRun]], Engine]] = {"docker": observe_docker}
-_BASES: Mapping[str, Callable[[EngineState, DmDevice, Snapshot, Collection[str]], int | None]] = {
-    "docker": read_docker_base_bytes
+_BASES: Mapping[str, Callable[[EngineState, DmDevice, Snapshot, Collection[str]], BaseDevice | None]] = {
+    "docker": read_docker_base
 }
 _GRAPHS: Mapping[str, Callable[[str], EngineGraph]] = {"docker": read_docker_graph}
 
@@ -32,8 +32,8 @@ def read_graph(engine: Engine | None) -> EngineGraph:
     return _GRAPHS[engine.kind](engine.data_root) if engine else EngineGraph()
 
 
-def read_base_bytes(engine: Engine, pool: DmDevice | None, snapshot: Snapshot, mounted: Collection[str]) -> int | None:
-    """Return the size of the file system in the engine's base device; None when that is not sure.
+def read_base(engine: Engine, pool: DmDevice | None, snapshot: Snapshot, mounted: Collection[str]) -> BaseDevice | None:
+    """Return the engine's base device as the pool has it; None when that is not sure.
 
     Args:
         engine: the engine, with its state.

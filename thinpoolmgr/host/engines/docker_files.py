@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 SERVICE, SOCKET = "docker.service", "docker.socket"
 CONFIG_LIMIT_BYTES = 1024**2
+_UNIT_FOLDERS = ("/etc", "/run", "/usr/local/lib", "/usr/lib", "/lib")
+_DROP_INS = tuple(f"{folder}/systemd/system/{name}.d" for name in (SERVICE, "service") for folder in _UNIT_FOLDERS)
 
 
 class DockerPaths(Struct, frozen=True):
@@ -37,6 +39,8 @@ class DockerPaths(Struct, frozen=True):
     proc: str = "/proc"
     systemd: str = "/run/systemd/system"
     override: str = OVERRIDE
+    drop_ins: tuple[str, ...] = _DROP_INS
+    """Other folders with drop-ins for its unit, those that count more before the others."""
     sysv_script: str = "/etc/init.d/docker"
     defaults: tuple[str, ...] = ("/etc/default/docker", "/etc/sysconfig/docker", "/etc/sysconfig/docker-storage")
     """Where distributions keep Docker's flags, as files of assignments."""
@@ -91,7 +95,7 @@ def _read_unit_files(service: Mapping[str, str], paths: DockerPaths) -> tuple[Co
     fragment = service.get("FragmentPath", "")
     units = [read_config_file(path, "unit") for path in (fragment, *drop_ins) if path]
     named = [path for line in service.get("EnvironmentFiles", "").splitlines() for path in _environment_files(line)]
-    assignments = [_read_environment(path, is_optional=optional) for path, optional in dict(named).items()]
+    assignments = [_read_environment(path, is_optional=optional) for path, optional in _by_last_mention(named)]
     return (*units, *assignments, *_read_unnamed(paths, [path for path, _ in named]))
 
 
@@ -104,6 +108,14 @@ def _environment_files(line: str) -> list[tuple[str, bool]]:
     path, _, note = line.rpartition(" (")
     found = sorted(glob.glob(path)) if glob.has_magic(path) else [path]
     return [(name, "=yes" in note) for name in found]
+
+
+def _by_last_mention(named: Iterable[tuple[str, bool]]) -> list[tuple[str, bool]]:
+    """Return each file once: the last to be read counts (systemd.exec(5)), and one that must exist once must exist."""
+    files: dict[str, bool] = {}
+    for path, is_optional in named:
+        files[path] = files.pop(path, True) and is_optional
+    return list(files.items())
 
 
 def _read_environment(path: str, *, is_optional: bool) -> ConfigFile:
@@ -146,10 +158,16 @@ def read_config_file(path: str, kind: Literal["unit", "environment", "script"], 
 
 
 def _why_unknown(service: Mapping[str, str], paths: DockerPaths) -> str:
-    """Return why systemd's list of files is not the next start's: a drop-in is there that it has not read yet."""
-    known = {paths.override, *service.get("DropInPaths", "").split()}
-    found = sorted(glob.glob(f"{glob.escape(_folder(paths.override))}/*.conf"))
-    new = [path for path in found if path not in known]
+    """Return why systemd's list of files is not the next start's: a drop-in is there that it has not read yet.
+
+    Of several with one name that in the first folder counts, and none when it leads to /dev/null (systemd.unit(5)).
+    """
+    known = {os.path.realpath(path) for path in (paths.override, *service.get("DropInPaths", "").split())}
+    first: dict[str, str] = {}
+    for folder in (_folder(paths.override), *paths.drop_ins):
+        for path in sorted(glob.glob(f"{glob.escape(folder)}/*.conf")):
+            first.setdefault(_file_name(path), path)
+    new = [path for path in first.values() if os.path.realpath(path) not in {*known, os.devnull}]
     return f"systemd has not read {new[0]} yet (systemctl daemon-reload)" if new else ""
 
 

@@ -41,9 +41,6 @@ class _Device(msgspec.Struct, frozen=True):
     transaction_id: int
 
 
-_DEVICE = msgspec.json.Decoder(_Device)
-
-
 def read_state(data_root: str, proc: str = "/proc") -> EngineState | None:
     """Return the devicemapper state below `data_root`; None when there is none, or an empty folder.
 
@@ -154,7 +151,7 @@ def _read_into(records: _Records, folder: int, name: str, shown: str) -> None:
         if name == _SET_FILE:
             records.device_set = msgspec.json.decode(text, type=_DeviceSet)
             return
-        records.devices[name] = _DEVICE.decode(text)
+        records.devices[name] = msgspec.json.decode(text, type=_Device)
     except FileNotFoundError:
         # A running engine removes devices while we read.
         return
