@@ -46,7 +46,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> list[DmDevice]:
         return PoolUse(tuple(ThinUse(number, 99 * MIB, number * MIB) for number in range(1, 24)), STATUS)
 
     monkeypatch.setattr(usage, "read_pool_use", answer)
-    monkeypatch.setattr(usage, "read_graph", lambda _engine: EngineGraph(problems=("/x/containers/1: damaged",)))
+    monkeypatch.setattr(usage, "read_graph", lambda _engine, **_: EngineGraph(problems=("/x/containers/1: damaged",)))
     return asked
 
 
@@ -222,7 +222,7 @@ def test_who_asks_the_host(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
         return Holders((), ("process 9: Permission denied",))
 
     monkeypatch.setattr(usage, "find_holders", holders)
-    monkeypatch.setattr(usage, "read_graph", lambda _engine: EngineGraph())
+    monkeypatch.setattr(usage, "read_graph", lambda _engine, **_: EngineGraph())
     cli.set(with_active(support.healthy(), "docker-8:1-42-base", 1))
     code, out, err = cli("who", "1")
     assert (code, len(asked), list(asked[0].values())) == (0, 1, ["docker-8:1-42-base"])

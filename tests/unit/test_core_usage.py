@@ -33,7 +33,7 @@ GRAPH = EngineGraph(
         EngineImage("sha256:i3", (), (LOW,)),
         EngineImage("sha256:i4", ("only@sha256:x",), (LOW,)),
     ),
-    layers=(EngineLayer(LOW, "c1"), EngineLayer(HIGH, "c2")),
+    layers=(EngineLayer(LOW, "c1"), EngineLayer(HIGH, "c2", LOW)),
     containers=(
         EngineContainer("k1", "shop", "sha256:i1", "m1", "m1-init", HIGH),
         EngineContainer("k2", "", "sha256:gone", "m2"),

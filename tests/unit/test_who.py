@@ -34,7 +34,7 @@ C1, C2, M1, M2 = "c1" * 32, "c2" * 32, "e1" * 32, "e2" * 32
 DM = f"docker-8:1-42-{M1}"
 GRAPH = EngineGraph(
     images=(EngineImage(WEB, ("reg.example/web:1", "web:latest"), (LOW, HIGH)), EngineImage(BASE, (), (LOW,))),
-    layers=(EngineLayer(LOW, C1), EngineLayer(HIGH, C2)),
+    layers=(EngineLayer(LOW, C1), EngineLayer(HIGH, C2, LOW)),
     containers=(
         EngineContainer(SHOP, "shop", WEB, M1, f"{M1}-init", HIGH),
         EngineContainer(SHOP2, "7", BASE, M2, "", LOW),

@@ -93,7 +93,7 @@ def _usage_of(pool: DesiredPool, desired: DesiredState, options: Options, render
         with host_and_store(options, desired, all_thin_devices=True) as (host, store), store.lock("usage"):
             snapshot, use = _ask_host(pool, host, renderer)
         engine = _engine_of(pool, desired, snapshot)
-        graph = read_graph(engine)
+        graph = read_graph(engine, with_parents=False)
     view = view_pool(pool, snapshot)
     return usage_document(view, use, find_owners(view, engine, graph, snapshot))
 

@@ -32,6 +32,8 @@ class EngineLayer(Struct, frozen=True):
     chain_id: str
     cache_id: str
     """The hash in the name of its thin device, and of its file in the driver's metadata."""
+    parent: str = ""
+    """Chain id of the layer below; empty for the lowest."""
     removing: bool = False
     """Its removal was begun and not finished."""
 
@@ -48,7 +50,7 @@ class EngineContainer(Struct, frozen=True):
     init_id: str = ""
     """The hash of the thin device between it and its image (`.../etc/hosts` and the like)."""
     parent: str = ""
-    """Chain id of the layer it stands on; empty where its image is there, and tells."""
+    """Chain id of the layer it stands on."""
 
     @property
     def shown_name(self) -> str:

@@ -61,8 +61,8 @@ _GRAPH = EngineGraph(
     ),
     layers=(
         EngineLayer(_WEB[0], _digest("cache debian")),
-        EngineLayer(_WEB[1], _digest("cache web")),
-        EngineLayer(_DB[1], _digest("cache db")),
+        EngineLayer(_WEB[1], _digest("cache web"), _WEB[0]),
+        EngineLayer(_DB[1], _digest("cache db"), _DB[0]),
     ),
     containers=(
         EngineContainer(

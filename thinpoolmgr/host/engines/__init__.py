@@ -21,15 +21,15 @@ OBSERVERS: Mapping[str, Callable[[DesiredEngine, Callable[[Argv], CompletedRun]]
 _BASES: Mapping[str, Callable[[EngineState, DmDevice, Snapshot, Collection[str]], BaseDevice | None]] = {
     "docker": read_docker_base
 }
-_GRAPHS: Mapping[str, Callable[[str], EngineGraph]] = {"docker": read_docker_graph}
+_GRAPHS: Mapping[str, Callable[..., EngineGraph]] = {"docker": read_docker_graph}
 
 
-def read_graph(engine: Engine | None) -> EngineGraph:
+def read_graph(engine: Engine | None, *, with_parents: bool = True) -> EngineGraph:
     """Return the images, layers and containers of an engine, from its files; it need not run.
 
     Reads some files for each of them: asked for by the commands that name owners, never in every look at the host.
     """
-    return _GRAPHS[engine.kind](engine.data_root) if engine else EngineGraph()
+    return _GRAPHS[engine.kind](engine.data_root, with_parents=with_parents) if engine else EngineGraph()
 
 
 def read_base(engine: Engine, pool: DmDevice | None, snapshot: Snapshot, mounted: Collection[str]) -> BaseDevice | None:

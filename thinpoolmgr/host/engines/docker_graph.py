@@ -51,8 +51,10 @@ class _ContainerConfig(msgspec.Struct, frozen=True):
     image: str = msgspec.field(default="", name="Image")
 
 
-def read_graph(data_root: str) -> EngineGraph:
+def read_graph(data_root: str, *, with_parents: bool = True) -> EngineGraph:
     """Return the images, layers and containers below `data_root`; empty where there are none.
+
+    Which layer another stands on is a file more for each: without `with_parents` it is not read.
 
     Symbolic links that lead to the data root are resolved; one below it is not followed. What is damaged, too long or
     not to be followed is named among the problems, and the rest is returned; nothing is raised for it.
@@ -68,17 +70,17 @@ def read_graph(data_root: str) -> EngineGraph:
             return EngineGraph()
         except OSError as error:
             return EngineGraph(problems=(f"{root}: {error.strerror}",))
-        reader = _Reader(root, fd, problems)
+        reader = _Reader(root, fd, problems, with_parents=with_parents)
         layers = tuple(reader.read_each(_LAYERS, _LAYER_FOLDER, _read_layer))
-        images = _read_images(reader)
-        return EngineGraph(images, layers, _read_containers(reader, images), tuple(problems))
+        return EngineGraph(_read_images(reader), layers, _read_containers(reader), tuple(problems))
 
 
 class _Reader:
     """Reads below an opened data root; what goes wrong is noted, and reading goes on."""
 
-    def __init__(self, root: str, fd: int, problems: list[str]) -> None:
+    def __init__(self, root: str, fd: int, problems: list[str], *, with_parents: bool) -> None:
         self.root = root
+        self._with_parents = with_parents
         self._fd = fd
         self._problems = problems
 
@@ -95,7 +97,7 @@ class _Reader:
             with open_path(folder, self._fd) as fd:
                 for match in filter(None, map(pattern.fullmatch, sorted(_list_folder(fd)))):
                     try:
-                        yield read(_Folder(fd), match)
+                        yield read(_Folder(fd, with_parents=self._with_parents), match)
                     except FileNotFoundError as error:
                         # A running engine removes things while we read.
                         if match[0] in _list_folder(fd):
@@ -119,12 +121,13 @@ def _list_folder(fd: int) -> list[str]:
 class _Folder:
     """An opened folder; what is read in it is reached without following a symbolic link."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, *, with_parents: bool) -> None:
         self._fd = fd
+        self._with_parents = with_parents
 
     def open(self, name: str) -> _Folder:
         """Return a folder in it, to be closed by `with`."""
-        return _Folder(os.open(name, FOLDER_FLAGS, dir_fd=self._fd))
+        return _Folder(os.open(name, FOLDER_FLAGS, dir_fd=self._fd), with_parents=self._with_parents)
 
     def __enter__(self) -> Self:
         return self
@@ -144,6 +147,9 @@ class _Folder:
             return self.word(name, pattern)
         return ""
 
+    def parent(self) -> str:
+        return self.optional_word("parent", _CHAIN_ID) if self._with_parents else ""
+
     def record(self, name: str, kind: type[_Record], limit_bytes: int = _CONFIG_LIMIT_BYTES) -> _Record:
         return msgspec.json.decode(self._text(name, limit_bytes), type=kind)
 
@@ -153,7 +159,8 @@ class _Folder:
 
 def _read_layer(above: _Folder, match: re.Match[str]) -> EngineLayer:
     with above.open(match[0]) as folder:
-        return EngineLayer(f"sha256:{match[1]}", folder.word("cache-id", _CACHE_ID), removing=bool(match[2]))
+        cache_id, parent = folder.word("cache-id", _CACHE_ID), folder.parent()
+    return EngineLayer(f"sha256:{match[1]}", cache_id, parent, removing=bool(match[2]))
 
 
 def _read_images(reader: _Reader) -> tuple[EngineImage, ...]:
@@ -175,16 +182,11 @@ def _read_repositories(folder: _Folder, match: re.Match[str]) -> _Repositories:
     return folder.record(match[0], _Repositories, _NAMES_LIMIT_BYTES)
 
 
-def _read_containers(reader: _Reader, images: tuple[EngineImage, ...]) -> tuple[EngineContainer, ...]:
+def _read_containers(reader: _Reader) -> tuple[EngineContainer, ...]:
     """Join the containers that have a configuration with those that have a thin device."""
+    of_driver = {found.id: found for found in reader.read_each(_MOUNTS, _DIGEST, _read_mount)}
     configured = {found.id: found for found in reader.read_each(_CONTAINERS, _DIGEST, _read_config)}
-    known, nothing = {image.id for image in images}, EngineContainer("")
-
-    def read_mount(above: _Folder, match: re.Match[str]) -> EngineContainer:
-        has_image = configured.get(match[0], nothing).image_id in known
-        return _read_mount(above, match[0], with_parent=not has_image)
-
-    of_driver = {found.id: found for found in reader.read_each(_MOUNTS, _DIGEST, read_mount)}
+    nothing = EngineContainer("")
     joined = {}
     for name in sorted({*of_driver, *configured}):
         mount, config = of_driver.get(name, nothing), configured.get(name, nothing)
@@ -192,12 +194,11 @@ def _read_containers(reader: _Reader, images: tuple[EngineImage, ...]) -> tuple[
     return tuple(joined.values())
 
 
-def _read_mount(above: _Folder, name: str, *, with_parent: bool) -> EngineContainer:
-    with above.open(name) as folder:
-        mount_id = folder.word("mount-id", _CACHE_ID)
-        parent = folder.optional_word("parent", _CHAIN_ID) if with_parent else ""
-    # What the file init-id would say (layer/layer_store.go, initMount).
-    return EngineContainer(name, mount_id=mount_id, init_id=f"{mount_id}-init", parent=parent)
+def _read_mount(above: _Folder, match: re.Match[str]) -> EngineContainer:
+    with above.open(match[0]) as folder:
+        mount_id, init_id = folder.word("mount-id", _CACHE_ID), folder.optional_word("init-id", _CACHE_ID)
+        parent = folder.parent()
+    return EngineContainer(match[0], mount_id=mount_id, init_id=init_id, parent=parent)
 
 
 def _read_config(above: _Folder, match: re.Match[str]) -> EngineContainer:
