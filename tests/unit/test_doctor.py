@@ -204,6 +204,7 @@ def test_a_metadata_snapshot_that_is_held() -> None:
     assert (told.severity, "at block 135" in told.evidence) == ("info", True)
     assert "dmsetup message docker-thinpool 0 release_metadata_snap" in told.resolution
     assert "thinpoolmgr usage docker gives back" in told.resolution
+    assert [finding.code for finding in find_all(DESIRED, host(held_root="135"))] == ["METADATA_SNAPSHOT_HELD"]
 
 
 def suspended(shot: Snapshot, name: str) -> Snapshot:

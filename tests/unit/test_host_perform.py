@@ -10,9 +10,10 @@ import pytest
 from thinpoolmgr.core.desired import DesiredState
 from thinpoolmgr.core.holders import Holders
 from thinpoolmgr.core.model import DmDevice
-from thinpoolmgr.core.steps import GROWN_NAME, GrowBase
+from thinpoolmgr.core.steps import GROWN_NAME, GrowBase, RemoveDmDevice
 from thinpoolmgr.errors import CommandFailedError, RefusedError
 from thinpoolmgr.host import dm, files, holders, perform
+from thinpoolmgr.host.runner import CommandRunner, CompletedRun
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,3 +105,42 @@ def test_a_place_that_cannot_be_made_is_an_error(host: Host, grow: Callable[[], 
     with pytest.raises(files.FileFailedError, match="cannot make"):
         grow()
     assert host.ran == []
+
+
+BUSY_NAMED = RemoveDmDevice(reason="r", name="docker-busybox", uuid="", devno="254:9999")
+
+
+class Dmsetup(CommandRunner):
+    """A dmsetup that fails in the kernel's words."""
+
+    def __init__(self, words: str) -> None:
+        super().__init__()
+        self.words = words
+
+    def run(self, argv: tuple[str, ...], *, seconds: float = 0.0) -> CompletedRun:
+        del seconds
+        said = f"device-mapper: remove ioctl on {argv[-1]} failed: {self.words}\nCommand failed.\n"
+        return CompletedRun(argv, 1, "", said, 0.0)
+
+
+def remove(dmsetup: Dmsetup, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Return how often it was found busy."""
+    found: list[bool] = []
+
+    def look(attempt: Callable[[], CompletedRun], is_busy: Callable[[CompletedRun], bool]) -> CompletedRun:
+        found.append(is_busy(run := attempt()))
+        return run
+
+    monkeypatch.setattr(perform, "until_not_busy", look)
+    with pytest.raises((CommandFailedError, RefusedError)) as caught:
+        perform.RealHost(DesiredState(), dmsetup).perform(BUSY_NAMED)
+    assert isinstance(caught.value, RefusedError) is found[0]
+    return sum(found)
+
+
+def test_a_device_that_has_busy_in_its_name_is_not_taken_for_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert remove(Dmsetup("Invalid argument"), monkeypatch) == 0
+
+
+def test_a_device_that_is_open_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert remove(Dmsetup("Device or resource busy"), monkeypatch) == 1

@@ -122,13 +122,14 @@ def test_when_time_is_up_the_last_result_is_returned() -> None:
     assert until_not_busy(lambda: "busy", lambda result: result == "busy", seconds=0) == "busy"
 
 
-def test_a_program_that_is_none_is_unavailable(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_long", [False, True])
+def test_a_program_that_is_none_is_unavailable(tmp_path: Path, *, is_long: bool) -> None:
     path = tmp_path / "tool"
     path.write_text("echo no first line\n")
     path.chmod(0o755)
     with pytest.raises(UnavailableError, match="cannot be started") as caught:
-        CommandRunner().run((str(path),))
-    assert (caught.value.details, caught.value.exit_code) == ("Exec format error", 69)
+        CommandRunner().change((str(path),), is_long=is_long)
+    assert ("Exec format error" in caught.value.details, caught.value.exit_code) == (True, 69)
     assert find_program(str(tmp_path)) == ""
 
 

@@ -171,8 +171,7 @@ def _spawn(argv: tuple[str, ...], nothing: BinaryIO, out: BinaryIO, err: BinaryI
         )
     except OSError as error:
         # Such as a script without its first line, or a program for another processor (execve(2)).
-        way = f"See what it is (file {argv[0]}), and install it anew."
-        raise UnavailableError(f"{argv[0]} cannot be started", error.strerror or str(error), way) from error
+        raise _not_started(argv[0], error.strerror or str(error)) from error
 
 
 class _ShProcess:
@@ -192,7 +191,16 @@ def _start_with_sh(argv: tuple[str, ...], nothing: BinaryIO, out: BinaryIO, err:
     # Imported late: 0.3 s on a slow machine, and few runs need it.
     import sh  # noqa: PLC0415
 
-    process = sh.Command(argv[0])(
+    command = sh.Command(argv[0])
+    try:
+        return _ShProcess(_start_in_background(command, argv, nothing, out, err))
+    except sh.ForkException as error:
+        # The traceback of the child, as text.
+        raise _not_started(argv[0], str(error).strip().rpartition("\n")[2]) from error
+
+
+def _start_in_background(command: Any, argv: tuple[str, ...], nothing: BinaryIO, out: BinaryIO, err: BinaryIO) -> Any:
+    return command(
         # Each byte one character: arguments reach the program exactly as the kernel gave them to us.
         *(os.fsencode(word).decode("latin-1") for word in argv[1:]),
         _env=_ENVIRONMENT,
@@ -208,7 +216,6 @@ def _start_with_sh(argv: tuple[str, ...], nothing: BinaryIO, out: BinaryIO, err:
         _bg=True,
         _bg_exc=False,
     )
-    return _ShProcess(process)
 
 
 @contextmanager
@@ -274,6 +281,11 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() or char in "\n\t" else f"\\x{ord(char):02x}" for char in text)
+
+
+def _not_started(program: str, why: str) -> UnavailableError:
+    way = f"See what it is (file {program}), and install it anew."
+    return UnavailableError(f"{program} cannot be started", why, way)
 
 
 def _missing(name: str) -> UnavailableError:

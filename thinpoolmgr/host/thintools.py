@@ -54,7 +54,9 @@ def read_pool_use(
 ) -> PoolUse:
     """Return what each thin device of the running `pool` maps; one process, however many devices there are.
 
-    The caller holds the lock. Whatever ends this, the next run gives back what it took.
+    The caller holds the lock until thin_ls has ended: when a pool is deactivated whose metadata somebody reads, LVM
+    returns 0, leaves the metadata's device, and refuses to activate the pool while that is there (2.03.16). Whatever
+    ends this, the next run gives back what it took.
 
     Args:
         pool: the live pool's device, as just observed.

@@ -85,7 +85,6 @@ FINDINGS: Mapping[str, Kind] = {
         "As it should be while thinpoolmgr usage or a backup runs. When nothing does: thinpoolmgr usage {pool} gives "
         "back what a usage that was killed had left; another tool's, which nobody needs any more, goes with dmsetup "
         "message {target} 0 release_metadata_snap",
-        in_status=False,
     ),
     # the kernel against LVM
     "DEVICE_SUSPENDED": Kind("error", "{target}, of {path}, is suspended: what uses it hangs", _RUN),
