@@ -166,6 +166,34 @@ def test_ext4_is_mended_and_a_kill_in_the_middle_leaves_nothing(
 
 
 @pytest.mark.campaign
+def test_a_base_that_is_mounted_under_another_name_is_not_mounted_again(
+    tool: Tool, loop_disks: MakeDisk, tmp_path: Path
+) -> None:
+    disk = loop_disks(3 * GIB)
+    left_small(tool, disk, tmp_path / "log")
+    sh("dmsetup", "create", "rescue", "--table", base_table())
+    (tmp_path / "rescue").mkdir()
+    sh("mount", "-o", "nouuid", "/dev/mapper/rescue", tmp_path / "rescue")
+    refused = tool("apply", "--yes", "--json")
+    assert (refused.code, refused.document["error"]["code"]) == (3, "DEVICE_OPEN")
+    assert f"{tmp_path}/rescue" in refused.document["error"]["details"]
+    sh("umount", tmp_path / "rescue")
+    sh("dmsetup", "remove", "--retry", "rescue")
+    assert look_by_hand() == GIB
+    # What a killed run has mounted goes before Docker mounts it to grow it further.
+    kill_at(tool, "umount", "apply", "--yes", before=True)
+    configure(tool, disk, "2500MiB")
+    done = tool.succeed("apply", "--yes", "--json").document
+    assert [step["do"] for step in done["steps"]] == ["write-engine-config", "grow-base"]
+    assert (GROWN_NAME in dm_names(), os.path.ismount(GROWN_MOUNT)) == (False, False)
+    with Dockerd(tmp_path / "log"):
+        assert look(tool)[0]["effective_base_size_bytes"] == 2500 * 2**20
+    sh("dmsetup", "create", "look", "--readonly", "--table", base_table())
+    sh("xfs_repair", "-n", "/dev/mapper/look")
+    sh("dmsetup", "remove", "--retry", "look")
+
+
+@pytest.mark.campaign
 def test_a_base_is_made_smaller_only_where_all_may_be_lost(tool: Tool, loop_disks: MakeDisk, tmp_path: Path) -> None:
     disk = loop_disks(3 * GIB)
     configure(tool, disk, "2GiB")

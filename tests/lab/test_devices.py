@@ -9,6 +9,7 @@ from device_lab import SIZE, MakeDisk, codes, live, look_at, multipath, partitio
 from lab_tool import Tool, fingerprint, is_blank, sh
 
 
+@pytest.mark.campaign
 def test_a_partition_carries_a_pool(tool: Tool, loop_disks: MakeDisk) -> None:
     with partitions(loop_disks(SIZE)) as (first, second):
         assert look_at(first).kind == "partition"

@@ -288,6 +288,7 @@ def test_a_set_up_of_dockers_own_is_adopted_wherever_it_was_killed(
     Path("/etc/lvm/profile/docker-thinpool.profile").unlink(missing_ok=True)
 
 
+@pytest.mark.campaign
 def test_a_volume_with_a_file_system_is_not_adopted_whatever_it_is_called(
     tool: Tool, loop_disks: MakeDisk, tmp_path: Path
 ) -> None:

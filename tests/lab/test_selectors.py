@@ -25,6 +25,7 @@ def test_selectors_choose_the_disks_of_a_pool(tool: Tool, loop_disks: MakeDisk) 
     assert is_blank(small.path)
 
 
+@pytest.mark.campaign
 def test_a_disk_that_is_plugged_in_later_disturbs_nothing(tool: Tool, loop_disks: MakeDisk) -> None:
     disk = loop_disks(SIZE)
     select(tool, 'path = "/dev/loop*"')
@@ -89,6 +90,7 @@ def test_rotational_is_the_kernels_word(tool: Tool, loop_disks: MakeDisk) -> Non
     assert (tool("plan").code, codes(tool)) == (3, ["MATCH_COUNT"])
 
 
+@pytest.mark.campaign
 def test_a_selector_takes_the_multipath_device_and_not_its_path(tool: Tool, loop_disks: MakeDisk) -> None:
     disk = loop_disks(SIZE)
     with multipath(disk) as whole:
