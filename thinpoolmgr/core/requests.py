@@ -29,7 +29,6 @@ from thinpoolmgr.units import parse_size
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from thinpoolmgr.core.desired import DesiredEngine
     from thinpoolmgr.core.lifecycle import PoolView
     from thinpoolmgr.core.model import Disk, Snapshot
     from thinpoolmgr.core.steps import Step
@@ -287,7 +286,7 @@ def _plan_emptying(
     # whether the engine's records are its own.
     is_meant = not others and all(step.danger != "destroys" for step in plan.steps)
     shrinking = {refusal.target for refusal in plan.refusals} if is_meant else set()
-    found = [_pool_of(engine, desired) for engine in desired.engines if engine.name in shrinking]
+    found = [desired.find_pool(engine.config.pool) for engine in desired.engines if engine.name in shrinking]
     pools = [pool for pool in found if pool is not None and _may_go(view_pool(pool, snapshot), memory)]
     if not pools or predict is None:
         return replace(plan, refusals=others or plan.refusals)
@@ -303,10 +302,6 @@ def _may_go(view: PoolView, memory: Memory) -> bool:
     """Whether the pool runs, so that the engine's records were judged; or an interrupted run was to remove it."""
     begun = {step.lv_uuid for step in (*memory.interrupted, *memory.pending) if isinstance(step, RemoveThinPool)}
     return view.status is not None or (view.lv is not None and view.lv.uuid in begun)
-
-
-def _pool_of(engine: DesiredEngine, desired: DesiredState) -> DesiredPool | None:
-    return desired.find_pool(engine.config.pool)
 
 
 def _down_and_up(  # noqa: PLR0913 - as plan_for
