@@ -6,8 +6,6 @@ mount id (distribution/layer of Docker 20.10: layer/layer_store.go, layer/filest
 
 from __future__ import annotations
 
-import hashlib
-
 from msgspec import Struct
 
 _TOLD = 100
@@ -73,6 +71,8 @@ class EngineGraph(Struct, frozen=True):
 
 def chain_ids(diff_ids: tuple[str, ...]) -> tuple[str, ...]:
     """Return the chain id of each layer of an image, lowest first (image/rootfs.go, layer.CreateChainID)."""
+    import hashlib  # noqa: PLC0415 - late, as in plan.fingerprint_of
+
     chain: list[str] = []
     for diff_id in diff_ids:
         above = f"{chain[-1]} {diff_id}" if chain else ""

@@ -6,10 +6,13 @@ import os
 import sys
 from pathlib import Path
 
-from systemd_watchdog.systemd_watchdog import WatchDog
+# msgspec takes it where it is installed, though Python 3.11 has all that it wants of it: 1.7 MiB of a daemon's memory.
+sys.modules["typing_extensions"] = None  # type: ignore[assignment]
 
-from thinpoolmgr.errors import ThinpoolmgrError
-from thinpoolmgr.monitor.service import Monitor
+from systemd_watchdog.systemd_watchdog import WatchDog  # noqa: E402 - after that
+
+from thinpoolmgr.errors import ThinpoolmgrError  # noqa: E402
+from thinpoolmgr.monitor.service import Monitor  # noqa: E402
 
 
 def main(arguments: list[str]) -> int:

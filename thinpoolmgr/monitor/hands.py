@@ -21,7 +21,6 @@ from thinpoolmgr.core.watch import STEPS
 from thinpoolmgr.errors import RefusedError
 from thinpoolmgr.host import dm, lvm
 from thinpoolmgr.host.pvlabel import Mark, group_mark
-from thinpoolmgr.host.samedisk import require_same_disk
 from thinpoolmgr.host.store import Store
 
 if TYPE_CHECKING:
@@ -156,8 +155,11 @@ class PoolHost:
         """
         if not isinstance(step, STEPS):
             raise RefusedError(f"the monitor does not carry out {type(step).__name__}", "", "Run thinpoolmgr apply.")
-        for disk in step.disks if isinstance(step, ExtendVolumeGroup) else ():
-            require_same_disk(disk)
+        if isinstance(step, ExtendVolumeGroup):
+            from thinpoolmgr.host.samedisk import require_same_disk  # noqa: PLC0415 - as above
+
+            for disk in step.disks:
+                require_same_disk(disk)
         threshold = self._pool.config.extend.data_threshold_percent
         loads_table = isinstance(step, ExtendData | ExtendMetadata | RefreshPool)
         for argv in commands(step):
