@@ -40,6 +40,7 @@ from thinpoolmgr.core.steps import (
     StopContainers,
     StopEngine,
     TagPool,
+    TakeCharge,
     WipeSignatures,
     WriteEngineConfig,
     step_mark,
@@ -95,6 +96,7 @@ BEFORE: dict[type, tuple[Step, Snapshot]] = {
         SetProfile(**NAMES, profile=PROFILE.name, threshold_percent=70),
         replace(HEALTHY, lvm_profiles=(PROFILE,)),
     ),
+    TakeCharge: (TakeCharge(**NAMES, threshold_percent=80), HEALTHY),
     RefreshPool: (RefreshPool(**NAMES), events.half_done(HEALTHY, GROW_DATA, "second")),
     ResumeDevice: (
         ResumeDevice(reason="r", name="docker-thinpool", uuid=HEALTHY.dm_devices[2].uuid),

@@ -42,6 +42,11 @@ NOT_CODES = {
     "DOCKER_STORAGE_OPTIONS",
     # libblkid's
     "MAGIC_OFFSET",
+    # glibc's
+    "MALLOC_ARENA_MAX",
+    # the journal's fields
+    "MESSAGE_ID",
+    "SYSLOG_IDENTIFIER",
 }
 
 

@@ -1,0 +1,248 @@
+"""The monitor on real pools: extends in time, by no more than there is, and leaves alone what it must."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import monitor_lab as lab
+import pytest
+from conftest import wait_until
+from lab_tool import STATE_FOLDER, Tool, fingerprint, seqno, sh, words
+from monitor_lab import MIB, SMALL
+
+from thinpoolmgr.core.report import WatchedPool
+from thinpoolmgr.core.thinstatus import METADATA_BLOCK_BYTES, low_water_blocks
+from thinpoolmgr.lab.loop import LoopDisk
+
+MakeDisk = Callable[..., LoopDisk]
+
+
+def extended(times: int) -> Callable[[WatchedPool], bool]:
+    return lambda pool: pool.extensions_done >= times
+
+
+def found(code: str) -> Callable[[WatchedPool], bool]:
+    return lambda pool: code in {sighting.code for sighting in pool.findings}
+
+
+def lvm_bytes(column: str) -> int:
+    return int(sh("lvs", "--noheadings", "--units", "b", "--nosuffix", "-o", column, "docker/thinpool"))
+
+
+@contextmanager
+def held_group(group: str) -> Iterator[None]:
+    """Hold the lock that every command of LVM's on this group waits for."""
+    path = Path("/run/lock/lvm") / f"V_{group}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def test_a_pool_grows_when_it_passes_a_threshold(tool: Tool, loop_disks: MakeDisk) -> None:
+    tool.configure(loop_disks().path, extra=SMALL)
+    tool.succeed("apply", "--yes")
+    # dmeventd has it, as LVM by itself makes it, and the kernel would tell nobody
+    sh("lvchange", "--monitor", "y", "docker/thinpool")
+    assert low_water_blocks(lab.device().table) == 0
+    with lab.running(tool) as monitor, lab.thin_device() as thin:
+        wait_until(lambda: low_water_blocks(lab.device().table) == lab.status().total_data_blocks // 5)
+        assert low_water_blocks(lab.device().table) == lab.status().total_data_blocks // 5
+        assert words("lvs", "--noheadings", "-o", "seg_monitor", "docker/thinpool") == ["not", "monitored"]
+        lab.fill(thin, 170 * MIB)
+        monitor.wait(extended(1))
+        assert lab.data_bytes() >= 240 * MIB
+        assert lab.data_bytes() == lvm_bytes("lv_size")
+        assert low_water_blocks(lab.device().table) == lab.status().total_data_blocks // 5
+        before = lab.status().total_metadata_blocks
+        lab.fill_metadata("docker-thinpool", 0.81)
+        word = monitor.wait(extended(2))
+        assert lab.status().total_metadata_blocks > before
+        assert lab.status().total_metadata_blocks * METADATA_BLOCK_BYTES == lvm_bytes("lv_metadata_size")
+        assert (word.extensions_failed, monitor.codes()) == (0, [])
+    outcomes = {run["outcome"] for run in tool.succeed("history", "--json").document["runs"]}
+    assert outcomes == {"done"}
+    assert tool("plan").code == 0
+
+
+def test_a_full_group_is_told_of_and_a_new_disk_is_used_at_once(tool: Tool, loop_disks: MakeDisk) -> None:
+    tool.configure(loop_disks(size_bytes=256 * MIB).path, extra=SMALL)
+    more = loop_disks(size_bytes=256 * MIB).path
+    tool.succeed("apply", "--yes")
+    with lab.running(tool) as monitor, lab.thin_device() as thin:
+        lab.fill(thin, 170 * MIB)
+        # what is left of the group is taken first
+        monitor.wait(extended(1))
+        assert words("vgs", "--noheadings", "-o", "vg_free_count", "docker") == ["0"]
+        lab.fill(thin, 40 * MIB, 170 * MIB)
+        monitor.wait(found("EXTENSION_NO_ROOM"))
+        before = lab.data_bytes()
+        sh("vgextend", "docker", more)
+        monitor.wait(extended(2))
+        assert lab.data_bytes() > before
+        monitor.wait(lambda pool: not pool.findings)
+
+
+def test_a_spare_disk_is_taken_and_one_in_doubt_is_not(tool: Tool, loop_disks: MakeDisk) -> None:
+    first, doubtful, spare = (loop_disks(size_bytes=256 * MIB).path for _ in range(3))
+    sh("mkfs.ext4", "-q", doubtful)
+    sum_before = fingerprint(doubtful)
+    tool.configure(first, extra=f'{SMALL}wipe_signatures = true\nspare_devices = ["{doubtful}"]\n')
+    tool.succeed("apply", "--yes")
+    with lab.running(tool) as monitor, lab.thin_device() as thin:
+        lab.fill(thin, 210 * MIB)
+        monitor.wait(found("EXTENSION_NO_ROOM"))
+        assert "wipes and removes nothing" in monitor.pool().findings[0].summary
+        done = monitor.pool().extensions_done
+        tool.configure(first, extra=f'{SMALL}spare_devices = ["{doubtful}", "{spare}"]\n')
+        monitor.reload()
+        monitor.wait(lambda pool: not pool.findings and pool.extensions_done > 0)
+        assert done <= 1
+    assert set(words("pvs", "--noheadings", "-o", "pv_name", "-S", "vg_name=docker")) == {str(first), str(spare)}
+    assert fingerprint(doubtful) == sum_before
+
+
+def test_one_monitor_a_host_and_a_wrong_configuration_changes_nothing(tool: Tool, loop_disks: MakeDisk) -> None:
+    tool.configure(loop_disks().path, extra=SMALL)
+    tool.succeed("apply", "--yes")
+    with lab.running(tool) as monitor:
+        second = tool("monitor")
+        assert (second.code, "another monitor runs" in second.err) == (75, True)
+        good = tool.config.read_text()
+        tool.config.write_text("version = 1\n[pools.docker]\ndevices = 7\n")
+        monitor.reload()
+        wait_until(lambda: bool((report := monitor.report()) and report.config_problem))
+        assert (monitor.pool().state, bool(monitor.report())) == ("healthy", True)
+        tool.config.write_text(good)
+        monitor.reload()
+        wait_until(lambda: bool((report := monitor.report()) and not report.config_problem))
+        report = monitor.report()
+        assert report is not None
+        assert report.config_problem == ""
+
+
+@pytest.mark.campaign
+def test_a_stuck_group_delays_no_other(tool: Tool, loop_disks: MakeDisk) -> None:
+    disks = [loop_disks().path for _ in range(2)]
+    pools = "".join(f'[pools.{name}]\ndevices = ["{disk}"]\n{SMALL}' for name, disk in zip("ab", disks, strict=True))
+    tool.config.write_text(f"version = 1\n{pools}")
+    tool.succeed("apply", "--yes")
+    with lab.running(tool, name="b") as monitor:
+        monitor.wait(lambda pool: pool.state == "healthy", "a")
+        with held_group("a"), lab.thin_device("a-thinpool", "ta") as ta, lab.thin_device("b-thinpool", "tb") as tb:
+            lab.fill(ta, 170 * MIB)
+            monitor.wait(lambda pool: pool.busy_since is not None, "a")
+            lab.fill(tb, 170 * MIB)
+            monitor.wait(extended(1), "b")
+            assert monitor.pool("a").extensions_done == 0
+        monitor.wait(extended(1), "a")
+
+
+@pytest.mark.campaign
+def test_a_pool_that_needs_a_check_is_not_extended(tool: Tool, loop_disks: MakeDisk) -> None:
+    tool.configure(loop_disks().path, extra=SMALL)
+    tool.succeed("apply", "--yes")
+    metadata = sh("dmsetup", "table", "docker-thinpool_tmeta").split()
+    disk_number, start, length = metadata[3], int(metadata[4]), int(metadata[1])
+    with lab.running(tool) as monitor, lab.thin_device() as thin:
+        broken = (
+            f"0 8 linear {disk_number} {start}\n8 {length - 8} flakey {disk_number} {start + 8} 0 600 1 error_writes"
+        )
+        reload_table("docker-thinpool_tmeta", broken)
+        subprocess.run(["dd", "if=/dev/zero", f"of={thin}", "bs=1M", "count=4", "oflag=direct"], check=False)
+        reload_table("docker-thinpool_tmeta", f"0 {length} linear {disk_number} {start}")
+        monitor.wait(lambda pool: pool.state == "needs_check")
+        monitor.wait(found("POOL_NEEDS_CHECK"))
+        assert monitor.pool().extensions_done == 0
+    assert words("vgs", "--noheadings", "-o", "lv_count", "docker")[0] == "1"
+
+
+def reload_table(name: str, table: str) -> None:
+    subprocess.run(["dmsetup", "reload", name], input=table, text=True, check=True)
+    sh("dmsetup", "suspend", "--noflush", name)
+    sh("dmsetup", "resume", name)
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("moment", ["suspend", "resume"])
+def test_what_a_killed_lvextend_left_is_resumed(tool: Tool, loop_disks: MakeDisk, moment: str) -> None:
+    tool.configure(loop_disks().path, extra=SMALL)
+    tool.succeed("apply", "--yes")
+    with lab.running(tool) as monitor:
+        monitor.wait(lambda pool: pool.looked_at > 0)
+        sh("dmsetup", "suspend", "docker-thinpool")
+        if moment == "resume":
+            sh("dmsetup", "suspend", "docker-thinpool_tdata")
+        wait_until(lambda: not lab.device().suspended, lab.WAIT_SECONDS)
+        assert not lab.device().suspended
+        wait_until(lambda: not lab.device("docker-thinpool_tdata").suspended, lab.WAIT_SECONDS)
+        assert not lab.device("docker-thinpool_tdata").suspended
+
+
+@pytest.mark.campaign
+def test_a_monitor_that_was_killed_is_gone_on_with(tool: Tool, loop_disks: MakeDisk) -> None:
+    tool.configure(loop_disks().path, extra=SMALL)
+    tool.succeed("apply", "--yes")
+    with lab.thin_device() as thin:
+        with lab.running(tool) as monitor, held_group("docker"):
+            lab.fill(thin, 170 * MIB)
+            monitor.wait(lambda pool: pool.busy_since is not None)
+            lab.kill(monitor.process.pid)
+            monitor.process.wait()
+            waiting = words("pgrep", "-x", "lvextend")
+            for pid in waiting:
+                os.kill(int(pid), signal.SIGKILL)
+        assert waiting
+        with lab.running(tool, state="tight" if lab.data_bytes() == 200 * MIB else "healthy") as monitor:
+            wait_until(lambda: lab.data_bytes() >= 240 * MIB, lab.WAIT_SECONDS)
+            assert lab.data_bytes() >= 240 * MIB
+            monitor.wait(lambda pool: pool.state == "healthy" and not pool.findings)
+    outcomes = [run["outcome"] for run in tool.succeed("history", "--json").document["runs"]]
+    assert "interrupted" not in outcomes
+    assert tool("plan").code == 0
+
+
+@pytest.mark.campaign
+def test_an_idle_monitor_runs_nothing_and_writes_nothing(tool: Tool, loop_disks: MakeDisk) -> None:
+    tool.configure(loop_disks().path, extra=SMALL)
+    tool.succeed("apply", "--yes")
+    with lab.running(tool) as monitor:
+        wait_until(lambda: low_water_blocks(lab.device().table) != 0)
+        before = seqno("docker"), sorted((STATE_FOLDER / "runs").iterdir()), switches(monitor.process.pid)
+        looked = monitor.pool().looked_at
+        monitor.wait(lambda pool: pool.looked_at > looked + 10)
+        after = seqno("docker"), sorted((STATE_FOLDER / "runs").iterdir()), switches(monitor.process.pid)
+    assert before[:2] == after[:2]
+    # one look a second; the report every fifteen
+    assert after[2] - before[2] <= 40
+
+
+def switches(pid: int) -> int:
+    """Return how often the threads of a process went to sleep."""
+    texts = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/status")]
+    lines = [line.split() for text in texts for line in text.splitlines()]
+    return sum(int(words[1]) for words in lines if words[0] == "voluntary_ctxt_switches:")
+
+
+@pytest.mark.campaign
+def test_dmeventd_extends_what_is_its_own(tool: Tool, loop_disks: MakeDisk) -> None:
+    policy = '[pools.docker.extend]\nmonitor = "dmeventd"\n'
+    tool.configure(loop_disks().path, extra=f"{SMALL}{policy}")
+    tool.succeed("apply", "--yes")
+    assert words("lvs", "--noheadings", "-o", "seg_monitor", "docker/thinpool") == ["monitored"]
+    # as after a boot with vgchange --sysinit
+    sh("lvchange", "--monitor", "n", "docker/thinpool")
+    (step,) = tool("plan", "--json").document["steps"]
+    assert (step["do"], "does not watch" in step["reason"]) == ("set-profile", True)
+    tool.succeed("apply", "--yes")
+    assert words("lvs", "--noheadings", "-o", "seg_monitor", "docker/thinpool") == ["monitored"]
+    with lab.thin_device() as thin:
+        lab.fill(thin, 170 * MIB)
+        wait_until(lambda: lab.data_bytes() > 200 * MIB, lab.WAIT_SECONDS)
+        assert lab.data_bytes() > 200 * MIB
