@@ -73,15 +73,15 @@ class Monitor:
 
 
 @contextmanager
-def running(tool: Tool, state: str = "healthy", name: str = "docker") -> Iterator[Monitor]:
-    """Give a monitor that has seen the pool in this state; it must end well when it is told to."""
+def running(tool: Tool, state: str = "", name: str = "docker") -> Iterator[Monitor]:
+    """Give a monitor that has seen the pool, in this state if one is named; it must end well when it is told to."""
     said = tool.config.with_suffix(".said")
     Path(REPORT_PATH).unlink(missing_ok=True)
     with said.open("w") as out:
         process = subprocess.Popen(tool.argv("monitor"), stdin=subprocess.DEVNULL, stdout=out, stderr=out, text=True)
         monitor = Monitor(process, said)
         try:
-            monitor.wait(lambda pool: pool.state == state and pool.looked_at > 0, name)
+            monitor.wait(lambda pool: state in {"", pool.state} and pool.looked_at > 0, name)
             yield monitor
         finally:
             if process.poll() is None:

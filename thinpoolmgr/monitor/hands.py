@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from thinpoolmgr.core.commands import commands, with_low_water
 from thinpoolmgr.core.desired import DesiredState
+from thinpoolmgr.core.journal import unfinished_runs
 from thinpoolmgr.core.lifecycle import below, view_pool
 from thinpoolmgr.core.model import DmDevice, Snapshot
 from thinpoolmgr.core.names import pool_dm_name
@@ -62,6 +63,10 @@ class PoolHost:
     def mark(self) -> Mark | None:
         """What tells the state of the group that was seen last from another one."""
         return self._mark
+
+    def is_changed_by_others(self) -> bool:
+        """Whether a command of LVM's is changing the group just now."""
+        return lvm.is_group_locked(self._pool.group)
 
     def view(self) -> PoolView:
         """Return the pool as it is now; LVM is asked only when its metadata, or the device, are not those it told of.
@@ -160,6 +165,8 @@ class PoolHost:
 
             for disk in step.disks:
                 require_same_disk(disk)
+        # Not all that LVM tells of is in a group's metadata: who watches the pool is not.
+        self._mark = None
         threshold = self._pool.config.extend.data_threshold_percent
         loads_table = isinstance(step, ExtendData | ExtendMetadata | RefreshPool)
         for argv in commands(step):
@@ -194,7 +201,8 @@ class PoolStore(Store):
             NeedsPersonError: a file is damaged.
 
         """
-        return [run for _, run in self.read_runs() if run.is_unfinished and run.began.command == COMMAND]
+        runs = unfinished_runs([run for _, run in self.read_runs()])
+        return [run for run in runs if run.began.command == COMMAND]
 
     def forget_old_runs(self) -> None:
         """Delete all but the newest of the monitor's own runs for this pool that ended well: they come by thousands."""

@@ -9,7 +9,7 @@ import select
 import threading
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -41,9 +41,9 @@ from thinpoolmgr.core.watch import (
     plan_spare,
     trouble_of,
 )
-from thinpoolmgr.cycle import RunError, RunResult, carry_out
+from thinpoolmgr.cycle import Host, RunError, RunResult, carry_out
 from thinpoolmgr.errors import LockedError, ThinpoolmgrError
-from thinpoolmgr.host import dm, lvm
+from thinpoolmgr.host import dm
 from thinpoolmgr.host.pvlabel import Mark
 from thinpoolmgr.host.runner import CommandRunner
 from thinpoolmgr.monitor.board import Bell
@@ -86,6 +86,25 @@ class Pause(Struct, frozen=True):
     mark: Mark | None
 
 
+class WatchedHost(Host, Protocol):
+    """What a watch needs of a host, real or simulated, besides what the run cycle does."""
+
+    reads_all: bool
+
+    @property
+    def mark(self) -> Mark | None:
+        """What tells the state of the group that was seen last from another one."""
+        ...
+
+    def view(self) -> PoolView:
+        """Look at the pool."""
+        ...
+
+    def is_changed_by_others(self) -> bool:
+        """Whether somebody else is changing the group just now."""
+        ...
+
+
 class _Quiet:
     """Takes the run cycle's words: what comes of a run is told when it has ended."""
 
@@ -109,21 +128,30 @@ class _Quiet:
 class PoolWatch(threading.Thread):
     """Keeps one pool from filling up, until it is told to stop."""
 
-    def __init__(self, pool: DesiredPool, board: Board, tell: Callable[[Event], None]) -> None:
-        """Watch `pool`, write what is seen on `board`, and `tell` what a person may want to read."""
+    def __init__(
+        self,
+        pool: DesiredPool,
+        board: Board,
+        tell: Callable[[Event], None],
+        host: WatchedHost | None = None,
+        store: PoolStore | None = None,
+    ) -> None:
+        """Watch `pool`, write what is seen on `board`, and `tell` what a person may want to read.
+
+        Without `host` and `store` the pool is one of this host's.
+        """
         super().__init__(name=f"pool {pool.name}", daemon=True)
         self.pool = pool
         self._board = board
         self._tell = tell
         self._bell = Bell()
         self._stops = threading.Event()
-        self._host = PoolHost(pool, CommandRunner())
-        self._store = PoolStore(pool.name)
+        self._host = host or PoolHost(pool, CommandRunner())
+        self._store = store or PoolStore(pool.name)
         self._word = WatchedPool(pool.name, pool.group, pool.lv, PoolState.ABSENT, 0.0)
         self._readings: tuple[Reading, ...] = ()
         self._extension_seconds = _FIRST_GUESS_SECONDS
         self._pauses: dict[str, Pause] = {}
-        self._refused_spares: tuple[str, ...] = ()
         self._cut_short_since: float | None = None
         self._has_resumed = False
 
@@ -182,7 +210,8 @@ class PoolWatch(threading.Thread):
             return IDLE_SECONDS
         if self._mend(view, now):
             return 0.0
-        self._resume(view)
+        if self._resume(view):
+            return 0.0
         found = self._extend(view, rate, now)
         if found is None:
             return 0.0
@@ -201,20 +230,22 @@ class PoolWatch(threading.Thread):
             return False
         if self._cut_short_since is None:
             self._cut_short_since = now
-        is_settled = now - self._cut_short_since >= _SETTLE_SECONDS and not lvm.is_group_locked(self.pool.group)
+        is_settled = now - self._cut_short_since >= _SETTLE_SECONDS and not self._host.is_changed_by_others()
         if not is_settled or self._is_paused("mend", now):
             return False
         return self._try("mend", now, lambda snapshot, _: plan_mending(view_pool(self.pool, snapshot))) is not None
 
-    def _resume(self, view: PoolView) -> None:
-        """Finish, once, what an earlier monitor was killed in."""
+    def _resume(self, view: PoolView) -> bool:
+        """Finish, once, what an earlier monitor was killed in; return whether there was anything."""
         if self._has_resumed or view.lv is None:
-            return
-        for run in self._store.unfinished():
-            request = run.began.request
-            if request is not None and request.lv_uuid == view.lv.uuid and request.is_settled:
-                self._try("resume", seconds(), self._growth_planner(request))
+            return False
         self._has_resumed = True
+        begun = [run.began.request for run in self._store.unfinished()]
+        for request in begun:
+            if request is not None and request.is_settled and request.lv_uuid == view.lv.uuid:
+                self._grow(view, request)
+                return True
+        return False
 
     def _charge(self, view: PoolView, now: float) -> None:
         if not self._is_paused("charge", now) and plan_charge(view).steps:
@@ -224,41 +255,44 @@ class PoolWatch(threading.Thread):
         """Extend the pool if it needs to be; return what stands against it, or None when it was extended."""
         wanted = needed_growth(view, ahead_of(rate, self._extension_seconds))
         if wanted is None or view.group is None or view.lv is None:
-            self._refused_spares = ()
             return []
         request = extension_request(view, wanted)
         if request is None:
             return [self._at_limit(view)]
         fits = extension_request(view, cut_to_room(wanted, view, room_of(view.group, view.lv, [], [])))
         if fits is None:
-            return self._take_spare(view, request, now)
-        if self._is_paused("extend", now):
-            return [self._pauses["extend"].sighting]
+            return self._take_spare(request, now)
+        if not self._is_paused("extend", now) and self._grow(view, fits):
+            return None
+        return [self._pauses["extend"].sighting] if "extend" in self._pauses else []
+
+    def _grow(self, view: PoolView, request: Request) -> bool:
+        """Bring the pool to the sizes of the settled `request`; return whether it has them."""
+        began = seconds()
         self._begin(view)
-        result = self._try("extend", now, self._growth_planner(fits))
-        self._end(fits, result, now)
-        return None if result is not None else [self._pauses["extend"].sighting]
+        result = self._try("extend", began, self._growth_planner(request))
+        self._end(request, result, began)
+        return result is not None
 
     def _growth_planner(self, request: Request) -> Planner:
         return lambda snapshot, memory: plan_growth(view_pool(self.pool, snapshot), request, snapshot, memory)
 
-    def _take_spare(self, view: PoolView, request: Request, now: float) -> list[Sighting] | None:
+    def _take_spare(self, request: Request, now: float) -> list[Sighting] | None:
         """Take the next spare disk into the full group; return what stands against it, or None when one was taken."""
-        spares = tuple(path for path in spare_paths(self.pool) if path not in self._refused_spares)
-        if spares and not self._is_paused("spare", now):
+        for path in spare_paths(self.pool):
+            if self._is_paused(path, now):
+                continue
             self._host.reads_all = True
             try:
-                result = self._try("spare", now, self._spare_planner(spares[0], request), "EXTENSION_NO_ROOM")
+                result = self._try(path, now, self._spare_planner(path, request), "EXTENSION_NO_ROOM")
             finally:
                 self._host.reads_all = False
             if result is not None and result.outcome == "done":
                 return None
-            if result is not None:
-                # It is in the group already.
-                self._refused_spares = (*self._refused_spares, spares[0])
-        because = self._pauses["spare"].sighting.summary if "spare" in self._pauses else view.because
-        summary = f"{self.pool.path} needs to grow, its group {self.pool.group} is full, and no spare disk can be taken"
-        return [Sighting("EXTENSION_NO_ROOM", self.pool.path, f"{summary}: {because}")]
+        refused = [pause.sighting.summary for what, pause in self._pauses.items() if what.startswith("/")]
+        summary = f"{self.pool.path} needs to grow, and there is no room in its group {self.pool.group}"
+        because = f"; spare disks were refused: {'; '.join(refused)}" if refused else ", nor a spare disk"
+        return [Sighting("EXTENSION_NO_ROOM", self.pool.path, f"{summary}{because}")]
 
     def _spare_planner(self, path: str, request: Request) -> Planner:
         def plan(snapshot: Snapshot, memory: Memory) -> Plan:
@@ -315,6 +349,7 @@ class PoolWatch(threading.Thread):
         part: Literal["data", "metadata", "both"] = "both" if request.data_bytes and request.metadata_bytes else "data"
         if not request.data_bytes:
             part = "metadata"
+        is_done = result is not None and result.outcome == "done"
         if result is not None:
             # More metadata have a larger reserve, which counts as used: that is no filling.
             self._readings = ()
@@ -325,12 +360,12 @@ class PoolWatch(threading.Thread):
         self._word = replace(
             self._word,
             busy_since=None,
-            extensions_done=self._word.extensions_done + (result is not None),
+            extensions_done=self._word.extensions_done + is_done,
             extensions_failed=self._word.extensions_failed + (result is None),
             last_extension=last,
         )
         self._board.put(self._word)
-        self._tell(Event(self._word, extended=request if result is not None else None))
+        self._tell(Event(self._word, extended=request if is_done else None))
 
     def _say(self, state: str, *found: Sighting, rate: Rate = _STILL) -> None:
         old = self._word.findings

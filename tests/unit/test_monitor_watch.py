@@ -1,0 +1,418 @@
+"""The monitor's watch on the in-memory host, its hands on none, and what its threads tell each other."""
+
+from __future__ import annotations
+
+import select
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+import support
+from msgspec.structs import replace
+from test_conditions import BEFORE
+
+from thinpoolmgr.core.guards import disk_ref
+from thinpoolmgr.core.journal import Began, Ended
+from thinpoolmgr.core.lifecycle import view_pool
+from thinpoolmgr.core.model import Signature
+from thinpoolmgr.core.plan import Request
+from thinpoolmgr.core.report import MonitorReport, Sighting, WatchedPool, decode_report
+from thinpoolmgr.core.steps import ExtendData, ExtendVolumeGroup, Step, TakeCharge
+from thinpoolmgr.core.watch import STEPS
+from thinpoolmgr.errors import LockedError, RefusedError
+from thinpoolmgr.host.runner import CommandRunner
+from thinpoolmgr.host.store import Store
+from thinpoolmgr.monitor import watch as watch_module
+from thinpoolmgr.monitor.board import Bell, Board
+from thinpoolmgr.monitor.hands import PoolHost, PoolStore
+from thinpoolmgr.monitor.watch import Event, PoolWatch
+from thinpoolmgr.sim.changes import suspend
+from thinpoolmgr.sim.faults import Fails, Lies
+from thinpoolmgr.sim.host import SimulatedHost
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from thinpoolmgr.core.desired import DesiredPool
+    from thinpoolmgr.core.lifecycle import PoolView
+    from thinpoolmgr.core.model import Snapshot
+
+TOTAL = 19456
+SPARE = "/dev/sdd"
+
+
+class PoolInMemory(SimulatedHost):
+    """The in-memory host as a watch sees it."""
+
+    reads_all = False
+    locked = False
+
+    def __init__(self, pool: DesiredPool, snapshot: Snapshot) -> None:
+        super().__init__(snapshot)
+        self._pool = pool
+
+    @property
+    def mark(self) -> tuple[tuple[str, bytes], ...]:
+        return (("disk", repr(self.snapshot.groups).encode()),)
+
+    def view(self) -> PoolView:
+        return view_pool(self._pool, self.observe())
+
+    def is_changed_by_others(self) -> bool:
+        return self.locked
+
+
+class Lab:
+    """One watch, its clock and its host."""
+
+    def __init__(self, folder: Path, snapshot: Snapshot, pool: DesiredPool | None = None) -> None:
+        self.pool = pool or support.pool()
+        self.host = PoolInMemory(self.pool, snapshot)
+        self.folder, self.lock_file = folder / "state", folder / "lock"
+        self.told: list[Event] = []
+        self.board = Board()
+        self.time = 1000.0
+        store = PoolStore(self.pool.name, self.folder, self.lock_file)
+        self.watch = PoolWatch(self.pool, self.board, self.told.append, self.host, store)
+
+    def use(self, data: float = 0.1, metadata: float = 0.1, **changes: Any) -> None:
+        (device,) = (d for d in self.host.snapshot.dm_devices if d.pool_status)
+        assert device.pool_status is not None
+        total = device.pool_status
+        self.host.snapshot = support.with_status(
+            self.host.snapshot,
+            used_data_blocks=int(data * total.total_data_blocks),
+            used_metadata_blocks=int(metadata * total.total_metadata_blocks),
+            **changes,
+        )
+
+    def look(self, times: int = 1, after: float = 1.0) -> float:
+        wait = 0.0
+        for _ in range(times):
+            self.time += after
+            wait = self.watch.look()
+        return wait
+
+    @property
+    def word(self) -> WatchedPool:
+        (word,) = self.board.read()
+        return word
+
+    def codes(self) -> list[str]:
+        return [found.code for found in self.word.findings]
+
+    def did(self) -> list[type[Step]]:
+        return [type(step) for step in self.host.took_effect]
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    made = Lab(tmp_path, with_room(support.healthy()))
+    monkeypatch.setattr(watch_module, "seconds", lambda: made.time)
+    return made
+
+
+def with_disk(shot: Snapshot, path: str = "/dev/sdc") -> Snapshot:
+    return support.with_free_disk(shot, support.disk(path))
+
+
+def with_room(shot: Snapshot) -> Snapshot:
+    """Put a second disk into the group."""
+    shot = with_disk(shot)
+    disk = shot.find_disk("/dev/sdc")
+    assert disk is not None
+    return support.apply_step(shot, ExtendVolumeGroup(reason="r", group="docker", disks=(disk_ref(disk),)))
+
+
+def test_a_quiet_pool_is_taken_charge_of_and_left_alone(lab: Lab) -> None:
+    lab.use(0.2)
+    assert lab.look() == 1.0
+    assert (lab.did(), lab.word.state, lab.codes()) == ([TakeCharge], "healthy", [])
+    lab.look(5)
+    assert lab.did() == [TakeCharge]
+
+
+def test_a_tight_pool_is_extended_and_told_of(lab: Lab) -> None:
+    lab.use(0.2)
+    lab.look()
+    lab.use(0.85)
+    assert lab.look() == 0.0
+    assert lab.did() == [TakeCharge, ExtendData]
+    last = lab.word.last_extension
+    assert last is not None
+    assert (lab.word.extensions_done, last.part, last.result, lab.word.busy_since) == (1, "data", "done", None)
+    extended = lab.told[-1].extended
+    assert extended is not None
+    assert extended.data_bytes == lab.host.view().lv.size_bytes  # type: ignore[union-attr]
+    assert lab.look() > 0.0
+    assert (lab.did(), lab.codes()) == ([TakeCharge, ExtendData], [])
+
+
+def test_the_larger_reserve_of_more_metadata_is_no_filling(lab: Lab) -> None:
+    lab.use(0.2)
+    lab.look(3)
+    lab.use(0.2, 0.85)
+    lab.look(4)
+    assert lab.word.metadata_bytes_per_second == 0.0
+    assert lab.word.extensions_done == 1
+
+
+def test_what_is_left_is_taken_first_then_a_spare_then_it_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = support.pool(spare_devices=(SPARE,))
+    lab = Lab(tmp_path, with_disk(support.with_spare(support.healthy(), 3), SPARE), pool)
+    monkeypatch.setattr(watch_module, "seconds", lambda: lab.time)
+    present: list[str] = []
+    monkeypatch.setattr(watch_module, "spare_paths", lambda _: tuple(present))
+    (group,) = lab.host.snapshot.groups
+    lab.use(0.95)
+    lab.look()
+    assert lab.did() == [ExtendData]
+    assert lab.host.snapshot.groups[0].free_extents == 0
+    assert group.free_extents > 0
+    lab.look()
+    assert lab.codes() == ["EXTENSION_NO_ROOM"]
+    assert lab.told[-1].pool.findings[0].code == "EXTENSION_NO_ROOM"
+    told = len(lab.told)
+    lab.look(50)
+    # loud, and once
+    assert len(lab.told) == told
+    present.append(SPARE)
+    lab.look(2)
+    assert [kind for kind in lab.did() if kind is not TakeCharge] == [ExtendData, ExtendVolumeGroup, ExtendData]
+    lab.look()
+    assert lab.codes() == []
+
+
+def test_a_spare_disk_in_doubt_keeps_no_other_from_being_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = support.pool(spare_devices=("/dev/sdx", SPARE), wipe_signatures=True)
+    shot = with_disk(with_disk(support.healthy(), SPARE), "/dev/sdx")
+    signed = tuple(
+        replace(disk, signatures=(Signature("ext4", "filesystem", 1080),)) if disk.path == "/dev/sdx" else disk
+        for disk in shot.disks
+    )
+    lab = Lab(tmp_path, replace(shot, disks=signed), pool)
+    monkeypatch.setattr(watch_module, "seconds", lambda: lab.time)
+    monkeypatch.setattr(watch_module, "spare_paths", lambda found: found.config.spare_devices)
+    lab.use(0.99)
+    lab.look(3)
+    (added,) = (step for step in lab.host.took_effect if isinstance(step, ExtendVolumeGroup))
+    assert [disk.path for disk in added.disks] == [SPARE]
+    assert lab.host.snapshot.find_disk("/dev/sdx") == signed[-1]
+
+
+def test_a_pool_at_its_limit_is_told_of(tmp_path: Path) -> None:
+    pool = support.pool()
+    extend = replace(pool.config.extend, max_size="1GiB")
+    lab = Lab(tmp_path, with_room(support.healthy()), replace(pool, config=replace(pool.config, extend=extend)))
+    lab.use(0.9)
+    lab.watch.look()
+    assert (lab.codes(), ExtendData in lab.did()) == (["EXTENSION_AT_LIMIT"], False)
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        ({"needs_check": True}, "POOL_NEEDS_CHECK"),
+        ({"mode": "Fail"}, "POOL_FAILED"),
+        ({"mode": "ro"}, "POOL_READ_ONLY"),
+    ],
+)
+def test_what_cannot_work_is_not_tried(lab: Lab, status: dict[str, Any], code: str) -> None:
+    lab.use(0.95, **status)
+    lab.look(3)
+    assert (lab.did(), lab.codes()) == ([], [code])
+
+
+def test_another_ones_pool_is_left_alone(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, support.untagged(with_room(support.healthy())))
+    lab.use(0.95)
+    lab.look(3)
+    assert (lab.did(), lab.codes()) == ([], ["POOL_FOREIGN"])
+
+
+def test_a_failure_is_told_of_and_tried_again_later(lab: Lab) -> None:
+    lab.use(0.2)
+    lab.look()
+    attempts = len(lab.host.performed)
+    lab.host.faults = {attempts: Fails("lvextend failed"), attempts + 1: Fails("lvextend failed")}
+    lab.use(0.9)
+    lab.look()
+    assert (lab.codes(), lab.word.extensions_failed) == (["EXTENSION_FAILED"], 1)
+    lab.look(after=0.1)
+    assert len(lab.host.performed) == attempts + 1
+    lab.look(after=1.0)
+    assert (len(lab.host.performed), lab.word.extensions_failed) == (attempts + 2, 2)
+    # twice as long, now
+    lab.look(after=1.0)
+    assert len(lab.host.performed) == attempts + 2
+    lab.look(after=1.1)
+    assert (lab.word.extensions_done, lab.word.extensions_failed) == (1, 2)
+    lab.look()
+    assert lab.codes() == []
+
+
+def test_a_change_in_the_group_ends_the_pause_at_once(lab: Lab) -> None:
+    lab.use(0.2)
+    lab.look()
+    attempts = len(lab.host.performed)
+    lab.host.faults = {attempts: Fails("lvextend failed")}
+    lab.use(0.9)
+    lab.look()
+    (group,) = lab.host.snapshot.groups
+    lab.host.snapshot = replace(lab.host.snapshot, groups=(replace(group, seqno=group.seqno + 1),))
+    lab.look(after=0.01)
+    assert lab.word.extensions_done == 1
+
+
+def test_a_command_that_only_says_so_has_not_extended(lab: Lab) -> None:
+    lab.use(0.2)
+    lab.look()
+    lab.host.faults = {len(lab.host.performed): Lies()}
+    lab.use(0.9)
+    lab.look()
+    assert (lab.word.extensions_done, lab.codes()) == (0, ["EXTENSION_FAILED"])
+    assert "kernel's pool has" in lab.word.findings[0].summary
+
+
+def test_while_somebody_else_holds_the_lock_nothing_is_done(lab: Lab) -> None:
+    lab.use(0.9)
+    with Store(lab.folder, lab.lock_file).lock("apply"):
+        assert lab.look() == 0.25
+        assert lab.did() == []
+    lab.look()
+    assert ExtendData in lab.did()
+
+
+def test_pools_share_the_lock_and_nobody_else_does(tmp_path: Path) -> None:
+    one, two = (PoolStore(name, tmp_path, tmp_path / "lock") for name in ("a", "b"))
+    with one.lock("monitor"), two.lock("monitor"), pytest.raises(LockedError):
+        Store(tmp_path, tmp_path / "lock").lock("apply").__enter__()
+
+
+def test_what_hangs_is_resumed_when_nobody_is_at_it(lab: Lab) -> None:
+    lab.use(0.2)
+    lab.look()
+    lab.host.snapshot = suspend(lab.host.snapshot, ("docker-thinpool",))
+    lab.host.locked = True
+    lab.look(5)
+    assert lab.host.view().device.suspended  # type: ignore[union-attr]
+    lab.host.locked = False
+    lab.look()
+    assert not lab.host.view().device.suspended  # type: ignore[union-attr]
+
+
+def test_a_pool_that_hangs_for_a_moment_is_left_alone(lab: Lab) -> None:
+    lab.use(0.2)
+    lab.look()
+    lab.host.snapshot = suspend(lab.host.snapshot, ("docker-thinpool",))
+    lab.look(after=0.0)
+    assert lab.host.view().device.suspended  # type: ignore[union-attr]
+
+
+def test_what_an_earlier_monitor_began_is_finished(lab: Lab) -> None:
+    lv = lab.host.view().lv
+    assert lv is not None
+    size = lv.size_bytes + 8 * support.EXTENT
+    request = Request("extend", "docker", is_settled=True, add_data="+32MiB", data_bytes=size, lv_uuid=lv.uuid)
+    step = ExtendData(
+        reason="r",
+        pool="docker",
+        group="docker",
+        lv="thinpool",
+        data_extents=size // support.EXTENT,
+        extent_bytes=support.EXTENT,
+        chunk_bytes=support.CHUNK,
+        id="01",
+    )
+    _, run_file = PoolStore("docker", lab.folder, lab.lock_file).new_run("monitor")
+    run_file.append(Began("r", "monitor", "t", (step,), request=request))
+    run_file.close()
+    lab.use(0.2)
+    lab.look()
+    assert lab.host.view().lv.size_bytes == size  # type: ignore[union-attr]
+    assert lab.watch._store.unfinished() == []
+
+
+def test_runs_of_other_pools_that_are_under_way_are_none_of_its_business(tmp_path: Path) -> None:
+    step = replace(BEFORE[ExtendData][0], pool="other", id="01")
+    store = PoolStore("docker", tmp_path, tmp_path / "lock")
+    for outcome in (None, "done"):
+        _, run_file = store.new_run("monitor")
+        run_file.append(Began("r", "monitor", "t", (step,)))
+        if outcome:
+            run_file.append(Ended("done", "t"))
+        run_file.close()
+    assert len(Store(tmp_path, tmp_path / "lock").read_runs()) == 2
+    assert [run.outcome for _, run in store.read_runs()] == ["done"]
+
+
+def test_old_runs_of_its_own_are_forgotten(tmp_path: Path) -> None:
+    store = PoolStore("docker", tmp_path, tmp_path / "lock")
+    step = replace(BEFORE[ExtendData][0], pool="docker", id="01")
+    for command in ["apply", *["monitor"] * 60]:
+        _, run_file = store.new_run(command)
+        run_file.append(Began("r", command, "t", (step,)))
+        run_file.append(Ended("done", "t"))
+        run_file.close()
+    store.forget_old_runs()
+    commands = [run.began.command for _, run in store.read_runs()]
+    assert (commands.count("apply"), commands.count("monitor")) == (1, 50)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in BEFORE if not issubclass(kind, STEPS)])
+def test_its_hands_take_no_other_step(kind: type[Step], monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[object] = []
+    monkeypatch.setattr(CommandRunner, "_run", lambda *args: ran.append(args))
+    host = PoolHost(support.pool(), CommandRunner())
+    with pytest.raises(RefusedError, match="does not carry out"):
+        host.perform(BEFORE[kind][0])
+    assert ran == []
+
+
+def test_its_commands_keep_dmeventd_away_and_the_mark_where_it_belongs(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[tuple[str, ...]] = []
+    monkeypatch.setattr(CommandRunner, "change", lambda _self, argv: ran.append(argv))
+    host = PoolHost(support.pool(), CommandRunner())
+    for kind in (ExtendData, TakeCharge):
+        host.perform(BEFORE[kind][0])
+    settings = ("--config", "activation{monitoring=0 thin_pool_autoextend_threshold=80}")
+    assert ran == [
+        ("lvextend", *settings, "--extents", "2500", "docker/thinpool"),
+        ("lvchange", "--monitor", "n", "docker/thinpool"),
+        ("lvchange", *settings, "--refresh", "docker/thinpool"),
+    ]
+
+
+def test_the_board_rings_for_what_lasts() -> None:
+    board, poll = Board(), select.poll()
+    poll.register(board.bell, select.POLLIN)
+    word = WatchedPool("docker", "docker", "thinpool", "healthy", 1.0)
+    board.put(word)
+    assert poll.poll(0)
+    board.bell.hush()
+    board.put(replace(word, looked_at=2.0, data_bytes_per_second=5.0))
+    assert not poll.poll(0)
+    board.put(replace(word, findings=(Sighting("POOL_TIGHT", "t", "s"),)))
+    assert poll.poll(0)
+    assert board.read() == (replace(word, findings=(Sighting("POOL_TIGHT", "t", "s"),)),)
+    board.remove("docker")
+    assert board.read() == ()
+
+
+def test_a_bell_rings_until_it_is_hushed() -> None:
+    bell, poll = Bell(), select.poll()
+    poll.register(bell, select.POLLIN)
+    bell.hush()
+    bell.ring()
+    bell.ring()
+    assert poll.poll(0)
+    bell.hush()
+    assert not poll.poll(0)
+    bell.close()
+
+
+def test_the_report_is_read_as_it_was_written() -> None:
+    report = MonitorReport(1, 7, 1.0, 2.0, (WatchedPool("a", "b", "c", "healthy", 1.0),))
+    assert decode_report(msgspec.json.encode(report)) == report
