@@ -17,7 +17,7 @@ from thinpoolmgr.core.lifecycle import view_pool
 from thinpoolmgr.core.model import Signature
 from thinpoolmgr.core.plan import Request
 from thinpoolmgr.core.report import MonitorReport, Sighting, WatchedPool, decode_report
-from thinpoolmgr.core.steps import ExtendData, ExtendVolumeGroup, Step, TakeCharge
+from thinpoolmgr.core.steps import ExtendData, ExtendMetadata, ExtendVolumeGroup, Step, TakeCharge
 from thinpoolmgr.core.watch import STEPS
 from thinpoolmgr.errors import LockedError, RefusedError
 from thinpoolmgr.host.runner import CommandRunner
@@ -26,7 +26,7 @@ from thinpoolmgr.monitor import watch as watch_module
 from thinpoolmgr.monitor.board import Bell, Board
 from thinpoolmgr.monitor.hands import PoolHost, PoolStore
 from thinpoolmgr.monitor.watch import Event, PoolWatch
-from thinpoolmgr.sim.changes import suspend
+from thinpoolmgr.sim.changes import suspend, take_charge
 from thinpoolmgr.sim.faults import Fails, Lies
 from thinpoolmgr.sim.host import SimulatedHost
 
@@ -60,6 +60,13 @@ class PoolInMemory(SimulatedHost):
 
     def is_changed_by_others(self) -> bool:
         return self.locked
+
+    def perform(self, step: Step) -> None:
+        super().perform(step)
+        if isinstance(step, ExtendData | ExtendMetadata):
+            # the mark goes with each of its commands
+            mark = TakeCharge(reason="r", group=step.group, lv=step.lv, threshold_percent=80)
+            self.snapshot = take_charge(self.snapshot, mark)
 
 
 class Lab:
@@ -236,7 +243,7 @@ def test_a_failure_is_told_of_and_tried_again_later(lab: Lab) -> None:
     lab.use(0.2)
     lab.look()
     attempts = len(lab.host.performed)
-    lab.host.faults = {attempts: Fails("lvextend failed"), attempts + 1: Fails("lvextend failed")}
+    lab.host.faults = {attempts: Fails("before"), attempts + 1: Fails("before")}
     lab.use(0.9)
     lab.look()
     assert (lab.codes(), lab.word.extensions_failed) == (["EXTENSION_FAILED"], 1)
@@ -257,7 +264,7 @@ def test_a_change_in_the_group_ends_the_pause_at_once(lab: Lab) -> None:
     lab.use(0.2)
     lab.look()
     attempts = len(lab.host.performed)
-    lab.host.faults = {attempts: Fails("lvextend failed")}
+    lab.host.faults = {attempts: Fails("before")}
     lab.use(0.9)
     lab.look()
     (group,) = lab.host.snapshot.groups
