@@ -9,6 +9,7 @@ Nothing here knows LVM, a disk or an engine: it talks to a host with two methods
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
@@ -20,10 +21,9 @@ from msgspec.structs import replace
 from thinpoolmgr import __version__
 from thinpoolmgr.approval import Approval, approve, raise_refusals, require_fresh, require_same_plan
 from thinpoolmgr.core.conditions import Condition, condition_of, why_not_done
-from thinpoolmgr.core.documents import StepResult
 from thinpoolmgr.core.journal import Began, Doing, Done, Ended, Failed, Record, Run, remember, settles, unfinished_runs
 from thinpoolmgr.core.model import Snapshot
-from thinpoolmgr.core.plan import Memory, Plan, PlanFile, Request
+from thinpoolmgr.core.plan import Memory, Plan, PlanFile, Request, StepResult
 from thinpoolmgr.core.steps import (
     CreateThinPool,
     CreateVolumeGroup,
@@ -365,7 +365,12 @@ def deferred_signals(tell: Callable[[str], None]) -> Iterator[list[int]]:
     Args:
         tell: is called, from the handler, with the name of the first signal that comes.
 
+    Only the main thread is told of signals (signal(7), Python's signal module): in another one nothing ever comes.
+
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield []
+        return
     came: list[int] = []
 
     def note(number: int, _frame: object) -> None:

@@ -19,9 +19,8 @@ from thinpoolmgr.errors import ThinpoolmgrError
 from thinpoolmgr.sim.steps import apply_step
 
 if TYPE_CHECKING:
-    from thinpoolmgr.core.documents import StepResult
     from thinpoolmgr.core.model import Snapshot
-    from thinpoolmgr.core.plan import Memory, Plan
+    from thinpoolmgr.core.plan import Memory, Plan, StepResult
     from thinpoolmgr.core.steps import Step
     from thinpoolmgr.cycle import Host
     from thinpoolmgr.host.store import Store
@@ -264,8 +263,10 @@ def _group(group: Look, names: dict[str, str], suspended: set[str]) -> Look:
 def _volume(lv: Look, names: dict[str, str], *, alone: bool) -> Look:
     if not alone:
         # which volumes are partial depends on where they went
-        return _keep(lv, "uuid", "made_at", "devices", "health") | {"attr": lv["attr"][:8] + lv["attr"][9:]}
-    return _keep(lv, "uuid", "made_at") | {
+        kept = _keep(lv, "uuid", "made_at", "monitored", "devices", "health")
+        return kept | {"attr": lv["attr"][:8] + lv["attr"][9:]}
+    # dmeventd takes up what LVM resumes, whenever it happens to run
+    return _keep(lv, "uuid", "made_at", "monitored") | {
         "devices": [re.sub(r"^/dev/\w+", lambda m: names[m[0]], d) for d in lv["devices"]]
     }
 

@@ -35,8 +35,7 @@ from thinpoolmgr.units import GIB, MIB
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from thinpoolmgr.core.documents import StepResult
-    from thinpoolmgr.core.plan import Plan
+    from thinpoolmgr.core.plan import Plan, StepResult
 
 __all__ = ["EXTENT", "LABEL", "apply_step", "check_consistent", "uuid_of"]
 CHUNK = 512 * 1024

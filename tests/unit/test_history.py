@@ -14,7 +14,7 @@ from thinpoolmgr.core.history import past_runs
 from thinpoolmgr.core.journal import Began, Doing, Done, Ended, Failed, Record, StoredRun, encode_record
 from thinpoolmgr.core.plan import Request
 from thinpoolmgr.core.steps import ActivatePool, SetWhenFull
-from thinpoolmgr.host import store as store_module
+from thinpoolmgr.host import locks
 
 if TYPE_CHECKING:
     from thinpoolmgr.core.history import PastRun
@@ -197,7 +197,7 @@ def test_a_run_under_way_is_seen_without_trying_the_lock(cli: Cli, monkeypatch: 
         assert cli.json("history")[1]["runs"][0]["outcome"] == "running"
     assert not cli.store.is_locked()
     assert cli.json("history")[1]["runs"][0]["outcome"] == "interrupted"
-    monkeypatch.setattr(store_module, "_KERNEL_LOCKS", Path("/nonexistent"))
+    monkeypatch.setattr(locks, "_KERNEL_LOCKS", "/nonexistent")
     with cli.store.lock("apply"):
         assert not cli.store.is_locked()
 

@@ -16,7 +16,7 @@ from thinpoolmgr.cli.options import Options
 from thinpoolmgr.cli.progress import Ticker
 from thinpoolmgr.cli.render import Renderer
 from thinpoolmgr.cli.text import duration
-from thinpoolmgr.core.documents import StepResult
+from thinpoolmgr.core.plan import StepResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable

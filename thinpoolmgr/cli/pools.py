@@ -17,7 +17,7 @@ from thinpoolmgr.cli.options import Options, global_options, options_of
 from thinpoolmgr.cli.planfile import read_plan, write_plan
 from thinpoolmgr.cli.render import Renderer
 from thinpoolmgr.config import load_config
-from thinpoolmgr.core.documents import StepResult, apply_document, plan_document
+from thinpoolmgr.core.documents import apply_document, plan_document
 from thinpoolmgr.core.findings import Journal
 from thinpoolmgr.core.plan import Request
 from thinpoolmgr.core.requests import UnknownPoolError, desired_for, plan_for
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from thinpoolmgr.config_edit import ConfigEdit
     from thinpoolmgr.core.desired import DesiredState
     from thinpoolmgr.core.model import Snapshot
-    from thinpoolmgr.core.plan import Memory, Plan, PlanFile
+    from thinpoolmgr.core.plan import Memory, Plan, PlanFile, StepResult
     from thinpoolmgr.core.steps import Danger, Step
     from thinpoolmgr.cycle import Host, Planner
     from thinpoolmgr.sim.host import SimulatedHost

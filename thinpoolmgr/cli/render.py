@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
     from thinpoolmgr.cli.options import Options
     from thinpoolmgr.config import LoadedConfig
-    from thinpoolmgr.core.documents import StatusDocument, StepResult
+    from thinpoolmgr.core.documents import StatusDocument
     from thinpoolmgr.core.inventory import InitDocument
-    from thinpoolmgr.core.plan import Plan, Refusal
+    from thinpoolmgr.core.plan import Plan, Refusal, StepResult
     from thinpoolmgr.cycle import RunResult
 
 _MARK_COLORS = {"+": "green", "~": "yellow", "!": "magenta", "-": "red"}

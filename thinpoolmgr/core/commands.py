@@ -40,6 +40,7 @@ from thinpoolmgr.core.steps import (
     StopContainers,
     StopEngine,
     TagPool,
+    TakeCharge,
     WipeSignatures,
     WriteEngineConfig,
 )
@@ -72,6 +73,12 @@ def commands(step: Step) -> tuple[Argv, ...]:  # noqa: PLR0912 - one branch a st
             return (("lvchange", "--zero", "y" if step.zero_new_blocks else "n", f"{step.group}/{step.lv}"),)
         case SetProfile():
             return _set_profile(step)
+        case TakeCharge():
+            path = f"{step.group}/{step.lv}"
+            return (
+                ("lvchange", "--monitor", "n", path),
+                with_low_water(("lvchange", "--refresh", path), step.threshold_percent),
+            )
         case RefreshPool():
             return (("lvchange", "--refresh", f"{step.group}/{step.lv}"),)
         case ResumeDevice():
@@ -122,6 +129,18 @@ def _grow_base(step: GrowBase) -> tuple[Argv, ...]:
         ("umount", GROWN_MOUNT),
         _remove_dm_device(GROWN_NAME),
     )
+
+
+def with_low_water(argv: Argv, threshold_percent: int) -> Argv:
+    """Return one of LVM's commands as the monitor runs it on its pools.
+
+    LVM makes the kernel's low-water mark from its own threshold whenever it loads a pool's table, and without one
+    there is none; and it has dmeventd watch whatever it resumes (lib/thin/thin.c, lib/activate/activate.c; measured,
+    2.03.16).
+    """
+    name, *rest = argv
+    settings = f"activation{{monitoring=0 thin_pool_autoextend_threshold={threshold_percent}}}"
+    return (name, "--config", settings, *rest)
 
 
 def pool_message(pool_name: str, message: str) -> Argv:

@@ -14,7 +14,7 @@ from thinpoolmgr.core.engine_base import why_left_small
 from thinpoolmgr.core.guards import PV_SIGNATURE, is_same_disk
 from thinpoolmgr.core.model import DmDevice, LogicalVolume, Snapshot
 from thinpoolmgr.core.names import OUR_TAG, bare_uuid, live_pool_device
-from thinpoolmgr.core.profiles import why_not_low_water
+from thinpoolmgr.core.profiles import why_not_in_charge, why_not_low_water
 from thinpoolmgr.core.steps import (
     GROWN_NAME,
     ActivatePool,
@@ -46,6 +46,7 @@ from thinpoolmgr.core.steps import (
     StopContainers,
     StopEngine,
     TagPool,
+    TakeCharge,
     WipeSignatures,
     WriteEngineConfig,
 )
@@ -87,6 +88,7 @@ def is_ready(step: Step, snapshot: Snapshot) -> bool:
             | SetDiscards()
             | SetZeroing()
             | SetProfile()
+            | TakeCharge()
             | RefreshPool()
             | ActivatePool()
             | DeactivatePool()
@@ -146,6 +148,8 @@ def why_not_done(step: Step, snapshot: Snapshot) -> str:  # noqa: PLR0912 - one 
             return "" if (profile.text if profile else None) == step.new_text else f"{step.path} is not as it should be"
         case RefreshPool():
             return _refresh(step, snapshot)
+        case TakeCharge():
+            return _take_charge(step, snapshot)
         case ResumeDevice():
             device = snapshot.find_dm(step.name)
             return f"{step.name} is suspended" if device and device.uuid == step.uuid and device.suspended else ""
@@ -247,9 +251,20 @@ def _setting(step: SetDiscards | SetZeroing | SetProfile, snapshot: Snapshot) ->
             return "" if lv.zero == step.zero_new_blocks else f"LVM says zero {lv.zero}"
         case SetProfile() if lv.profile != step.profile:
             return f"LVM says profile {lv.profile or 'none'}"
+        case SetProfile() if step.profile and not lv.monitored:
+            return f"LVM says that dmeventd does not watch {step.group}/{step.lv}"
         case SetProfile():
             device = live_pool_device(group, lv.uuid, snapshot.dm_devices)
             return why_not_low_water(step.threshold_percent, device) if step.profile else ""
+
+
+def _take_charge(step: TakeCharge, snapshot: Snapshot) -> str:
+    group = snapshot.find_group(step.group)
+    lv = group.find_lv(step.lv) if group else None
+    if group is None or lv is None:
+        return f"LVM does not list {step.group}/{step.lv}"
+    device = live_pool_device(group, lv.uuid, snapshot.dm_devices)
+    return why_not_in_charge(lv, device, step.threshold_percent)
 
 
 def _refresh(step: RefreshPool, snapshot: Snapshot) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from msgspec import Struct
 
 from thinpoolmgr.core.documents import SCHEMA, StepDocument, step_document
+from thinpoolmgr.core.extension import next_step
 from thinpoolmgr.core.findings import (
     FINDINGS,
     SEVERITIES,
@@ -22,7 +23,6 @@ from thinpoolmgr.core.findings import (
     sightings_of_host,
     tool_sightings,
 )
-from thinpoolmgr.core.findings.space import next_step
 from thinpoolmgr.core.journal import remember
 from thinpoolmgr.core.lifecycle import RUNNING_STATES, PoolView, view_pool
 from thinpoolmgr.core.plan import Memory, Plan, Refusal, Request, command_line

@@ -14,7 +14,7 @@ from thinpoolmgr.core.findings import Finding, Journal, find_all, is_stale
 from thinpoolmgr.core.lifecycle import PoolState, PoolView, view_pool
 from thinpoolmgr.core.matching import resolve_matches
 from thinpoolmgr.core.model import Engine, Snapshot
-from thinpoolmgr.core.plan import Plan, Refusal
+from thinpoolmgr.core.plan import Plan, Refusal, StepResult
 from thinpoolmgr.core.steps import Danger, Step, step_name, target
 from thinpoolmgr.core.thinstatus import METADATA_BLOCK_BYTES
 from thinpoolmgr.errors import ThinpoolmgrError
@@ -47,16 +47,6 @@ class PlanDocument(Struct, frozen=True):
     refusals: tuple[Refusal, ...]
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
-
-
-class StepResult(Struct, frozen=True):
-    """How one step of a run went, and how long it took."""
-
-    id: str
-    do: str
-    target: str
-    result: Literal["done", "already", "failed"]
-    seconds: float
 
 
 class ErrorDocument(Struct, frozen=True):

@@ -44,6 +44,21 @@ class PoolState(StrEnum):
     LOST = "lost"
 
 
+STATE_CODES = {
+    PoolState.ABSENT: "POOL_ABSENT",
+    PoolState.FOREIGN: "POOL_FOREIGN",
+    PoolState.INACTIVE: "POOL_INACTIVE",
+    PoolState.TIGHT: "POOL_TIGHT",
+    PoolState.OUT_OF_DATA: "POOL_OUT_OF_DATA",
+    PoolState.OUT_OF_METADATA: "POOL_OUT_OF_METADATA",
+    PoolState.READ_ONLY: "POOL_READ_ONLY",
+    PoolState.NEEDS_CHECK: "POOL_NEEDS_CHECK",
+    PoolState.FAILED: "POOL_FAILED",
+    PoolState.PARTIAL: "POOL_PARTIAL",
+    PoolState.UNKNOWN: "STATE_UNKNOWN",
+    PoolState.LOST: "POOL_LOST",
+}
+"""The finding that each state is, but for that of a pool which is well."""
 RUNNING_STATES = frozenset({PoolState.HEALTHY, PoolState.TIGHT, PoolState.OUT_OF_DATA})
 
 

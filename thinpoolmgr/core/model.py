@@ -110,6 +110,8 @@ class LogicalVolume(Struct, frozen=True):
     """Name of the LVM profile attached to it."""
     made_at: float | None = None
     """When it was made, in seconds since 1970 (`lv_time`); None where LVM's word for it cannot be read."""
+    monitored: bool = False
+    """Whether dmeventd watches it, as LVM says."""
     signatures: tuple[Signature, ...] | None = None
     """Only of half-made volumes that `own_setup` knows; None: it was not looked at, or could not be read."""
 

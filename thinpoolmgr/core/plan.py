@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 from typing import Literal
 
@@ -115,6 +114,16 @@ class PlanFile(Struct, frozen=True, forbid_unknown_fields=True):
     steps: tuple[Step, ...]
 
 
+class StepResult(Struct, frozen=True):
+    """How one step of a run went, and how long it took."""
+
+    id: str
+    do: str
+    target: str
+    result: Literal["done", "already", "failed"]
+    seconds: float
+
+
 class MadePool(Struct, frozen=True):
     """A thin pool of our making, and how large it was made or enlarged because the configuration asked for it."""
 
@@ -161,4 +170,7 @@ def numbered(steps: list[Step]) -> tuple[Step, ...]:
 
 def fingerprint_of(*facts: object) -> str:
     """Return a hash of exactly these facts: the same facts give the same text."""
+    # Late: libcrypto takes 3.5 MiB, and a daemon that makes no fingerprint should not have it.
+    import hashlib  # noqa: PLC0415
+
     return hashlib.sha256(msgspec.json.encode(facts, order="deterministic")).hexdigest()[:32]

@@ -15,7 +15,7 @@ from thinpoolmgr.core.thinstatus import low_water_blocks
 if TYPE_CHECKING:
     from thinpoolmgr.core.desired import DesiredPool
     from thinpoolmgr.core.lifecycle import PoolView
-    from thinpoolmgr.core.model import DmDevice, Snapshot
+    from thinpoolmgr.core.model import DmDevice, LogicalVolume, Snapshot
 
 PROFILE_FOLDER = "/etc/lvm/profile"
 PROFILE_PREFIX = "thinpoolmgr-"
@@ -88,6 +88,8 @@ def plan_profile(view: PoolView, snapshot: Snapshot) -> list[Step]:
         reason = f"its LVM profile is {lv.profile or 'none'}, and extend.monitor is {pool.config.extend.monitor!r}"
     elif wanted and file and view.device is None:
         reason = "the kernel is to have the thresholds of the new file, whatever it is activated with"
+    elif wanted and not lv.monitored and view.device is not None:
+        reason = f"dmeventd does not watch it, and extend.monitor is {pool.config.extend.monitor!r}"
     elif wanted:
         reason = why_not_low_water(threshold_percent(pool), view.device)
         if file and view.device is None:
@@ -107,6 +109,16 @@ def plan_profile(view: PoolView, snapshot: Snapshot) -> list[Step]:
         ]
     gone = [] if wanted else remove_profile(pool, snapshot, "no pool uses it any more")
     return [*file, *attach, *gone]
+
+
+def why_not_in_charge(lv: LogicalVolume, device: DmDevice | None, threshold: int) -> str:
+    """Return why the monitor is not the one that extends the pool; empty when it is.
+
+    dmeventd extends whatever it watches by LVM's own threshold, which an lvm.conf may have set for all pools.
+    """
+    if lv.monitored:
+        return "dmeventd watches it, and would extend it, too, if lvm.conf had a threshold for all pools"
+    return why_not_low_water(threshold, device)
 
 
 def why_not_low_water(threshold: int, device: DmDevice | None) -> str:

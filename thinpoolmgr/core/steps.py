@@ -161,6 +161,15 @@ class SetProfile(BaseStep, frozen=True, tag="set-profile", kw_only=True):
     """What the profile's threshold is: the kernel's low-water mark must follow from it."""
 
 
+class TakeCharge(BaseStep, frozen=True, tag="take-charge", kw_only=True):
+    """Make the monitor the one that extends a pool: dmeventd lets go of it, the kernel tells when it gets tight."""
+
+    group: str
+    lv: str
+    threshold_percent: int
+    """What the kernel's low-water mark is made from."""
+
+
 class RefreshPool(BaseStep, frozen=True, tag="refresh-pool", kw_only=True):
     """Load a pool's tables again: LVM's metadata says something that the kernel does not have yet."""
 
@@ -328,6 +337,7 @@ Step = (
     | SetZeroing
     | EditLvmProfile
     | SetProfile
+    | TakeCharge
     | RefreshPool
     | ResumeDevice
     | ActivatePool

@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from thinpoolmgr.core.model import LogicalVolume, LvmProfile, PhysicalVolume, VolumeGroup
 from thinpoolmgr.core.profiles import PROFILE_FOLDER, PROFILE_PREFIX
+from thinpoolmgr.host.locks import is_flocked
 from thinpoolmgr.host.runner import printable
 
 if TYPE_CHECKING:
@@ -24,12 +25,13 @@ if TYPE_CHECKING:
     from thinpoolmgr.core.commands import Argv
     from thinpoolmgr.host.runner import CompletedRun
 
+_LOCK_FOLDER = "/run/lock/lvm"
 _COLUMNS = {
     "vg": "vg_name,vg_uuid,vg_attr,vg_tags,vg_extent_size,vg_extent_count,vg_free_count,vg_seqno,vg_systemid",
     "pv": "pv_name,pv_uuid,pv_size,dev_size,pv_free,pv_missing,pv_duplicate,pv_tags",
     "lv": "lv_name,lv_uuid,lv_attr,lv_tags,lv_size,lv_dm_path,data_lv,metadata_lv,pool_lv,lv_health_status,"
     "lv_when_full,lv_metadata_size,lv_profile,lv_time",
-    "seg": "lv_uuid,segtype,chunk_size,discards,zero,devices,transaction_id",
+    "seg": "lv_uuid,segtype,chunk_size,discards,zero,devices,transaction_id,seg_monitor",
     "pvseg": "pvseg_start",
 }
 # What LVM says about a missing PV belongs to its group, which it lists as partial; it hides nothing else. Nor does
@@ -52,8 +54,11 @@ class LvmState(Struct, frozen=True):
     trouble: tuple[str, ...] = ()
 
 
-def report_command() -> Argv:
-    """Return the one command that reports groups, physical and logical volumes and segments as JSON."""
+def report_command(group: str = "") -> Argv:
+    """Return the one command that reports groups, physical and logical volumes and segments as JSON.
+
+    With the name of a `group` only that one is in it, and no lock of another one is waited for.
+    """
     sections = [word for name, columns in _COLUMNS.items() for word in ("--configreport", name, "-o", columns)]
     return (
         "lvm",
@@ -70,17 +75,18 @@ def report_command() -> Argv:
         "--config",
         'report{time_format="%s"}',
         *sections,
+        *([group] if group else []),
     )
 
 
-def read_lvm(run: Callable[[Argv], CompletedRun]) -> LvmState:
-    """Return LVM's state on this host; runs one process, and takes no longer lock than a report does.
+def read_lvm(run: Callable[[Argv], CompletedRun], group: str = "") -> LvmState:
+    """Return LVM's state on this host, or of one `group`; runs one process, and locks no longer than a report does.
 
     Raises:
         UnavailableError: LVM is not installed.
 
     """
-    done = run(report_command())
+    done = run(report_command(group))
     trouble = [line.strip() for line in printable(done.stderr).splitlines() if _is_trouble(line)]
     try:
         groups, orphans = parse_report(done.stdout)
@@ -100,6 +106,11 @@ def _marked(pvs: tuple[PhysicalVolume, ...], twice: set[str]) -> tuple[PhysicalV
 
 def _is_trouble(line: str) -> bool:
     return bool(_TROUBLE.search(line)) and not _HIDES_NOTHING.search(line)
+
+
+def is_group_locked(group: str) -> bool:
+    """Whether a command of LVM's is changing `group` just now, by the kernel's list of locks (lvm(8), file locking)."""
+    return is_flocked(f"{_LOCK_FOLDER}/V_{group}")
 
 
 def read_profiles(folder: str = PROFILE_FOLDER) -> tuple[LvmProfile, ...]:
@@ -189,6 +200,7 @@ def _lv(row: Row, segment: Row) -> LogicalVolume:
         devices=_words(segment.get("devices", "")),
         profile=row["lv_profile"],
         made_at=_seconds(row["lv_time"]),
+        monitored=segment.get("seg_monitor") == "monitored",
     )
 
 

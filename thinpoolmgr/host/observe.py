@@ -12,19 +12,18 @@ from thinpoolmgr.core.engine_base import shrinks
 from thinpoolmgr.core.lifecycle import view_pool
 from thinpoolmgr.core.matching import is_wanted
 from thinpoolmgr.core.model import (
-    ConfiguredDevice,
     Disk,
     DmDevice,
     Engine,
-    PhysicalVolume,
     Signature,
     Snapshot,
     VolumeGroup,
 )
 from thinpoolmgr.core.own_setup import setup_volumes, volume_device
 from thinpoolmgr.errors import UnavailableError
-from thinpoolmgr.host import block, dm, lvm, udev
+from thinpoolmgr.host import block, dm, lvm
 from thinpoolmgr.host.blkid import probe_signatures
+from thinpoolmgr.host.disks import observe_disks, resolve_configured, with_node_path, with_node_paths
 from thinpoolmgr.host.engines import OBSERVERS, read_base, read_graph
 
 if TYPE_CHECKING:
@@ -67,17 +66,17 @@ def observe(
     """
     dm_devices = dm.list_dm_devices(users_of=None if all_thin_devices else dm_users_of)
     state = lvm.read_lvm(runner.run)
-    configured = _resolve_configured(desired)
+    configured = resolve_configured(desired)
     ours = {pool.group for pool in desired.pools}
-    groups = tuple(_with_node_paths(group) for group in state.groups)
+    groups = tuple(with_node_paths(group) for group in state.groups)
     groups = tuple(_with_signatures(group, dm_devices) if group.name in ours else group for group in groups)
-    orphans = tuple(_with_node_path(pv) for pv in state.orphan_pvs)
+    orphans = tuple(with_node_path(pv) for pv in state.orphan_pvs)
     pv_paths = [pv.path for group in groups if group.name in ours for pv in group.pvs if not pv.missing]
     # A disk that was only named for an extension may be left with its label when that, or its removal, is cut short.
     pv_paths += [pv.path for pv in orphans if not pv.missing]
     named = [device.disk for device in configured if device.disk] + pv_paths
     usage = block.read_usage()
-    disks = _observe_disks([*named, *block.list_whole_disks()] if all_disks else named, usage)
+    disks = observe_disks([*named, *block.list_whole_disks()] if all_disks else named, usage)
     if not all_disks and any(pool.config.match for pool in desired.pools):
         disks = _with_wanted(disks, usage, desired, Snapshot(dm_devices=dm_devices))
     snapshot = Snapshot(
@@ -149,15 +148,6 @@ def dm_users_of(devno: str) -> tuple[str, ...]:
     return tuple(f"{major}:{name.removeprefix('dm-')}" for name in names if name.startswith("dm-"))
 
 
-def _resolve_configured(desired: DesiredState) -> tuple[ConfiguredDevice, ...]:
-    paths = [path for pool in desired.pools for path in (*pool.config.devices, *pool.config.spare_devices)]
-    return tuple(block.resolve_device(path) for path in dict.fromkeys(paths))
-
-
-def _with_node_paths(group: VolumeGroup) -> VolumeGroup:
-    return msgspec.structs.replace(group, pvs=tuple(_with_node_path(pv) for pv in group.pvs))
-
-
 def _with_signatures(group: VolumeGroup, devices: tuple[DmDevice, ...]) -> VolumeGroup:
     """Look at what is on the volumes of `group` where those are all that a set-up of Docker's own may have left."""
     half_made = setup_volumes(group)
@@ -179,36 +169,16 @@ def _signatures_of(device: DmDevice) -> tuple[Signature, ...] | None:
         return None
 
 
-def _with_node_path(pv: PhysicalVolume) -> PhysicalVolume:
-    """LVM may report a disk by another of its names; the snapshot has one name for each."""
-    if pv.missing:
-        return pv
-    return msgspec.structs.replace(pv, path=block.resolve_device(pv.path).disk or pv.path)
-
-
 def _with_wanted(
     known: tuple[Disk, ...], usage: block.Usage, desired: DesiredState, maps: Snapshot
 ) -> tuple[Disk, ...]:
     """Add the other disks of the host, those that a selector may choose with all there is to know."""
     paths = [path for path in block.list_whole_disks() if path not in {disk.path for disk in known}]
-    seen = _observe_disks(paths, usage, opening=False)
+    seen = observe_disks(paths, usage, opening=False)
     # Only what may be chosen is opened: an exclusive open, however short, could make somebody's mount fail.
     may_be = [disk.path for disk in seen if any(is_wanted(disk, pool, maps) for pool in desired.pools)]
-    whole = {disk.path: disk for disk in _observe_disks(may_be, usage)}
+    whole = {disk.path: disk for disk in observe_disks(may_be, usage)}
     return (*known, *(whole.get(disk.path, disk) for disk in seen))
-
-
-def _observe_disks(paths: list[str], usage: block.Usage, *, opening: bool = True) -> tuple[Disk, ...]:
-    disks = []
-    for path in dict.fromkeys(paths):
-        try:
-            properties = udev.device_properties(block.Roots().devno(path))
-        except OSError as error:
-            # Gone since LVM named it: what is on it is unknown.
-            disks.append(Disk(path, "", 0, opened_exclusively=None, signatures=None, probe_error=str(error)))
-        else:
-            disks.append(block.observe_disk(path, properties, usage, opening=opening))
-    return tuple(disks)
 
 
 def _observe_engines(desired: DesiredState, runner: CommandRunner) -> tuple[Engine, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -32,10 +31,11 @@ from thinpoolmgr.core.steps import (
 )
 from thinpoolmgr.core.thinstatus import thin_device_id
 from thinpoolmgr.errors import CommandFailedError, RefusedError
-from thinpoolmgr.host import aside, block, dm, files, removal
+from thinpoolmgr.host import aside, dm, files, removal
 from thinpoolmgr.host.observe import observe
 from thinpoolmgr.host.retry import BUSY_SECONDS, until_not_busy
 from thinpoolmgr.host.runner import CommandRunner, failed
+from thinpoolmgr.host.samedisk import require_same_disk
 
 if TYPE_CHECKING:
     from thinpoolmgr.core.model import Snapshot
@@ -113,7 +113,7 @@ class RealHost:
                 self._stop_engine(step)
             case _:
                 for disk in _disks_of(step):
-                    _require_same_disk(disk)
+                    require_same_disk(disk)
                 for argv in commands(step):
                     self._runner.change(argv, is_long=isinstance(step, StartEngine))
 
@@ -217,23 +217,3 @@ def _disks_of(step: Step) -> tuple[DiskRef, ...]:
             return step.disks
         case _:
             return ()
-
-
-def _require_same_disk(ref: DiskRef) -> None:
-    """A kernel name may have passed to another disk since the plan was made."""
-    try:
-        status = os.stat(ref.path)
-    except OSError as error:
-        raise RefusedError(
-            f"{ref.path} is no longer there", str(error), "Attach it, and run this again.", code="DISK_MISSING"
-        ) from error
-    devno = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
-    swapped = ref.diskseq is not None and block.read_diskseq(devno) != ref.diskseq
-    if not stat.S_ISBLK(status.st_mode) or (ref.devno and devno != ref.devno) or swapped:
-        summary = f"{ref.path} is another device than when the plan was made"
-        raise RefusedError(
-            summary,
-            f"It was {ref.devno}, disk {ref.diskseq}; it is {devno}, disk {block.read_diskseq(devno)}.",
-            "Run this again to plan anew.",
-            code="DISK_SWAPPED",
-        )

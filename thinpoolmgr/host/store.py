@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,14 +25,13 @@ from thinpoolmgr.core.journal import (
     whole_bytes,
 )
 from thinpoolmgr.errors import CommandFailedError, LockedError, NeedsPersonError
+from thinpoolmgr.host.locks import is_flocked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 STATE_FOLDER = Path("/var/lib/thinpoolmgr")
 LOCK_FILE = Path("/run/thinpoolmgr/lock")
-_KERNEL_LOCKS = Path("/proc/locks")
-_HOLDER = re.compile(r"pid (\d+),")
 
 
 def now() -> str:
@@ -94,10 +92,15 @@ def _unwritable(path: Path, error: OSError) -> CommandFailedError:
 class Store:
     """Where runs are recorded, and the lock that all changing commands take."""
 
-    def __init__(self, folder: Path = STATE_FOLDER, lock_file: Path = LOCK_FILE) -> None:
-        """Use `folder` and `lock_file`; neither needs to exist yet."""
+    def __init__(self, folder: Path = STATE_FOLDER, lock_file: Path = LOCK_FILE, *, shares_lock: bool = False) -> None:
+        """Use `folder` and `lock_file`; neither needs to exist yet.
+
+        With `shares_lock` others that share it may change something at the same time, and nobody else: the monitor's
+        pools, of which none may wait for another's group.
+        """
         self._runs = folder / "runs"
         self._lock_file = lock_file
+        self._lock_kind = fcntl.LOCK_SH if shares_lock else fcntl.LOCK_EX
 
     @contextmanager
     def lock(self, command: str) -> Iterator[None]:
@@ -116,7 +119,7 @@ class Store:
             raise CommandFailedError(summary, error.strerror or str(error), resolution) from error
         try:
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(fd, self._lock_kind | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 holder = os.read(fd, 200).decode("utf-8", "replace").strip() or "it has not said who it is"
                 summary = "another run of thinpoolmgr is changing this host"
@@ -163,15 +166,7 @@ class Store:
 
     def is_locked(self) -> bool:
         """Whether a run is under way, by the kernel's own list of locks: trying the lock would be in that run's way."""
-        try:
-            inode = self._lock_file.stat().st_ino
-            holder = _HOLDER.match(self._lock_file.read_text("utf-8", "replace"))
-            locks = [line.split() for line in _KERNEL_LOCKS.read_text("ascii").splitlines()]
-        except OSError:
-            return False
-        # `1: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE START END`: proc_locks(5).
-        held = {(words[4], words[5].rpartition(":")[2]) for words in locks if words[1:2] == ["FLOCK"]}
-        return holder is not None and (holder[1], str(inode)) in held
+        return is_flocked(self._lock_file)
 
     def new_run(self, command: str) -> tuple[str, RunFile]:
         """Return the name and the open file of a new run; the folder's entry is on the disk, too.

@@ -1,4 +1,4 @@
-"""What udev knows of a block device: the only user of `pyudev`.
+"""What udev knows of block devices, and what it tells when they change: the only user of `pyudev`.
 
 Only names and descriptions come from here, so a dead or missing udevd makes them empty and nothing worse. Whether a
 device is in use, and what is on it, is never taken from udev's database: it lags behind the kernel.
@@ -6,12 +6,15 @@ device is in use, and what is on it, is never taken from udev's database: it lag
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
+
+from thinpoolmgr.errors import UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,6 +60,43 @@ def device_properties(devno: str, *, sys: str = "/sys") -> UdevProperties:
         rotational=rotational,
         id_path=_first(properties, "ID_PATH"),
     )
+
+
+class BlockEvents:
+    """What udev tells of block devices: a descriptor that is readable when something was added, changed or removed."""
+
+    def __init__(self) -> None:
+        """Listen from now on.
+
+        Raises:
+            UnavailableError: pyudev or libudev is missing.
+
+        """
+        try:
+            import pyudev  # type: ignore[import-untyped,unused-ignore]  # noqa: PLC0415
+
+            self._monitor = pyudev.Monitor.from_netlink(_context())
+        except ImportError as error:
+            summary = "udev cannot be listened to"
+            raise UnavailableError(summary, str(error), "Install libudev1 and pyudev.") from error
+        self._monitor.filter_by("block")
+        self._monitor.start()
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait for."""
+        return int(self._monitor.fileno())
+
+    def take(self) -> bool:
+        """Take all that has come; return whether anything came, or was lost because too much did (netlink(7))."""
+        came = False
+        while True:
+            try:
+                if self._monitor.poll(timeout=0) is None:
+                    return came
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+            came = True
 
 
 def transport_by_name(name: str) -> str:

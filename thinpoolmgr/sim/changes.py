@@ -22,6 +22,7 @@ from thinpoolmgr.core.steps import (
     SetWhenFull,
     SetZeroing,
     TagPool,
+    TakeCharge,
 )
 from thinpoolmgr.core.thinstatus import METADATA_BLOCK_BYTES
 from thinpoolmgr.errors import CommandFailedError
@@ -182,7 +183,7 @@ def define_setting(snapshot: Snapshot, step: SetDiscards | SetZeroing | SetProfi
         case SetProfile():
             if step.profile and snapshot.find_profile(step.profile) is None:
                 raise CommandFailedError("lvchange failed", f"Failed to apply metadata profile {step.profile}.")
-            new = replace(lv, profile=step.profile)
+            new = replace(lv, profile=step.profile, monitored=bool(step.profile))
     return set_volumes(snapshot, group, tuple(new if x is lv else x for x in group.lvs))
 
 
@@ -205,6 +206,22 @@ def refresh(snapshot: Snapshot, step: RefreshPool) -> Snapshot:
     if device is not None and device.suspended and device.size_bytes >= lv.size_bytes and not _lags(lv, device):
         raise CommandFailedError("lvchange failed", "Unable to resume. 1 device(s) still suspended.")
     return reload(snapshot, group, lv)
+
+
+def take_charge(snapshot: Snapshot, step: TakeCharge) -> Snapshot:
+    """Return `snapshot` with a pool that dmeventd has let go of, and with its low-water mark."""
+    group, lv = find_volume(snapshot, step.group, step.lv)
+    new = replace(lv, monitored=False)
+    shot = set_volumes(snapshot, group, tuple(new if x is lv else x for x in group.lvs))
+    shot = reload(shot, *find_volume(shot, step.group, step.lv))
+    device = live_pool_device(group, lv.uuid, shot.dm_devices)
+    if device is None:
+        return shot
+    blocks = lv.size_bytes // lv.chunk_bytes * (100 - step.threshold_percent) // 100
+    table = pool_table(lv, device.depends_on, blocks)
+    return replace(
+        shot, dm_devices=tuple(replace(d, table=table) if d.devno == device.devno else d for d in shot.dm_devices)
+    )
 
 
 def _lags(lv: LogicalVolume, device: DmDevice) -> bool:

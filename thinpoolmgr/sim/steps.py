@@ -39,6 +39,7 @@ from thinpoolmgr.core.steps import (
     StopContainers,
     StopEngine,
     TagPool,
+    TakeCharge,
     WipeSignatures,
     WriteEngineConfig,
 )
@@ -91,6 +92,8 @@ def _apply(snapshot: Snapshot, step: Step, seed: str) -> Snapshot:  # noqa: PLR0
             return changes.change_setting(snapshot, step)
         case EditLvmProfile():
             return changes.edit_profile(snapshot, step)
+        case TakeCharge():
+            return changes.take_charge(snapshot, step)
         case RefreshPool():
             return changes.refresh(snapshot, step)
         case ResumeDevice():
@@ -235,6 +238,7 @@ def define_pool(
         when_full="queue",
         transaction_id=0,
         metadata_bytes=metadata,
+        monitored=step.monitored_by_dmeventd,
         devices=(f"{step.lv}_tdata(0)",),
         profile=step.profile,
     )

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from thinpoolmgr.core.changes import correct_when_full, room_of
 from thinpoolmgr.core.conditions import why_not_refreshed
 from thinpoolmgr.core.desired import MAX_METADATA_BYTES
+from thinpoolmgr.core.extension import extension_requests, metadata_request, needed_metadata
 from thinpoolmgr.core.findings.sighting import Sighting, sight
-from thinpoolmgr.core.findings.space import extension_requests, metadata_request, needed_metadata
 from thinpoolmgr.core.leftovers import find_leftovers, unexpected_lvs
-from thinpoolmgr.core.lifecycle import RUNNING_STATES, PoolState, PoolView
+from thinpoolmgr.core.lifecycle import RUNNING_STATES, STATE_CODES, PoolState, PoolView
 from thinpoolmgr.core.plan import Memory, Request
 from thinpoolmgr.core.planner import with_lost_tags
 from thinpoolmgr.core.profiles import plan_profile
@@ -20,20 +20,6 @@ from thinpoolmgr.units import exact_size, format_size, percent_of
 if TYPE_CHECKING:
     from thinpoolmgr.core.model import LogicalVolume, Snapshot, VolumeGroup
 
-_CODES = {
-    PoolState.ABSENT: "POOL_ABSENT",
-    PoolState.FOREIGN: "POOL_FOREIGN",
-    PoolState.INACTIVE: "POOL_INACTIVE",
-    PoolState.TIGHT: "POOL_TIGHT",
-    PoolState.OUT_OF_DATA: "POOL_OUT_OF_DATA",
-    PoolState.OUT_OF_METADATA: "POOL_OUT_OF_METADATA",
-    PoolState.READ_ONLY: "POOL_READ_ONLY",
-    PoolState.NEEDS_CHECK: "POOL_NEEDS_CHECK",
-    PoolState.FAILED: "POOL_FAILED",
-    PoolState.PARTIAL: "POOL_PARTIAL",
-    PoolState.UNKNOWN: "STATE_UNKNOWN",
-    PoolState.LOST: "POOL_LOST",
-}
 _NOT_OURS_OR_UNSURE = (PoolState.FOREIGN, PoolState.UNKNOWN, PoolState.PARTIAL, PoolState.ABSENT)
 APPLY = Request("apply")
 NEAR_CAP_PERCENT = 90
@@ -66,7 +52,7 @@ def _sight(code: str, view: PoolView, target: str, evidence: str, *requests: Req
 
 
 def _state(view: PoolView) -> list[Sighting]:
-    if view.state not in _CODES:
+    if view.state not in STATE_CODES:
         return []
     requests: tuple[Request, ...] = ()
     hint = limit = ""
@@ -78,7 +64,7 @@ def _state(view: PoolView) -> list[Sighting]:
         requests = extension_requests(view)
         limit = "" if requests else _limit(view)
     words = {"state": view.state.value, "because": view.because, "hint": hint, "group": view.pool.group}
-    return [_sight(_CODES[view.state], view, view.pool.path, _evidence(view), *requests, limit=limit, **words)]
+    return [_sight(STATE_CODES[view.state], view, view.pool.path, _evidence(view), *requests, limit=limit, **words)]
 
 
 def _limit(view: PoolView) -> str:

@@ -94,6 +94,28 @@ FINDINGS: Mapping[str, Kind] = {
     "TAG_LOST": Kind(
         "warning", "{path} lost LVM's tag thinpoolmgr, and the journal knows it as ours", _RUN, in_status=False
     ),
+    # what the monitor alone knows
+    "EXTENSION_NO_ROOM": Kind(
+        "error",
+        "{path} needs to grow, and there is no room in its group and no spare disk",
+        "Take a disk in: thinpoolmgr extend {pool} --add-device DEVICE; the monitor does the rest within two seconds. "
+        "Or remove what is not needed: docker image prune, docker container prune.",
+        in_status=False,
+    ),
+    "EXTENSION_AT_LIMIT": Kind(
+        "error",
+        "{path} needs to grow, and may not",
+        "Raise pools.{pool}.extend.max_size and reload the monitor (systemctl reload thinpoolmgr-monitor), or remove "
+        "what is not needed: docker image prune, docker container prune.",
+        in_status=False,
+    ),
+    "EXTENSION_FAILED": Kind(
+        "error",
+        "{path} could not be extended",
+        "See what LVM complains about (thinpoolmgr history; dmesg | tail). The monitor tries again within a minute, "
+        "and at once when anything changes in the group; by hand: thinpoolmgr extend {pool}",
+        in_status=False,
+    ),
     # metadata and room
     "METADATA_SPARE_MISSING": Kind(
         "warning",

@@ -1,0 +1,220 @@
+"""What the monitor does to the host: a few kinds of steps on one pool, and nothing else.
+
+Nothing that wipes, removes, unmounts or moves can be reached from here; an import contract and a test hold it to that.
+LVM is asked only when the metadata of the group have changed since it was asked last, which a few bytes of the disks
+tell, and only about this one group: a report waits for the lock of each group that it tells of.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+from thinpoolmgr.core.commands import commands, with_low_water
+from thinpoolmgr.core.desired import DesiredState
+from thinpoolmgr.core.lifecycle import below, view_pool
+from thinpoolmgr.core.model import DmDevice, Snapshot
+from thinpoolmgr.core.names import pool_dm_name
+from thinpoolmgr.core.steps import ExtendData, ExtendMetadata, ExtendVolumeGroup, RefreshPool
+from thinpoolmgr.core.watch import STEPS
+from thinpoolmgr.errors import RefusedError
+from thinpoolmgr.host import dm, lvm
+from thinpoolmgr.host.pvlabel import Mark, group_mark
+from thinpoolmgr.host.samedisk import require_same_disk
+from thinpoolmgr.host.store import Store
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from thinpoolmgr.core.desired import DesiredPool
+    from thinpoolmgr.core.journal import Run
+    from thinpoolmgr.core.lifecycle import PoolView
+    from thinpoolmgr.core.model import VolumeGroup
+    from thinpoolmgr.core.steps import Step
+    from thinpoolmgr.host.runner import CommandRunner
+
+COMMAND = "monitor"
+_KEPT_RUNS = 50
+_BOOT_ID = "/proc/sys/kernel/random/boot_id"
+
+
+class PoolHost:
+    """One pool of this host, behind the two methods that the run cycle knows."""
+
+    def __init__(self, pool: DesiredPool, runner: CommandRunner) -> None:
+        """Look at `pool`; nothing is asked yet."""
+        self._pool = pool
+        self._runner = runner
+        self._groups: tuple[VolumeGroup, ...] = ()
+        self._trouble: tuple[str, ...] = ()
+        self._mark: Mark | None = None
+        self._known_uuid = ""
+        self._boot_id = _read_boot_id()
+        self.reads_all = False
+        """Whether `observe` looks at spare disks, too: all that `apply` looks at."""
+
+    @property
+    def recent_commands(self) -> tuple[str, ...]:
+        """The last commands that were run, for the report of a failure."""
+        return self._runner.recent
+
+    @property
+    def mark(self) -> Mark | None:
+        """What tells the state of the group that was seen last from another one."""
+        return self._mark
+
+    def view(self) -> PoolView:
+        """Return the pool as it is now; LVM is asked only when its metadata, or the device, are not those it told of.
+
+        Raises:
+            ThinpoolmgrError: the kernel or LVM did not answer.
+
+        """
+        return view_pool(self._pool, self.observe())
+
+    def observe(self) -> Snapshot:
+        """Return the pool, its group and its devices; with `reads_all` the spare disks, too.
+
+        Raises:
+            ThinpoolmgrError: the kernel or LVM did not answer.
+
+        """
+        if self.reads_all:
+            return self._read_all()
+        device = self._find_device()
+        if not self._is_current(device):
+            self._ask_lvm(device)
+        devices = (device, *self._parts(device)) if device else ()
+        return Snapshot(groups=self._groups, lvm_trouble=self._trouble, dm_devices=devices, boot_id=self._boot_id)
+
+    def _read_all(self) -> Snapshot:
+        """Return all that `apply` looks at before it takes a disk: all groups, all devices, and what is on the disk."""
+        from thinpoolmgr.host import block  # noqa: PLC0415 - only a spare disk needs this
+        from thinpoolmgr.host.disks import (  # noqa: PLC0415
+            observe_disks,
+            resolve_configured,
+            with_node_path,
+            with_node_paths,
+        )
+
+        state = lvm.read_lvm(self._runner.run)
+        groups = tuple(with_node_paths(group) for group in state.groups)
+        configured = resolve_configured(DesiredState((self._pool,)))
+        ours = [pv.path for group in groups if group.name == self._pool.group for pv in group.pvs if not pv.missing]
+        named = [device.disk for device in configured if device.disk]
+        return Snapshot(
+            configured_devices=configured,
+            disks=observe_disks([*named, *ours], block.read_usage()),
+            groups=groups,
+            orphan_pvs=tuple(with_node_path(pv) for pv in state.orphan_pvs),
+            lvm_trouble=state.trouble,
+            dm_devices=dm.list_dm_devices(),
+            boot_id=self._boot_id,
+        )
+
+    def _find_device(self) -> DmDevice | None:
+        """The live pool: `VG-POOL`, or `VG-POOL-tpool` where it has thin volumes of LVM's own."""
+        name = pool_dm_name(self._pool.group, self._pool.lv)
+        found = (dm.read_device(name), dm.read_device(f"{name}-tpool"))
+        return next((device for device in found if device and device.targets == ("thin-pool",)), None)
+
+    def _parts(self, device: DmDevice) -> tuple[DmDevice, ...]:
+        names = (f"{self._pool.lv}{suffix}" for suffix in ("_tdata", "_tmeta"))
+        found = [part for name in names if (part := dm.read_device(pool_dm_name(self._pool.group, name)))]
+        return below(device, tuple(found))
+
+    def _is_current(self, device: DmDevice | None) -> bool:
+        if device is None:
+            # There is nothing to extend; what LVM told of a pool that was deactivated is not true of the next one.
+            self._groups, self._mark, self._known_uuid = (), None, ""
+            return True
+        return device.uuid == self._known_uuid and self._mark is not None and self._mark == self._present_mark()
+
+    def _present_mark(self) -> Mark | None:
+        return group_mark(pv.path for group in self._groups for pv in group.pvs if not pv.missing)
+
+    def _ask_lvm(self, device: DmDevice | None) -> None:
+        before = self._present_mark() or ()
+        state = lvm.read_lvm(self._runner.run, self._pool.group)
+        self._groups = tuple(group for group in state.groups if group.name == self._pool.group)
+        self._trouble, self._known_uuid = state.trouble, device.uuid if device else ""
+        after = self._present_mark() or ()
+        # A change writes to all disks of a group: one whose mark stayed the same shows that LVM told of this state.
+        is_same = any(mark and mark in before for mark in after) and not any(
+            dict(before).get(path, mark) != mark for path, mark in after
+        )
+        self._mark = after if is_same else None
+
+    def perform(self, step: Step) -> None:
+        """Carry out `step`, if it is one of the monitor's.
+
+        Raises:
+            RefusedError: it is not; or a spare disk is no longer what it was.
+            CommandFailedError: a command failed.
+
+        """
+        if not isinstance(step, STEPS):
+            raise RefusedError(f"the monitor does not carry out {type(step).__name__}", "", "Run thinpoolmgr apply.")
+        for disk in step.disks if isinstance(step, ExtendVolumeGroup) else ():
+            require_same_disk(disk)
+        threshold = self._pool.config.extend.data_threshold_percent
+        loads_table = isinstance(step, ExtendData | ExtendMetadata | RefreshPool)
+        for argv in commands(step):
+            self._runner.change(with_low_water(argv, threshold) if loads_table else argv)
+
+
+class PoolStore(Store):
+    """The journal as far as it has to do with one pool; its lock is shared with the monitor's other pools."""
+
+    def __init__(self, pool: str, *args: Path) -> None:
+        """Read and write the runs of the pool with this name."""
+        super().__init__(*args, shares_lock=True)
+        self._pool = pool
+
+    def read_runs(self) -> list[tuple[Path, Run]]:
+        """Return the recorded runs, oldest first, without those of other pools that are not ended.
+
+        Raises:
+            NeedsPersonError: a file is damaged.
+
+        """
+        runs = super().read_runs()
+        return [(path, run) for path, run in runs if not run.is_unfinished or self._is_of_pool(run)]
+
+    def _is_of_pool(self, run: Run) -> bool:
+        return any(step.pool == self._pool for step in run.began.steps)
+
+    def unfinished(self) -> list[Run]:
+        """Return the monitor's own runs for this pool that a kill cut short.
+
+        Raises:
+            NeedsPersonError: a file is damaged.
+
+        """
+        return [run for _, run in self.read_runs() if run.is_unfinished and run.began.command == COMMAND]
+
+    def forget_old_runs(self) -> None:
+        """Delete all but the newest of the monitor's own runs for this pool that ended well: they come by thousands."""
+        ended = [
+            path
+            for path, run in self.read_runs()
+            if run.began.command == COMMAND and not run.is_unfinished and self._is_of_pool(run)
+        ]
+        for path in ended[:-_KEPT_RUNS]:
+            path.unlink(missing_ok=True)
+
+
+def spare_paths(pool: DesiredPool) -> tuple[str, ...]:
+    """Return the spare disks of the configuration that are there."""
+    return tuple(path for path in pool.config.spare_devices if os.path.exists(path))
+
+
+def seconds() -> float:
+    """Return the time of a clock that never jumps."""
+    return time.monotonic()
+
+
+def _read_boot_id() -> str:
+    with open(_BOOT_ID, encoding="ascii") as file:
+        return file.read().strip()

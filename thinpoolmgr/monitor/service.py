@@ -1,0 +1,179 @@
+"""The monitor as a service: starts a watch for each pool, listens to udev and to signals, tells systemd and others.
+
+It writes what it knows to a small file (core/report.py) for those who would rather not ask it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import signal
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from thinpoolmgr.config import load_config
+from thinpoolmgr.core.report import REPORT_PATH, SCHEMA, MonitorReport
+from thinpoolmgr.errors import ConfigError, LockedError, ThinpoolmgrError
+from thinpoolmgr.host import journald, udev
+from thinpoolmgr.monitor.board import Bell, Board
+from thinpoolmgr.monitor.telling import tell, told_config_problem
+from thinpoolmgr.monitor.watch import PoolWatch
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from systemd_watchdog.systemd_watchdog import WatchDog
+
+    from thinpoolmgr.core.desired import DesiredPool
+    from thinpoolmgr.monitor.watch import Event
+
+RUN_FOLDER = "/run/thinpoolmgr"
+INSTANCE_LOCK = f"{RUN_FOLDER}/monitor.lock"
+_REPORT_SECONDS = 15.0
+_STOP_SECONDS = 60.0
+"""How long a command that is under way is waited for; it goes on when we end (KillMode= of the unit)."""
+_MILLISECONDS = 1000
+
+
+class Monitor:
+    """The daemon: `run` returns when it was asked to stop."""
+
+    def __init__(self, config: Path | None, watchdog: WatchDog | None) -> None:
+        """Read the configuration from `config`, or where it is by default; nothing is watched yet.
+
+        Raises:
+            ConfigError: it is wrong.
+
+        """
+        self._config = config
+        self._watchdog = watchdog
+        self._board = Board()
+        self._bell = Bell()
+        self._signals: list[int] = []
+        self._watches: dict[str, PoolWatch] = {}
+        self._started_at = time.time()
+        self._problem = ""
+        self._pools = self._load()
+
+    def _load(self) -> dict[str, DesiredPool]:
+        """Return the pools that are ours to extend."""
+        pools = load_config(self._config).desired.pools
+        return {pool.name: pool for pool in pools if pool.config.extend.monitor == "thinpoolmgr"}
+
+    def run(self) -> None:
+        """Watch until SIGTERM or SIGINT comes; SIGHUP has the configuration read again.
+
+        Raises:
+            LockedError: another monitor runs.
+            ThinpoolmgrError: the kernel or udev cannot be listened to.
+
+        """
+        lock = _only_one()
+        try:
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                signal.signal(number, self._note_signal)
+            events = udev.BlockEvents()
+            self._watch_all()
+            if self._watchdog is not None:
+                self._watchdog.ready()
+            self._listen(events)
+            self._stop(list(self._watches.values()))
+        finally:
+            os.close(lock)
+
+    def _note_signal(self, number: int, _frame: object) -> None:
+        self._signals.append(number)
+        self._bell.ring()
+
+    def _watch_all(self) -> None:
+        """Have one watch for each pool of the configuration, begun anew where its part of it changed."""
+        gone = [watch for name, watch in self._watches.items() if self._pools.get(name) != watch.pool]
+        self._stop(gone)
+        for watch in gone:
+            self._watches.pop(watch.pool.name)
+            self._board.remove(watch.pool.name)
+        for name, pool in self._pools.items():
+            if name not in self._watches:
+                self._watches[name] = watch = PoolWatch(pool, self._board, self._tell)
+                watch.start()
+
+    def _tell(self, event: Event) -> None:
+        tell(event)
+
+    def _listen(self, events: udev.BlockEvents) -> None:
+        poll = select.poll()
+        for source in (events, self._bell, self._board.bell):
+            poll.register(source, select.POLLIN)
+        while True:
+            self._write_report()
+            if self._watchdog is not None:
+                self._watchdog.ping()
+            ready = {descriptor for descriptor, _ in poll.poll(self._pause() * _MILLISECONDS)}
+            if events.fileno() in ready and events.take():
+                for watch in self._watches.values():
+                    watch.nudge()
+            self._bell.hush()
+            self._board.bell.hush()
+            while self._signals:
+                if self._signals.pop(0) != signal.SIGHUP:
+                    return
+                self._reload()
+
+    def _pause(self) -> float:
+        if self._watchdog is None or not self._watchdog.is_enabled:
+            return _REPORT_SECONDS
+        return min(_REPORT_SECONDS, self._watchdog.timeout_td.total_seconds() / 4)
+
+    def _reload(self) -> None:
+        """Read the configuration again; a wrong one changes nothing but what is told."""
+        try:
+            self._pools = self._load()
+        except ConfigError as error:
+            self._problem = f"{error.summary}: {error.details}"
+            told_config_problem(error)
+            return
+        self._problem = ""
+        self._watch_all()
+
+    def _stop(self, watches: list[PoolWatch]) -> None:
+        for watch in watches:
+            watch.stop()
+        until = time.monotonic() + _STOP_SECONDS
+        for watch in watches:
+            watch.join(max(0.0, until - time.monotonic()))
+
+    def _write_report(self) -> None:
+        report = MonitorReport(SCHEMA, os.getpid(), self._started_at, time.time(), self._board.read(), self._problem)
+        new = f"{REPORT_PATH}.new"
+        try:
+            with open(new, "wb") as file:
+                file.write(msgspec.json.encode(report))
+            os.replace(new, REPORT_PATH)
+        except OSError as error:
+            # It is for others to read; the pools are watched all the same.
+            journald.send(f"{REPORT_PATH} cannot be written: {error.strerror}", journald.WARNING)
+
+
+def _only_one() -> int:
+    """Return the open lock of this monitor.
+
+    Raises:
+        LockedError: another monitor has it.
+        ThinpoolmgrError: it cannot be opened.
+
+    """
+    try:
+        os.makedirs(RUN_FOLDER, mode=0o755, exist_ok=True)
+        descriptor = os.open(INSTANCE_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise ThinpoolmgrError(f"{INSTANCE_LOCK} cannot be opened", error.strerror or str(error), "") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        way = "One is enough: systemctl status thinpoolmgr-monitor."
+        raise LockedError("another monitor runs on this host", f"It holds {INSTANCE_LOCK}.", way) from error
+    return descriptor

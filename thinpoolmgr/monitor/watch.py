@@ -1,0 +1,348 @@
+"""One pool, watched by one thread: wait, look, act. A pool that hangs, or a group that is locked, hangs this one alone.
+
+What is done follows from what is seen at each look, never from which event came: one that is lost costs a second.
+"""
+
+from __future__ import annotations
+
+import select
+import threading
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from thinpoolmgr.approval import Approval
+from thinpoolmgr.core.changes import room_of
+from thinpoolmgr.core.extension import (
+    IDLE_SECONDS,
+    Rate,
+    Reading,
+    ahead_of,
+    cut_to_room,
+    extension_request,
+    fill_rate,
+    needed_growth,
+    reading_of,
+    recent,
+    seconds_to_next_look,
+)
+from thinpoolmgr.core.lifecycle import PoolState, view_pool
+from thinpoolmgr.core.plan import Plan, Request
+from thinpoolmgr.core.report import LastExtension, Sighting, WatchedPool
+from thinpoolmgr.core.watch import (
+    CAN_GROW,
+    is_cut_short,
+    plan_charge,
+    plan_growth,
+    plan_mending,
+    plan_spare,
+    trouble_of,
+)
+from thinpoolmgr.cycle import RunError, RunResult, carry_out
+from thinpoolmgr.errors import LockedError, ThinpoolmgrError
+from thinpoolmgr.host import dm, lvm
+from thinpoolmgr.host.pvlabel import Mark
+from thinpoolmgr.host.runner import CommandRunner
+from thinpoolmgr.monitor.board import Bell
+from thinpoolmgr.monitor.hands import COMMAND, PoolHost, PoolStore, seconds, spare_paths
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from thinpoolmgr.core.desired import DesiredPool
+    from thinpoolmgr.core.lifecycle import PoolView
+    from thinpoolmgr.core.model import Snapshot
+    from thinpoolmgr.core.plan import Memory, StepResult
+    from thinpoolmgr.core.steps import Step
+    from thinpoolmgr.cycle import Planner
+    from thinpoolmgr.monitor.board import Board
+
+_FIRST_GUESS_SECONDS = 2.0
+"""How long an extension takes, before one was measured."""
+_WEIGHT = 0.3
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 1.0, 60.0
+_SETTLE_SECONDS = 0.5
+"""LVM suspends a pool for a moment whenever it changes it; longer than this, and without its lock, is no moment."""
+_MILLISECONDS = 1000
+_STILL = Rate()
+
+
+class Event(Struct, frozen=True):
+    """Something that a person may want to read: the pool as it is now, and how far it was extended, if it was."""
+
+    pool: WatchedPool
+    extended: Request | None = None
+
+
+class Pause(Struct, frozen=True):
+    """What failed, and until when it is not tried again while the group stays as it is."""
+
+    until: float
+    seconds: float
+    sighting: Sighting
+    mark: Mark | None
+
+
+class _Quiet:
+    """Takes the run cycle's words: what comes of a run is told when it has ended."""
+
+    def show_plan(self, plan: Plan) -> None:
+        """Say nothing."""
+
+    def begin_step(self, step: Step, total: int) -> None:
+        """Say nothing."""
+
+    def end_step(self, step: Step, result: StepResult) -> None:
+        """Say nothing."""
+
+    def stopping(self, signal_name: str) -> None:
+        """Say nothing."""
+
+    def confirm(self) -> bool | None:
+        """There is nobody to ask."""
+        return None
+
+
+class PoolWatch(threading.Thread):
+    """Keeps one pool from filling up, until it is told to stop."""
+
+    def __init__(self, pool: DesiredPool, board: Board, tell: Callable[[Event], None]) -> None:
+        """Watch `pool`, write what is seen on `board`, and `tell` what a person may want to read."""
+        super().__init__(name=f"pool {pool.name}", daemon=True)
+        self.pool = pool
+        self._board = board
+        self._tell = tell
+        self._bell = Bell()
+        self._stops = threading.Event()
+        self._host = PoolHost(pool, CommandRunner())
+        self._store = PoolStore(pool.name)
+        self._word = WatchedPool(pool.name, pool.group, pool.lv, PoolState.ABSENT, 0.0)
+        self._readings: tuple[Reading, ...] = ()
+        self._extension_seconds = _FIRST_GUESS_SECONDS
+        self._pauses: dict[str, Pause] = {}
+        self._refused_spares: tuple[str, ...] = ()
+        self._cut_short_since: float | None = None
+        self._has_resumed = False
+
+    def nudge(self) -> None:
+        """Have it look now: something happened that may matter."""
+        self._bell.ring()
+
+    def stop(self) -> None:
+        """Have it end, after the step that is under way."""
+        self._stops.set()
+        self._bell.ring()
+
+    def run(self) -> None:
+        """Wait, look and act until it is stopped."""
+        events = dm.Events()
+        try:
+            while not self._stops.is_set():
+                # Armed before the look: whatever happens from here on ends the wait.
+                events.arm()
+                self._bell.hush()
+                self._wait(events, self.look())
+        finally:
+            events.close()
+
+    def _wait(self, events: dm.Events, at_most: float) -> None:
+        poll = select.poll()
+        poll.register(events, select.POLLIN)
+        poll.register(self._bell, select.POLLIN)
+        # All pools that are idle wake together, with the whole second: one wake-up for them all.
+        pause = at_most if at_most < IDLE_SECONDS else IDLE_SECONDS - seconds() % IDLE_SECONDS
+        poll.poll(pause * _MILLISECONDS)
+
+    def look(self) -> float:
+        """Look at the pool once, do what is to be done; return after how many seconds to look again at the latest."""
+        try:
+            return self._look()
+        except LockedError:
+            # Somebody changes this host; what that comes to is seen at the next look.
+            return IDLE_SECONDS / 4
+        except ThinpoolmgrError as error:
+            self._say(self._word.state, Sighting("STATE_UNKNOWN", self.pool.path, error.summary))
+            return IDLE_SECONDS
+
+    def _look(self) -> float:
+        view = self._host.view()
+        now = seconds()
+        status = view.status
+        if status is None or view.lv is None:
+            self._readings = ()
+            self._say(view.state, *self._trouble(view))
+            return IDLE_SECONDS
+        self._readings = recent(self._readings, reading_of(status, view.lv.chunk_bytes, now))
+        rate = fill_rate(self._readings)
+        if view.state not in CAN_GROW:
+            self._say(view.state, *self._trouble(view), rate=rate)
+            return IDLE_SECONDS
+        if self._mend(view, now):
+            return 0.0
+        self._resume(view)
+        found = self._extend(view, rate, now)
+        if found is None:
+            return 0.0
+        self._charge(view, now)
+        self._say(view.state, *found, rate=rate)
+        return seconds_to_next_look(status, view, rate)
+
+    def _trouble(self, view: PoolView) -> list[Sighting]:
+        code = trouble_of(view)
+        return [Sighting(code, self.pool.path, f"{self.pool.path} is {view.state}: {view.because}")] if code else []
+
+    def _mend(self, view: PoolView, now: float) -> bool:
+        """Resume what a killed command left suspended; return whether anything was done."""
+        if not is_cut_short(view):
+            self._cut_short_since = None
+            return False
+        if self._cut_short_since is None:
+            self._cut_short_since = now
+        is_settled = now - self._cut_short_since >= _SETTLE_SECONDS and not lvm.is_group_locked(self.pool.group)
+        if not is_settled or self._is_paused("mend", now):
+            return False
+        return self._try("mend", now, lambda snapshot, _: plan_mending(view_pool(self.pool, snapshot))) is not None
+
+    def _resume(self, view: PoolView) -> None:
+        """Finish, once, what an earlier monitor was killed in."""
+        if self._has_resumed or view.lv is None:
+            return
+        for run in self._store.unfinished():
+            request = run.began.request
+            if request is not None and request.lv_uuid == view.lv.uuid and request.is_settled:
+                self._try("resume", seconds(), self._growth_planner(request))
+        self._has_resumed = True
+
+    def _charge(self, view: PoolView, now: float) -> None:
+        if not self._is_paused("charge", now) and plan_charge(view).steps:
+            self._try("charge", now, lambda snapshot, _: plan_charge(view_pool(self.pool, snapshot)))
+
+    def _extend(self, view: PoolView, rate: Rate, now: float) -> list[Sighting] | None:
+        """Extend the pool if it needs to be; return what stands against it, or None when it was extended."""
+        wanted = needed_growth(view, ahead_of(rate, self._extension_seconds))
+        if wanted is None or view.group is None or view.lv is None:
+            self._refused_spares = ()
+            return []
+        request = extension_request(view, wanted)
+        if request is None:
+            return [self._at_limit(view)]
+        fits = extension_request(view, cut_to_room(wanted, view, room_of(view.group, view.lv, [], [])))
+        if fits is None:
+            return self._take_spare(view, request, now)
+        if self._is_paused("extend", now):
+            return [self._pauses["extend"].sighting]
+        self._begin(view)
+        result = self._try("extend", now, self._growth_planner(fits))
+        self._end(fits, result, now)
+        return None if result is not None else [self._pauses["extend"].sighting]
+
+    def _growth_planner(self, request: Request) -> Planner:
+        return lambda snapshot, memory: plan_growth(view_pool(self.pool, snapshot), request, snapshot, memory)
+
+    def _take_spare(self, view: PoolView, request: Request, now: float) -> list[Sighting] | None:
+        """Take the next spare disk into the full group; return what stands against it, or None when one was taken."""
+        spares = tuple(path for path in spare_paths(self.pool) if path not in self._refused_spares)
+        if spares and not self._is_paused("spare", now):
+            self._host.reads_all = True
+            try:
+                result = self._try("spare", now, self._spare_planner(spares[0], request), "EXTENSION_NO_ROOM")
+            finally:
+                self._host.reads_all = False
+            if result is not None and result.outcome == "done":
+                return None
+            if result is not None:
+                # It is in the group already.
+                self._refused_spares = (*self._refused_spares, spares[0])
+        because = self._pauses["spare"].sighting.summary if "spare" in self._pauses else view.because
+        summary = f"{self.pool.path} needs to grow, its group {self.pool.group} is full, and no spare disk can be taken"
+        return [Sighting("EXTENSION_NO_ROOM", self.pool.path, f"{summary}: {because}")]
+
+    def _spare_planner(self, path: str, request: Request) -> Planner:
+        def plan(snapshot: Snapshot, memory: Memory) -> Plan:
+            view, disk = view_pool(self.pool, snapshot), snapshot.find_disk(path)
+            in_group = {pv.path for pv in view.group.pvs} if view.group else set()
+            if disk is None or disk.path in in_group:
+                return Plan(request=request)
+            return plan_spare(view, disk, snapshot, memory, request)
+
+        return plan
+
+    def _at_limit(self, view: PoolView) -> Sighting:
+        limit = self.pool.config.extend.max_size
+        summary = f"{self.pool.path} needs to grow ({view.because}) and may not: extend.max_size is {limit}"
+        return Sighting("EXTENSION_AT_LIMIT", self.pool.path, summary)
+
+    def _try(self, what: str, now: float, planner: Planner, code: str = "EXTENSION_FAILED") -> RunResult | None:
+        """Carry out a plan; return how it went, or None when it failed, and is not tried for a while."""
+        try:
+            result = carry_out(COMMAND, planner, self._host, self._store, _Quiet(), Approval(yes=True))
+        except LockedError:
+            raise
+        except RunError as error:
+            self._pause(what, now, code, error.cause)
+            return None
+        except ThinpoolmgrError as error:
+            self._pause(what, now, code, error)
+            return None
+        self._pauses.pop(what, None)
+        with suppress(ThinpoolmgrError, OSError):
+            self._store.forget_old_runs()
+        return result
+
+    def _pause(self, what: str, now: float, code: str, error: ThinpoolmgrError) -> None:
+        old = self._pauses.get(what)
+        length = min(old.seconds * 2, _LONGEST_PAUSE_SECONDS) if old else _FIRST_PAUSE_SECONDS
+        summary = f"{error.summary}: {error.details}" if error.details else error.summary
+        with suppress(ThinpoolmgrError):
+            # What a command that failed has changed is no reason to try it again at once.
+            self._host.observe()
+        self._pauses[what] = Pause(now + length, length, Sighting(code, self.pool.path, summary), self._host.mark)
+
+    def _is_paused(self, what: str, now: float) -> bool:
+        """Whether this failed lately; a change of the group ends the pause at once."""
+        pause = self._pauses.get(what)
+        return pause is not None and now < pause.until and pause.mark == self._host.mark
+
+    def _begin(self, view: PoolView) -> None:
+        self._word = replace(self._word, state=view.state, busy_since=time.time())
+        self._board.put(self._word)
+
+    def _end(self, request: Request, result: RunResult | None, began: float) -> None:
+        taken = seconds() - began
+        part: Literal["data", "metadata", "both"] = "both" if request.data_bytes and request.metadata_bytes else "data"
+        if not request.data_bytes:
+            part = "metadata"
+        if result is not None:
+            # More metadata have a larger reserve, which counts as used: that is no filling.
+            self._readings = ()
+            self._extension_seconds += _WEIGHT * (taken - self._extension_seconds)
+        outcome = "done" if result is not None else self._pauses["extend"].sighting.code
+        steps = sum(step.seconds for step in result.steps) if result else 0.0
+        last = LastExtension(time.time(), part, outcome, steps, taken)
+        self._word = replace(
+            self._word,
+            busy_since=None,
+            extensions_done=self._word.extensions_done + (result is not None),
+            extensions_failed=self._word.extensions_failed + (result is None),
+            last_extension=last,
+        )
+        self._board.put(self._word)
+        self._tell(Event(self._word, extended=request if result is not None else None))
+
+    def _say(self, state: str, *found: Sighting, rate: Rate = _STILL) -> None:
+        old = self._word.findings
+        self._word = replace(
+            self._word,
+            state=state,
+            looked_at=time.time(),
+            busy_since=None,
+            data_bytes_per_second=rate.data,
+            metadata_bytes_per_second=rate.metadata,
+            findings=found,
+        )
+        self._board.put(self._word)
+        if [sighting.code for sighting in old] != [sighting.code for sighting in found]:
+            self._tell(Event(self._word))
