@@ -188,18 +188,19 @@ def measure_memory(watchers: list[Watcher], options: Options) -> Results:
     first: Series = {
         watcher.name: [_told("resident MiB", watcher, watcher.resident_kib() / 1024)] for watcher in watchers
     }
-    _cycles(watchers, options, options.cycles // 10)
-    early = {watcher.name: watcher.resident_kib() for watcher in watchers}
-    _cycles(watchers, options, options.cycles - options.cycles // 10)
-    more: Series = {
-        watcher.name: [_told("KiB more", watcher, watcher.resident_kib() - early[watcher.name])] for watcher in watchers
-    }
+    at_tenths = [_cycles(watchers, options, max(1, options.cycles // 10)) for _ in range(10)]
+    more: Series = {name: [(seen[name] - at_tenths[0][name]) for seen in at_tenths[1:]] for name in first}
     return {"resident": first, "growth": more}
 
 
-def _cycles(watchers: list[Watcher], options: Options, count: int) -> None:
-    _in_turns(count, watchers, lambda watcher: _cycle(watcher, watcher.first, options))
+def _cycles(watchers: list[Watcher], options: Options, count: int) -> dict[str, int]:
+    """Go through so many cycles, and return the resident KiB after them."""
+    seconds = _in_turns(count, watchers, lambda watcher: _cycle(watcher, watcher.first, options))
     time.sleep(QUIET_SECONDS)
+    resident = {watcher.name: watcher.resident_kib() for watcher in watchers}
+    for name, values in seconds.items():
+        print(f"{count} cycles: {name} {resident[name]} KiB, median {statistics.median(values):.3f} s", flush=True)
+    return resident
 
 
 def _cycle(watcher: Watcher, pool: FilledPool, options: Options) -> float:
