@@ -18,7 +18,7 @@ ifneq ($(shell id -u),0)
 PACKAGES += uidmap
 endif
 
-.PHONY: help demo test bench setup packages venv root lint types architecture unit property lab campaign system man clean
+.PHONY: help demo test bench bench-monitor setup packages venv root lint types architecture unit property lab campaign system man clean
 
 help:
 	@echo "make demo   the main job, step by step, in a throw-away kernel (under three minutes)"
@@ -26,6 +26,7 @@ help:
 	@echo "            each alone: make lint types architecture unit property lab system"
 	@echo "make campaign  the lab tests that take too long for every run (half an hour)"
 	@echo "make bench  time against plain LVM and Docker's own set-up, in a throw-away kernel (half an hour)"
+	@echo "make bench-monitor  how soon full pools are extended, against dmeventd (hours)"
 	@echo "make setup  only install what both need; make root: only make the lab's Docker root"
 	@echo "make man    write docs/man/thinpoolmgr.1 from the command line's help"
 	@echo "make clean  remove .venv and all caches in this folder"
@@ -116,6 +117,10 @@ bench: setup
 	@$(BIN)/python -m compileall -q thinpoolmgr
 	@$(BIN)/python bench/startup.py
 	@$(BIN)/thinpoolmgr lab run --memory 2500 --timeout 7200 bench/measure.py $(BENCH)
+
+bench-monitor: setup
+	@$(BIN)/python -m compileall -q thinpoolmgr
+	@$(BIN)/thinpoolmgr lab run --memory 2500 --timeout 7200 bench/reaction.py $(BENCH)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

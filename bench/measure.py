@@ -12,7 +12,6 @@ import argparse
 import ctypes
 import json
 import os
-import platform
 import shutil
 import statistics
 import struct
@@ -25,9 +24,9 @@ from resource import RUSAGE_CHILDREN, getrusage
 from typing import TYPE_CHECKING, NamedTuple
 
 from thin_devices import add_thin_devices
+from tools import silently, take_turns, versions
 from used_pool import fill_pool, write_docker_files
 
-from thinpoolmgr import __version__
 from thinpoolmgr.host import lvm
 from thinpoolmgr.host.runner import CommandRunner
 from thinpoolmgr.lab.loop import LoopDisk
@@ -102,7 +101,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="*", default=["start", "first", "scale", "usage"])
     options = parser.parse_args()
     start_accounting()
-    print_versions(options.rounds)
+    print(f"{versions()}, {options.rounds} rounds.", flush=True)
     if "start" in options.parts:
         measure_start(options.rounds)
     if "first" in options.parts:
@@ -198,18 +197,6 @@ def require_owners(count: int) -> None:
         raise SystemExit(f"usage tells the owners of {owned} of {count} devices: {document['problems']}")
 
 
-def take_turns(rounds: int, contestants: dict[str, Callable[[], Cost]]) -> dict[str, list[Cost]]:
-    """Let each contestant run once a round, each first in its turn; a round before the first warms the caches."""
-    costs: dict[str, list[Cost]] = {name: [] for name in contestants}
-    names = list(contestants)
-    for number in range(rounds + 1):
-        for name in names[number % len(names) :] + names[: number % len(names)]:
-            cost = contestants[name]()
-            if number:
-                costs[name].append(cost)
-    return costs
-
-
 def on_blank_disk(build: Callable[[Path], Cost]) -> Cost:
     """Let `build` make the pool on a new disk, see that it is the pool, and take it down again."""
     shutil.rmtree(STATE, ignore_errors=True)
@@ -259,15 +246,6 @@ def run(*commands: Sequence[str]) -> Cost:
     return Cost(time.monotonic() - wall, children_seconds() - cpu, count_processes())
 
 
-def silently(*command: str, group: int | None = None) -> None:
-    """Run a command that must end with 0; what it says is shown only when it does not."""
-    done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, group=group, timeout=300
-    )
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
-
-
 def children_seconds() -> float:
     """Return the CPU seconds, user and system, of all processes begun here that have ended."""
     usage = getrusage(RUSAGE_CHILDREN)
@@ -301,16 +279,6 @@ def require_devices(count: int) -> None:
     said = subprocess.run((*TOOL, "status", "--json"), capture_output=True, text=True, check=True).stdout
     if f'"thin_devices":{count}' not in said.replace(" ", ""):
         raise SystemExit(f"status does not show {count} thin devices:\n{said}")
-
-
-def print_versions(rounds: int) -> None:
-    """Print what was measured, and on what."""
-    said = subprocess.run(("lvm", "version"), capture_output=True, text=True, check=True).stdout.split()
-    print(
-        f"thinpoolmgr {__version__}, Python {platform.python_version()}, LVM {said[2]}, "
-        f"Linux {platform.release()} ({platform.machine()}, User-mode Linux), {rounds} rounds.",
-        flush=True,
-    )
 
 
 def print_table(title: str, costs: dict[str, list[Cost]], base: list[Cost]) -> None:

@@ -42,19 +42,31 @@ def add_thin_devices(pool: str, numbers: Iterable[int]) -> None:
     try:
         for number in numbers:
             name = f"docker-{folder}-{sha256(str(number).encode()).hexdigest()}"
-            _ask(descriptor, MESSAGE, pool, SECTOR.pack(0) + f"create_thin {number}".encode())
-            _ask(descriptor, CREATE, name)
-            table = f"{os.major(node)}:{os.minor(node)} {number}".encode()
-            _ask(descriptor, LOAD, name, TARGET.pack(0, SIZE_SECTORS, 0, 0, b"thin") + table, targets=1)
-            _ask(descriptor, RESUME, name)
+            send_message(descriptor, pool, f"create_thin {number}")
+            activate(descriptor, name, node, number)
     finally:
         os.close(descriptor)
     subprocess.run(("udevadm", "settle", "--timeout=600"), check=True)
 
 
-def _ask(descriptor: int, number: int, name: str, payload: bytes = b"", *, targets: int = 0) -> None:
+def send_message(descriptor: int, pool: str, message: str) -> None:
+    """Send a message to the thin pool whose device is called `pool`; raises OSError when the kernel refuses it."""
+    _ask(descriptor, MESSAGE, pool, SECTOR.pack(0) + message.encode())
+
+
+def activate(descriptor: int, name: str, pool_node: int, number: int) -> int:
+    """Make a device called `name` for thin device `number` of the pool with this device number, and return its own."""
+    _ask(descriptor, CREATE, name)
+    table = f"{os.major(pool_node)}:{os.minor(pool_node)} {number}".encode()
+    _ask(descriptor, LOAD, name, TARGET.pack(0, SIZE_SECTORS, 0, 0, b"thin") + table, targets=1)
+    return _ask(descriptor, RESUME, name)
+
+
+def _ask(descriptor: int, number: int, name: str, payload: bytes = b"", *, targets: int = 0) -> int:
     buffer = dm.pack_request(name, 0, BUFFER_BYTES)
     start = dm.parse_header(buffer).data_start
     buffer[start : start + len(payload)] = payload
     COUNT.pack_into(buffer, COUNT_OFFSET, targets)
     fcntl.ioctl(descriptor, dm.request_code(number), buffer)
+    major, minor = dm.parse_header(buffer).devno.split(":")
+    return os.makedev(int(major), int(minor))
