@@ -17,7 +17,9 @@ from msgspec.structs import replace
 from thinpoolmgr.approval import Approval
 from thinpoolmgr.core.changes import room_of
 from thinpoolmgr.core.extension import (
+    FASTEST_SECONDS,
     IDLE_SECONDS,
+    NEAR_SECONDS,
     Rate,
     Reading,
     ahead_of,
@@ -66,6 +68,7 @@ _WEIGHT = 0.3
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 1.0, 60.0
 _SETTLE_SECONDS = 0.5
 """LVM suspends a pool for a moment whenever it changes it; longer than this, and without its lock, is no moment."""
+_HURRY_SECONDS = 1.0
 _MILLISECONDS = 1000
 _STILL = Rate()
 
@@ -154,6 +157,7 @@ class PoolWatch(threading.Thread):
         self._pauses: dict[str, Pause] = {}
         self._cut_short_since: float | None = None
         self._has_resumed = False
+        self._hurries_until = 0.0
 
     def nudge(self) -> None:
         """Have it look now: something happened that may matter."""
@@ -172,7 +176,7 @@ class PoolWatch(threading.Thread):
                 # Armed before the look: whatever happens from here on ends the wait.
                 events.arm()
                 self._bell.hush()
-                self._wait(events, self.look())
+                self._wait(events, self._hurried(self.look()))
         finally:
             events.close()
 
@@ -182,7 +186,17 @@ class PoolWatch(threading.Thread):
         poll.register(self._bell, select.POLLIN)
         # All pools that are idle wake together, with the whole second: one wake-up for them all.
         pause = at_most if at_most < IDLE_SECONDS else IDLE_SECONDS - seconds() % IDLE_SECONDS
-        poll.poll(pause * _MILLISECONDS)
+        ready = {descriptor for descriptor, _ in poll.poll(pause * _MILLISECONDS)}
+        if events.fileno() in ready:
+            self._hurries_until = seconds() + _HURRY_SECONDS
+
+    def _hurried(self, at_most: float) -> float:
+        """Return how long to wait: right after an event a pool that is rather full may be filling fast.
+
+        Metadata that get short raise one, too, once, at a mark of the kernel's own (dm-thin.c, metadata_low_callback).
+        """
+        is_near = at_most <= NEAR_SECONDS and seconds() < self._hurries_until
+        return min(at_most, FASTEST_SECONDS) if is_near else at_most
 
     def look(self) -> float:
         """Look at the pool once, do what is to be done; return after how many seconds to look again at the latest."""
