@@ -31,6 +31,7 @@ _COMMANDS = {
     "history": "thinpoolmgr.cli.history:history",
     "init": "thinpoolmgr.cli.setup:init",
     "lab": "thinpoolmgr.cli.lab:lab",
+    "metrics": "thinpoolmgr.cli.metrics:metrics",
     "plan": "thinpoolmgr.cli.pools:plan",
     "rebuild": "thinpoolmgr.cli.changes:rebuild",
     "resume": "thinpoolmgr.cli.changes:resume",
