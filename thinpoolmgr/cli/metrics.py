@@ -47,9 +47,9 @@ _SIGNAL = 128
 @global_options
 @click.pass_context
 def metrics(context: click.Context, *, textfile: str | None, listen: str | None) -> None:
-    """Print one document for Prometheus: pools, findings, the monitor, the last run.
+    """Print one document for Prometheus.
 
-    Where the host cannot be observed the document says so (thinpoolmgr_up 0), and the exit code is the error's.
+    It has pools, findings, the monitor and the last run. Where the host cannot be observed the document says so (thinpoolmgr_up 0), and the exit code is the error's.
     """
     options = options_of(context)
     if options.json:
