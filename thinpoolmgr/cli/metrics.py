@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from typing import TYPE_CHECKING
 
@@ -14,11 +12,11 @@ from thinpoolmgr import __version__
 from thinpoolmgr.cli.options import Options, global_options, options_of
 from thinpoolmgr.cli.pools import host_and_store, read_journal, require_root
 from thinpoolmgr.cli.render import Renderer
+from thinpoolmgr.cli.waiting import waiting
 from thinpoolmgr.config import load_config
 from thinpoolmgr.core.documents import status_document
 from thinpoolmgr.core.history import past_runs
 from thinpoolmgr.core.measures import Look, measures
-from thinpoolmgr.cycle import deferred_signals
 from thinpoolmgr.errors import ThinpoolmgrError, UsageError
 from thinpoolmgr.host.files import write_generated
 from thinpoolmgr.host.monitor_report import is_running, read_report
@@ -27,9 +25,6 @@ from thinpoolmgr.metrics.text import document
 
 if TYPE_CHECKING:
     from thinpoolmgr.metrics.listener import Address
-
-_SIGNAL = 128
-"""Added to a signal's number; SIGTERM ends a service as it should, and is no failure."""
 
 
 @click.command()
@@ -49,7 +44,8 @@ _SIGNAL = 128
 def metrics(context: click.Context, *, textfile: str | None, listen: str | None) -> None:
     """Print one document for Prometheus.
 
-    It has pools, findings, the monitor and the last run. Where the host cannot be observed the document says so (thinpoolmgr_up 0), and the exit code is the error's.
+    It has pools, findings, the monitor and the last run. Where the host cannot be observed the document says so
+    (thinpoolmgr_up 0), and the exit code is the error's.
     """
     options = options_of(context)
     if options.json:
@@ -60,8 +56,7 @@ def metrics(context: click.Context, *, textfile: str | None, listen: str | None)
     if not options.simulate:
         require_root()
     if address is not None:
-        number = _listen(options, address)
-        context.exit(0 if number == signal.SIGTERM else _SIGNAL + number)
+        context.exit(_listen(options, address))
     text, error = _measure(options)
     if textfile:
         write_generated(textfile, text)
@@ -72,17 +67,15 @@ def metrics(context: click.Context, *, textfile: str | None, listen: str | None)
 
 
 def _listen(options: Options, address: Address) -> int:
-    """Serve until a signal comes, and return its number."""
+    """Serve until a signal comes, and return the exit code: SIGTERM ends a service as it should, and is no failure."""
     renderer = Renderer(options)
-    stop_read, stop_write = os.pipe()
-
-    def stop(_signal_name: str) -> None:
-        os.write(stop_write, b"x")
-
-    with deferred_signals(stop) as came, listening(address, lambda: _measure(options)[0]) as server:
-        renderer.remark(f"Listening on {address.path or f'http://{address.shown}/metrics'}")
-        serve(server, stop_read)
-    return came[0]
+    with waiting() as waiter:
+        with listening(address, lambda: _measure(options)[0]) as server:
+            renderer.remark(f"Listening on {address.path or f'http://{address.shown}/metrics'}")
+            while not waiter.is_stopped:
+                serve(server, waiter.fd)
+                waiter.wait(0)
+        return 0 if waiter.is_terminated else waiter.exit_code
 
 
 def _measure(options: Options) -> tuple[bytes, ThinpoolmgrError | None]:

@@ -14,9 +14,10 @@ from msgspec import Struct
 
 from thinpoolmgr.core.desired import DesiredPool
 from thinpoolmgr.core.documents import EngineState, PoolDocument, StatusDocument
-from thinpoolmgr.core.findings import FINDINGS, SEVERITIES, Finding
+from thinpoolmgr.core.findings import SEVERITIES, Finding
 from thinpoolmgr.core.history import PastRun, RunOutcome
 from thinpoolmgr.core.lifecycle import PoolState
+from thinpoolmgr.core.live import with_monitors
 from thinpoolmgr.core.report import MonitorReport, WatchedPool
 
 _PREFIX = "thinpoolmgr_"
@@ -111,7 +112,8 @@ def _points(look: Look) -> Iterator[Point]:
         yield "observation_error_info", 1, {"code": look.error_code}
     if look.status is not None:
         yield from _status(look.status, look.pools)
-        yield from _findings((*look.status.findings, *_of_monitor(look)))
+        # What a monitor that is gone had seen may be over.
+        yield from _findings(with_monitors(look.status.findings, look.report if look.monitor_runs else None))
     yield from _last_run(look.runs)
     yield from _monitor(look)
 
@@ -150,16 +152,7 @@ def _labels(pool: str, group: str, lv: str) -> Labels:
     return {"pool": pool, "volume_group": group, "thin_pool": lv}
 
 
-def _of_monitor(look: Look) -> Iterator[Finding]:
-    # What a monitor that is gone had seen may be over.
-    for pool in look.report.pools if look.report and look.monitor_runs else ():
-        for seen in pool.findings:
-            kind = FINDINGS.get(seen.code)
-            yield Finding(seen.code, kind.severity if kind else "warning", seen.target, seen.summary)
-
-
 def _findings(findings: tuple[Finding, ...]) -> Iterator[Point]:
-    # The monitor sees some of what status sees; each counts once.
     distinct = {(finding.code, finding.target): finding.severity for finding in findings}
     for severity in SEVERITIES:
         yield "findings", list(distinct.values()).count(severity), {"severity": severity}
