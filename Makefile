@@ -18,7 +18,7 @@ ifneq ($(shell id -u),0)
 PACKAGES += uidmap
 endif
 
-.PHONY: help demo test bench setup packages venv root lint types architecture unit property lab campaign system man clean
+.PHONY: help demo test bench setup packages venv root lint types architecture unit property lab campaign system man catalog clean
 
 help:
 	@echo "make demo   the main job, step by step, in a throw-away kernel (under three minutes)"
@@ -28,6 +28,7 @@ help:
 	@echo "make bench  time against plain LVM and Docker's own set-up, in a throw-away kernel (half an hour)"
 	@echo "make setup  only install what both need; make root: only make the lab's Docker root"
 	@echo "make man    write docs/man/thinpoolmgr.1 from the command line's help"
+	@echo "make catalog  write systemd/thinpoolmgr.catalog from the stories of the codes"
 	@echo "make clean  remove .venv and all caches in this folder"
 
 demo: setup
@@ -108,6 +109,9 @@ system: setup
 	    echo "== system tests: each boots its own throw-away kernels"; \
 	    $(BIN)/python -m pytest tests/system; \
 	fi
+
+catalog: setup
+	@$(BIN)/python packaging/catalog.py >systemd/thinpoolmgr.catalog
 
 man: setup
 	@$(BIN)/python packaging/manpage.py >docs/man/thinpoolmgr.1

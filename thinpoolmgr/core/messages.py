@@ -7,14 +7,20 @@ version: journald's catalog, which `journalctl -x` reads, finds the story of a c
 from __future__ import annotations
 
 from typing import Literal
-from uuid import UUID, uuid5
 
 Event = Literal["run-began", "run-done", "run-failed", "run-interrupted", "extension-done", "extension-failed"]
 """What is told of though it is no finding. The names are public: they stand in THINPOOLMGR_EVENT."""
 
-_NAMESPACE = UUID("773ad809-577d-428c-bd43-f84846d00912")
+_DOMAIN = b"thinpoolmgr "
+_FNV_PRIME, _FNV_BASIS = 0x0000000001000000000000000000013B, 0x6C62272E07BB014262B821756295C58D
 
 
 def message_id(name: str) -> str:
-    """Return the MESSAGE_ID of the code or event called `name`, as 32 hexadecimal digits."""
-    return uuid5(_NAMESPACE, name).hex
+    """Return the MESSAGE_ID of the code or event called `name`, as 32 hexadecimal digits: FNV-1a of 128 bits.
+
+    Made here, not by `uuid5`: that brings libcrypto into the monitor, which takes a fifth of its memory.
+    """
+    value = _FNV_BASIS
+    for byte in _DOMAIN + name.encode():
+        value = (value ^ byte) * _FNV_PRIME % 2**128
+    return f"{value:032x}"
