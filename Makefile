@@ -18,13 +18,14 @@ ifneq ($(shell id -u),0)
 PACKAGES += uidmap
 endif
 
-.PHONY: help demo test bench setup packages venv root lint types architecture unit property lab campaign system man catalog clean
+.PHONY: help demo test bench setup packages venv root lint types architecture unit property lab campaign promtool system man catalog clean
 
 help:
 	@echo "make demo   the main job, step by step, in a throw-away kernel (under three minutes)"
 	@echo "make test   lint, types, architecture, unit and lab tests, the last with real LVM and Docker"
 	@echo "            each alone: make lint types architecture unit property lab system"
 	@echo "make campaign  the lab tests that take too long for every run (half an hour)"
+	@echo "make promtool  Prometheus' own tool judges docs/alerts.yml and the document of metrics"
 	@echo "make bench  time against plain LVM and Docker's own set-up, in a throw-away kernel (half an hour)"
 	@echo "make setup  only install what both need; make root: only make the lab's Docker root"
 	@echo "make man    write docs/man/thinpoolmgr.1 from the command line's help"
@@ -103,6 +104,19 @@ lab: setup
 campaign: setup
 	@echo "== campaign: the lab tests that take too long for every run"
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash tests/lab/run.sh campaign
+	@$(MAKE) --no-print-directory promtool
+
+# Taken out of its package where it is not there: to install that would start a Prometheus.
+promtool: setup
+	@echo "== promtool: alert rules, and the document they are for"
+	@promtool=$$(command -v promtool || echo $(VENV)/promtool/usr/bin/promtool); \
+	if [[ ! -x $$promtool ]]; then \
+	    mkdir -p $(VENV)/promtool; \
+	    (cd $(VENV)/promtool && apt-get download --quiet --quiet prometheus && dpkg-deb -x prometheus_*.deb .); \
+	fi; \
+	$$promtool check rules docs/alerts.yml; \
+	$$promtool test rules tests/promtool/alerts_test.yml; \
+	$$promtool check metrics <tests/golden/metrics.txt
 
 system: setup
 	@if compgen -G 'tests/system/test_*.py' >/dev/null; then \
