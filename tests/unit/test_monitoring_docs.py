@@ -93,11 +93,9 @@ def test_every_bad_state_of_a_pool_raises_an_alert() -> None:
 def test_every_rule_waits_knows_how_bad_it_is_and_names_a_command(rule: str) -> None:
     assert re.search(r"^        for: \d+m$", rule, re.MULTILINE)
     assert re.search(r"^          severity: (critical|warning)$", rule, re.MULTILINE)
-    summary, description = (
-        re.findall(rf'^          {key}: "(.*)"$', rule, re.MULTILINE) for key in ("summary", "description")
-    )
-    assert summary[0].startswith("{{ $labels.instance }}: ")
-    commands = re.findall(r"thinpoolmgr ([a-z][a-z-]*)", description[0])
+    summary, description = re.findall(r'^          (?:summary|description): "(.*)"$', rule, re.MULTILINE)
+    assert summary.startswith("{{ $labels.instance }}: ")
+    commands = re.findall(r"thinpoolmgr ([a-z][a-z-]*)", description)
     assert commands
     assert set(commands) <= set(_COMMANDS)
     used = {name for text in (summary, description) for name in re.findall(r"\$labels\.(\w+)", text)}
