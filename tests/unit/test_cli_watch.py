@@ -141,13 +141,12 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Terminal]:
     os.close(made.master)
 
 
-@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("way", ["colours", "NO_COLOR", "--no-color"])
 def test_a_terminal_is_drawn_on_and_given_back(
-    cli: Cli, terminal: Terminal, monkeypatch: pytest.MonkeyPatch, *, plain: bool
+    cli: Cli, terminal: Terminal, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    if plain:
+    if way == "NO_COLOR":
         monkeypatch.setenv("NO_COLOR", "1")
-
     terminal.use(monkeypatch)
 
     def person() -> None:
@@ -161,13 +160,15 @@ def test_a_terminal_is_drawn_on_and_given_back(
 
     thread = threading.Thread(target=person, daemon=True)
     thread.start()
-    code, _, err = cli("status", "--watch", "--interval", "3600")
+    flags = [way] if way.startswith("--") else []
+    code, _, err = cli("status", "--watch", "--interval", "3600", *flags)
     thread.join(60)
     assert (code, err) == (130, "")
     # The other screen, without a cursor, and back.
     for sequence in (b"\x1b[?1049h", b"\x1b[?25l", b"\x1b[?25h"):
         assert sequence in terminal.seen
-    assert (b"\x1b[1;33m" in terminal.seen or b"\x1b[33" in terminal.seen) is not plain
+    styles = re.findall(rb"\x1b\[[0-9;]*m", terminal.seen)
+    assert (b"\x1b[33m" in styles, bool(styles)) == ((True, True) if way == "colours" else (False, False))
     assert b"thinpoolmgr: 1 pool, 1 warning" in terminal.seen
     # It is never cleared, only written over: that would flicker.
     assert terminal.seen.count(b"\x1b[2J") <= 1

@@ -46,7 +46,9 @@ def test_use_and_capacity_are_bytes_of_each_part() -> None:
     assert value(look, "pool_used_bytes", part="data", **POOL) == 9728 * support.CHUNK
     assert value(look, "pool_size_bytes", part="data") == 19456 * support.CHUNK == 9.5 * GIB
     assert value(look, "pool_used_bytes", part="metadata") == 100 * 4096
-    assert value(look, "pool_threshold_ratio", part="metadata") == 0.8
+    thresholds = Look("1", 0.0, 0.0, pools=(support.pool(extend={"data_threshold_percent": 75}),), status=look.status)
+    assert value(thresholds, "pool_threshold_ratio", part="data", **POOL) == 0.75
+    assert value(thresholds, "pool_threshold_ratio", part="metadata") == 0.8
     assert value(look, "volume_group_free_bytes", volume_group="docker") == 121 * support.EXTENT
 
 
