@@ -14,7 +14,7 @@ from msgspec import Struct
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-WINDOW_SECONDS = 120.0
+WINDOW_SECONDS = 60.0
 _LEAST_READINGS = 5
 """So many are kept though they are older: where somebody looks once a minute."""
 _FALL = 0.01
