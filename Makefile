@@ -18,17 +18,19 @@ ifneq ($(shell id -u),0)
 PACKAGES += uidmap
 endif
 
-.PHONY: help demo test bench bench-monitor setup packages venv root lint types architecture unit property lab campaign system man clean
+.PHONY: help demo test bench bench-monitor setup packages venv root lint types architecture unit property lab campaign system man clean promtool catalog
 
 help:
 	@echo "make demo   the main job, step by step, in a throw-away kernel (under three minutes)"
 	@echo "make test   lint, types, architecture, unit and lab tests, the last with real LVM and Docker"
 	@echo "            each alone: make lint types architecture unit property lab system"
 	@echo "make campaign  the lab tests that take too long for every run (half an hour)"
+	@echo "make promtool  Prometheus' own tool judges docs/alerts.yml and the document of metrics"
 	@echo "make bench  time against plain LVM and Docker's own set-up, in a throw-away kernel (half an hour)"
 	@echo "make bench-monitor  how soon full pools are extended, against dmeventd (hours)"
 	@echo "make setup  only install what both need; make root: only make the lab's Docker root"
 	@echo "make man    write docs/man/thinpoolmgr.1 from the command line's help"
+	@echo "make catalog  write systemd/thinpoolmgr.catalog from the stories of the codes"
 	@echo "make clean  remove .venv and all caches in this folder"
 
 demo: setup
@@ -103,12 +105,28 @@ lab: setup
 campaign: setup
 	@echo "== campaign: the lab tests that take too long for every run"
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash tests/lab/run.sh campaign
+	@$(MAKE) --no-print-directory promtool
+
+# Taken out of its package where it is not there: to install that would start a Prometheus.
+promtool: setup
+	@echo "== promtool: alert rules, and the document they are for"
+	@promtool=$$(command -v promtool || echo $(VENV)/promtool/usr/bin/promtool); \
+	if [[ ! -x $$promtool ]]; then \
+	    mkdir -p $(VENV)/promtool; \
+	    (cd $(VENV)/promtool && apt-get download --quiet --quiet prometheus && dpkg-deb -x prometheus_*.deb .); \
+	fi; \
+	$$promtool check rules docs/alerts.yml; \
+	$$promtool test rules tests/promtool/alerts_test.yml; \
+	$$promtool check metrics <tests/golden/metrics.txt
 
 system: setup
 	@if compgen -G 'tests/system/test_*.py' >/dev/null; then \
 	    echo "== system tests: each boots its own throw-away kernels"; \
 	    $(BIN)/python -m pytest tests/system; \
 	fi
+
+catalog: setup
+	@$(BIN)/python packaging/catalog.py >systemd/thinpoolmgr.catalog
 
 man: setup
 	@$(BIN)/python packaging/manpage.py >docs/man/thinpoolmgr.1

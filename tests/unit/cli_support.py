@@ -70,6 +70,7 @@ def make_cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     monkeypatch.setattr(pools, "real_host", host)
     monkeypatch.setattr(reports, "real_host", host)
     monkeypatch.setattr(pools, "Store", lambda *places: Store(*places) if places else made.store)
+    monkeypatch.setattr("thinpoolmgr.host.journald.SOCKET_PATH", str(tmp_path / "journal"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr("thinpoolmgr.cycle.time.monotonic", lambda: 0.0)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from thinpoolmgr.errors import RefusedError
-from thinpoolmgr.host.files import FileFailedError, mounts_on_or_below, read_text, write_atomically
+from thinpoolmgr.host.files import FileFailedError, mounts_on_or_below, read_text, write_atomically, write_generated
 
 
 def names(folder: Path) -> set[str]:
@@ -256,3 +256,35 @@ def test_mounts_of_process_1_count_too(tmp_path: Path) -> None:
 def test_without_a_word_of_the_kernel_nothing_is_said(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         mounts_on_or_below(("/d",), str(tmp_path))
+
+
+def test_a_generated_file_is_replaced_whole_and_readable_by_all(tmp_path: Path) -> None:
+    path = tmp_path / "x.prom"
+    write_generated(str(path), b"one\n")
+    os.chmod(path, 0o600)
+    (tmp_path / ".x.prom.thinpoolmgr").symlink_to(tmp_path / "elsewhere")
+    with path.open("rb") as old:
+        write_generated(str(path), b"two\n")
+        assert old.read() == b"one\n"
+    assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (b"two\n", 0o644)
+    assert os.listdir(tmp_path) == ["x.prom"]
+
+
+@pytest.mark.parametrize("kind", ["link", "folder", "pipe"])
+def test_nothing_but_a_file_is_replaced_by_a_generated_one(tmp_path: Path, kind: str) -> None:
+    path, other = tmp_path / "x.prom", tmp_path / "other"
+    other.write_text("mine")
+    if kind == "link":
+        path.symlink_to(other)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        os.mkfifo(path)
+    with pytest.raises(RefusedError, match="is left alone"):
+        write_generated(str(path), b"x")
+    assert (other.read_text(), sorted(os.listdir(tmp_path))) == ("mine", ["other", "x.prom"])
+
+
+def test_a_generated_file_needs_its_folder(tmp_path: Path) -> None:
+    with pytest.raises(FileFailedError, match="cannot write"):
+        write_generated(str(tmp_path / "none/x.prom"), b"x")

@@ -40,6 +40,8 @@ NOT_CODES = {
     # Docker's variables
     "DOCKER_OPTS",
     "DOCKER_STORAGE_OPTIONS",
+    # journald's fields
+    *("MESSAGE_ID", "SYSLOG_IDENTIFIER"),
     # libblkid's
     "MAGIC_OFFSET",
     # glibc's

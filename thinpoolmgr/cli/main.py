@@ -32,6 +32,7 @@ _COMMANDS = {
     "init": "thinpoolmgr.cli.setup:init",
     "lab": "thinpoolmgr.cli.lab:lab",
     "monitor": "thinpoolmgr.cli.monitor:monitor",
+    "metrics": "thinpoolmgr.cli.metrics:metrics",
     "plan": "thinpoolmgr.cli.pools:plan",
     "rebuild": "thinpoolmgr.cli.changes:rebuild",
     "resume": "thinpoolmgr.cli.changes:resume",

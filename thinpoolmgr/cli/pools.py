@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from thinpoolmgr.cli.completion import comma_separated, complete_pool
 from thinpoolmgr.cli.options import Options, global_options, options_of
 from thinpoolmgr.cli.planfile import read_plan, write_plan
 from thinpoolmgr.cli.render import Renderer
+from thinpoolmgr.cli.telling import tell_began, tell_done, tell_stopped
 from thinpoolmgr.config import load_config
 from thinpoolmgr.core.documents import apply_document, plan_document
 from thinpoolmgr.core.findings import Journal
@@ -327,14 +329,20 @@ def run_request(
     planner = planner_of(request, desired, written)
     try:
         with renderer.progress(), host_and_store(options, desired) as (host, store):
+            if not options.simulate:
+                store.on_new_run = partial(tell_began, request)
             result = carry_out(request.command, planner, host, store, reporter, approval, bound_to, prepare)
     except RunError as error:
+        if not options.simulate:
+            tell_stopped(request, error)
         if options.json:
             renderer.json(apply_document(error.run, error.outcome, error.steps, error.cause))
             renderer.explain(error.cause)
         else:
             renderer.error(error.cause)
         context.exit(exit_code_of(error.cause))
+    if result.run and not options.simulate:
+        tell_done(request, result)
     if options.json:
         renderer.json(apply_document(result.run, result.outcome, result.steps))
     else:

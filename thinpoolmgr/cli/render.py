@@ -58,7 +58,8 @@ class Renderer:
         # Python has no standard error where it was closed beforehand.
         self._live = bool(sys.stderr and sys.stderr.isatty()) and can_draw()
         self._ticker: Ticker | None = None
-        self._is_unread = False
+        self.is_unread = False
+        """Nobody reads standard output any more."""
 
     def out(self, text: str = "") -> None:
         """Print one line of a result.
@@ -67,7 +68,7 @@ class Renderer:
             OutputFailedError: it could not be written, and somebody waits for it.
 
         """
-        if self._is_unread:
+        if self.is_unread:
             return
         try:
             click.echo(text, color=self._options.color)
@@ -83,7 +84,7 @@ class Renderer:
 
     def _stop_output(self) -> None:
         """Let what is still buffered go nowhere: Python would try to write it once more, and end with 120."""
-        self._is_unread = True
+        self.is_unread = True
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def err(self, text: str = "", *, newline: bool = True) -> None:

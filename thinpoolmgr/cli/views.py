@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from thinpoolmgr.core.documents import EngineDocument, PoolDocument, StatusDocument, Use
     from thinpoolmgr.core.findings import Finding
 
-_SEVERITY_COLORS = {"info": "cyan", "warning": "yellow", "error": "red"}
+SEVERITY_COLORS = {"info": "cyan", "warning": "yellow", "error": "red"}
 _GOOD_STATES = frozenset({"healthy", "running"})
 _BAD_STATES = frozenset(
     {
@@ -98,11 +98,16 @@ def _fact(label: str, text: str) -> Iterator[str]:
         yield f"  {'' if place else label:<10}{line}"
 
 
+def use_color(percent: float) -> str:
+    """Return the colour of something that is so full."""
+    return "red" if percent >= 95 else "yellow" if percent >= 80 else "green"
+
+
 def use_lines(label: str, use: Use | None, note: str) -> Iterator[str]:
     """Return a bar that shows how full something is, with a note behind it or below."""
     if use is None:
         return
-    color = "red" if use.percent >= 95 else "yellow" if use.percent >= 80 else "green"
+    color = use_color(use.percent)
     width = 20 if columns() >= 80 else 10
     filled = min(width, int(use.percent * width / 100))
     bar = click.style("#" * filled, fg=color) + click.style("-" * (width - filled), dim=True)
@@ -145,14 +150,18 @@ def _heading(what: str, state: str, rest: str) -> Iterator[str]:
     yield from wrap(click.unstyle(rest), " " * _LABEL)
 
 
+def state_color(state: str) -> str:
+    """Return the colour of a pool or an engine in this state."""
+    return "green" if state in _GOOD_STATES else "red" if state in _BAD_STATES else "yellow"
+
+
 def _state(state: str) -> str:
-    color = "green" if state in _GOOD_STATES else "red" if state in _BAD_STATES else "yellow"
-    return click.style(state, fg=color, bold=True)
+    return click.style(state, fg=state_color(state), bold=True)
 
 
 def finding_lines(finding: Finding) -> Iterator[str]:
     """Return a finding: how bad it is, and what."""
-    severity = click.style(f"{finding.severity:<8}", fg=_SEVERITY_COLORS[finding.severity], bold=True)
+    severity = click.style(f"{finding.severity:<8}", fg=SEVERITY_COLORS[finding.severity], bold=True)
     first, *others = fit(plain(finding.summary), columns() - 9) or [""]
     yield f"{severity} {first}"
     yield from (f"{'':<9}{line}" for line in others)

@@ -136,6 +136,31 @@ def write_atomically(path: str, text: str, *, expect_text: str | None) -> None:
         raise file_failed(f"cannot write {path}", error) from error
 
 
+def write_generated(path: str, data: bytes) -> None:
+    """Put a file that is made anew each time in the place of the last one, whole, mode 0644; its folder must be there.
+
+    The folder may be another user's: nothing but a regular file is replaced, and no link in it is followed.
+
+    Raises:
+        RefusedError: `path` is a link, a device, or something else that is no regular file.
+        FileFailedError: the operating system refused; the last one is still there.
+
+    """
+    folder, name = os.path.split(os.path.abspath(path))
+    temporary = f".{name}.thinpoolmgr"
+    try:
+        with _open_folder(folder, follow=True) as fd:
+            with suppress(FileNotFoundError):
+                if not stat.S_ISREG(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
+                    raise RefusedError(f"{path} is left alone", "It is no regular file.", code="FILE_UNEXPECTED")
+            with suppress(FileNotFoundError):
+                os.unlink(temporary, dir_fd=fd)
+            _write_new(fd, temporary, data, None)
+            os.rename(temporary, name, src_dir_fd=fd, dst_dir_fd=fd)
+    except OSError as error:
+        raise file_failed(f"cannot write {path}", error) from error
+
+
 def why_not_writable(path: str) -> str:
     """Return why `path` could not be replaced by `write_atomically`; empty when nothing stands against it.
 

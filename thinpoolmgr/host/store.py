@@ -28,7 +28,7 @@ from thinpoolmgr.errors import CommandFailedError, LockedError, NeedsPersonError
 from thinpoolmgr.host.locks import is_flocked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 STATE_FOLDER = Path("/var/lib/thinpoolmgr")
 LOCK_FILE = Path("/run/thinpoolmgr/lock")
@@ -91,6 +91,9 @@ def _unwritable(path: Path, error: OSError) -> CommandFailedError:
 
 class Store:
     """Where runs are recorded, and the lock that all changing commands take."""
+
+    on_new_run: Callable[[str], None] | None = None
+    """Is told the name of each run that begins here."""
 
     def __init__(self, folder: Path = STATE_FOLDER, lock_file: Path = LOCK_FILE, *, shares_lock: bool = False) -> None:
         """Use `folder` and `lock_file`; neither needs to exist yet.
@@ -187,6 +190,8 @@ class Store:
                 os.close(fd)
         except OSError as error:
             raise _unwritable(path, error) from error
+        if self.on_new_run is not None:
+            self.on_new_run(name)
         return name, run_file
 
 

@@ -1,0 +1,100 @@
+"""What Prometheus reads: one document on standard output, in a file, or served on this host."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import click
+from msgspec.structs import replace
+
+from thinpoolmgr import __version__
+from thinpoolmgr.cli.options import Options, global_options, options_of
+from thinpoolmgr.cli.pools import host_and_store, read_journal, require_root
+from thinpoolmgr.cli.render import Renderer
+from thinpoolmgr.cli.waiting import waiting
+from thinpoolmgr.config import load_config
+from thinpoolmgr.core.documents import status_document
+from thinpoolmgr.core.history import past_runs
+from thinpoolmgr.core.measures import Look, measures
+from thinpoolmgr.errors import ThinpoolmgrError, UsageError
+from thinpoolmgr.host.files import write_generated
+from thinpoolmgr.host.monitor_report import is_running, read_report
+from thinpoolmgr.metrics.listener import listening, parse_address, serve
+from thinpoolmgr.metrics.text import document
+
+if TYPE_CHECKING:
+    from thinpoolmgr.metrics.listener import Address
+
+
+@click.command()
+@click.option(
+    "--textfile",
+    type=click.Path(),
+    metavar="FILE",
+    help="Write it to FILE instead, whole or not at all, for node exporter's textfile collector.",
+)
+@click.option(
+    "--listen",
+    metavar="ADDRESS",
+    help="Serve it instead, at 127.0.0.1:PORT or unix:/PATH, with a fresh look for each that asks.",
+)
+@global_options
+@click.pass_context
+def metrics(context: click.Context, *, textfile: str | None, listen: str | None) -> None:
+    """Print one document for Prometheus.
+
+    It has pools, findings, the monitor and the last run. Where the host cannot be observed the document says so
+    (thinpoolmgr_up 0), and the exit code is the error's.
+    """
+    options = options_of(context)
+    if options.json:
+        raise UsageError("metrics has no JSON document", "", "thinpoolmgr status --json has most of it.")
+    if textfile and listen:
+        raise UsageError("--textfile and --listen exclude each other", "", "Run one of each.")
+    address = parse_address(listen) if listen else None
+    if not options.simulate:
+        require_root()
+    if address is not None:
+        context.exit(_listen(options, address))
+    text, error = _measure(options)
+    if textfile:
+        write_generated(textfile, text)
+    else:
+        Renderer(options).out(text.decode().rstrip("\n"))
+    if error is not None:
+        raise error
+
+
+def _listen(options: Options, address: Address) -> int:
+    """Serve until a signal comes, and return the exit code: SIGTERM ends a service as it should, and is no failure."""
+    renderer = Renderer(options)
+    with waiting() as waiter:
+        with listening(address, lambda: _measure(options)[0]) as server:
+            renderer.remark(f"Listening on {address.path or f'http://{address.shown}/metrics'}")
+            while not waiter.is_stopped:
+                serve(server, waiter.fd)
+                waiter.wait(0)
+        return 0 if waiter.is_terminated else waiter.exit_code
+
+
+def _measure(options: Options) -> tuple[bytes, ThinpoolmgrError | None]:
+    """Return the document of a look at the host, and why that look failed."""
+    at, began = time.time(), time.monotonic()
+    report = None if options.simulate else read_report()
+    error: ThinpoolmgrError | None = None
+    look = Look(__version__, at, 0.0, report=report, monitor_runs=report is not None and is_running(report))
+    try:
+        desired = load_config(options.config).desired
+        with host_and_store(options, desired) as (host, _):
+            snapshot = host.observe()
+        # Read last: a run that ended since must not be taken for interrupted.
+        journal = read_journal(options)
+    except ThinpoolmgrError as caught:
+        error = caught
+        look = replace(look, error_code=error.code)
+    else:
+        runs = past_runs(journal.stored, is_locked=journal.is_locked)
+        status = status_document(desired, snapshot, journal)
+        look = replace(look, pools=desired.pools, status=status, runs=runs)
+    return document(measures(replace(look, seconds=time.monotonic() - began))), error

@@ -1,0 +1,67 @@
+"""Waits that a signal ends: for commands that run until they are told to stop."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from thinpoolmgr.cycle import deferred_signals
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_SIGNAL = 128
+
+
+class Waiter:
+    """Waits until something happens."""
+
+    def __init__(self, fd: int, came: list[int]) -> None:
+        """Keep `fd`, which can be read when something happened, and the signals that came to stop us."""
+        self.fd = fd
+        self._came = came
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether a signal came to stop us."""
+        return bool(self._came)
+
+    @property
+    def exit_code(self) -> int:
+        """128 and the signal's number, as the contract names it."""
+        return _SIGNAL + self._came[0]
+
+    @property
+    def is_terminated(self) -> bool:
+        """Whether it was SIGTERM, which is how a service is ended."""
+        return self._came[:1] == [signal.SIGTERM]
+
+    def wait(self, seconds: float) -> bool:
+        """Wait so long; return whether something ended it before: a signal, or a terminal of another size."""
+        if not select.select([self.fd], [], [], max(0.0, seconds))[0]:
+            return False
+        os.read(self.fd, 4096)
+        return True
+
+
+@contextmanager
+def waiting() -> Iterator[Waiter]:
+    """Let signals end waits while this is open, instead of the program."""
+    read_fd, write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def wake(*_: object) -> None:
+        # A pipe that is full has been heard.
+        with suppress(BlockingIOError):
+            os.write(write_fd, b"x")
+
+    with deferred_signals(wake) as came:
+        old = signal.signal(signal.SIGWINCH, wake)
+        try:
+            yield Waiter(read_fd, came)
+        finally:
+            signal.signal(signal.SIGWINCH, old)
+            os.close(read_fd)
+            os.close(write_fd)

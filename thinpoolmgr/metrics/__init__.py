@@ -1,0 +1,1 @@
+"""Prometheus: the document, and who serves it."""
