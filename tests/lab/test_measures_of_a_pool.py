@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -73,7 +74,8 @@ def test_what_is_watched_fills_grows_and_is_given_back(tool: Tool) -> None:
         assert lines is not None
 
         def wait_for(pattern: str) -> str:
-            return next(line for line in lines if re.search(pattern, line))
+            # So many looks take minutes: what has not come by then does not come.
+            return next(line for line in islice(lines, 400) if re.search(pattern, line))
 
         wait_for(r"healthy; data 0.0 % of 400 MiB")
         write(200)
