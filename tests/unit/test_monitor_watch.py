@@ -19,11 +19,13 @@ from thinpoolmgr.core.plan import Request
 from thinpoolmgr.core.report import MonitorReport, Sighting, WatchedPool, decode_report
 from thinpoolmgr.core.steps import ExtendData, ExtendMetadata, ExtendVolumeGroup, Step, TakeCharge
 from thinpoolmgr.core.watch import STEPS
-from thinpoolmgr.errors import LockedError, RefusedError
+from thinpoolmgr.errors import ConfigError, LockedError, RefusedError
+from thinpoolmgr.host import journald
 from thinpoolmgr.host.runner import CommandRunner
 from thinpoolmgr.host.store import Store
 from thinpoolmgr.monitor.board import Bell, Board
 from thinpoolmgr.monitor.hands import PoolHost, PoolStore
+from thinpoolmgr.monitor.telling import tell, told_config_problem
 from thinpoolmgr.monitor.watch import Event, PoolWatch
 from thinpoolmgr.sim.changes import suspend, take_charge
 from thinpoolmgr.sim.faults import Fails, Lies
@@ -431,3 +433,34 @@ def test_a_bell_rings_until_it_is_hushed() -> None:
 def test_the_report_is_read_as_it_was_written() -> None:
     report = MonitorReport(1, 7, 1.0, 2.0, (WatchedPool("a", "b", "c", "healthy", 1.0),))
     assert decode_report(msgspec.json.encode(report)) == report
+
+
+@pytest.fixture
+def entries(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, dict[str, object]]]:
+    sent: list[tuple[str, int, dict[str, object]]] = []
+    monkeypatch.setattr(journald, "send", lambda message, priority, **fields: sent.append((message, priority, fields)))
+    return sent
+
+
+def test_what_the_watch_tells_goes_to_the_journal(lab: Lab, entries: list[tuple[str, int, dict[str, object]]]) -> None:
+    lab.use(0.2)
+    lab.look()
+    lab.use(0.85)
+    lab.look()
+    lab.use(0.2, needs_check=True)
+    lab.look()
+    lab.use(0.2, needs_check=False)
+    lab.look()
+    for event in lab.told:
+        tell(event)
+    (extended, sick, well) = entries
+    assert "docker/thinpool was extended: data to" in extended[0]
+    assert extended[1:] == (journald.NOTICE, {"event": "extension-done", "pool": "docker"})
+    assert sick[1:] == (journald.ERROR, {"code": "POOL_NEEDS_CHECK", "pool": "docker", "target": "docker/thinpool"})
+    assert well == ("docker/thinpool is healthy", journald.NOTICE, {"pool": "docker"})
+
+
+def test_a_configuration_that_is_wrong_is_told_of(entries: list[tuple[str, int, dict[str, object]]]) -> None:
+    told_config_problem(ConfigError("x.toml is wrong", "pools.docker: devices"))
+    message = "the configuration stays as it was: x.toml is wrong: pools.docker: devices"
+    assert entries == [(message, journald.WARNING, {"code": "CONFIG"})]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from thinpoolmgr.host import journald
-from thinpoolmgr.host.journald import ERROR, NOTICE, WARNING
+from thinpoolmgr.host.journald import NOTICE, PRIORITIES, WARNING
 from thinpoolmgr.units import format_size
 
 if TYPE_CHECKING:
@@ -19,15 +19,22 @@ def tell(event: Event) -> None:
     if event.extended is not None and pool.last_extension is not None:
         sizes = ((event.extended.data_bytes, "data"), (event.extended.metadata_bytes, "metadata"))
         grown = " and ".join(f"{what} to {format_size(size)}" for size, what in sizes if size)
-        taken = f"{pool.last_extension.reaction_seconds:.1f} s"
-        journald.send(
-            f"{pool.group}/{pool.lv} was extended: {grown}, in {taken}", NOTICE, event="extension-done", pool=pool.name
-        )
+        message = f"{pool.group}/{pool.lv} was extended: {grown}, in {pool.last_extension.reaction_seconds:.1f} s"
+        journald.send(message, NOTICE, event="extension-done", pool=pool.name)
         return
     for sighting in pool.findings:
-        journald.send(sighting.summary, ERROR, code=sighting.code, pool=pool.name, target=sighting.target)
+        journald.send(
+            sighting.summary, _priority(sighting.code), code=sighting.code, pool=pool.name, target=sighting.target
+        )
     if not pool.findings:
         journald.send(f"{pool.group}/{pool.lv} is {pool.state}", NOTICE, pool=pool.name)
+
+
+def _priority(code: str) -> int:
+    # Late: the table brings much with it, and a pool that is well needs none of it.
+    from thinpoolmgr.core.findings.table import FINDINGS  # noqa: PLC0415
+
+    return PRIORITIES[FINDINGS[code].severity]
 
 
 def told_config_problem(error: ConfigError) -> None:
