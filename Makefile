@@ -7,6 +7,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
+PREFIX ?= /usr/local
+DESTDIR ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -18,7 +20,7 @@ ifneq ($(shell id -u),0)
 PACKAGES += uidmap
 endif
 
-.PHONY: help demo test bench setup packages venv root lint types architecture unit property lab campaign system man clean
+.PHONY: help demo test bench install setup packages venv root lint types architecture unit property lab campaign system man clean
 
 help:
 	@echo "make demo   the main job, step by step, in a throw-away kernel (under three minutes)"
@@ -27,6 +29,7 @@ help:
 	@echo "make campaign  the lab tests that take too long for every run (half an hour)"
 	@echo "make bench  time against plain LVM and Docker's own set-up, in a throw-away kernel (half an hour)"
 	@echo "make setup  only install what both need; make root: only make the lab's Docker root"
+	@echo "make install  udev rules, systemd units, manual page, completions: PREFIX=/usr/local DESTDIR="
 	@echo "make man    write docs/man/thinpoolmgr.1 from the command line's help"
 	@echo "make clean  remove .venv and all caches in this folder"
 
@@ -107,6 +110,15 @@ system: setup
 	@if compgen -G 'tests/system/test_*.py' >/dev/null; then \
 	    echo "== system tests: each boots its own throw-away kernels"; \
 	    $(BIN)/python -m pytest tests/system; \
+	fi
+
+# The program itself is pip's. What runs at once is told what is new; a package's own folder (DESTDIR) is nothing's.
+install:
+	@sh packaging/install.sh $(PREFIX) $(DESTDIR)
+	@if [[ ! '$(DESTDIR)' && -d /run/systemd/system ]]; then \
+	    systemctl daemon-reload; udevadm control --reload; \
+	    systemd-tmpfiles --create $(PREFIX)/lib/tmpfiles.d/thinpoolmgr.conf; \
+	    echo "Now: systemctl enable --now thinpoolmgr-apply thinpoolmgr-monitor"; \
 	fi
 
 man: setup

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 DESIRED = DesiredEngine(kind="docker", config=EngineConfig(pool="docker"))
 PROPERTIES = (
-    "Id,LoadState,ActiveState,UnitFileState,ExecStart,EnvironmentFiles,FragmentPath,DropInPaths,NeedDaemonReload"
+    "Id,LoadState,ActiveState,UnitFileState,ExecStart,EnvironmentFiles,FragmentPath,DropInPaths,NeedDaemonReload,Job"
 )
 SHOW = ("systemctl", "show", f"--property={PROPERTIES}")
 OTHER_DROP_INS = ("run/docker.service.d", "lib/docker.service.d", "lib/service.d")
