@@ -25,5 +25,8 @@ done
 put lib/tmpfiles.d systemd/tmpfiles.d/thinpoolmgr.conf
 put share/man/man1 docs/man/thinpoolmgr.1
 put share/bash-completion/completions packaging/completion/thinpoolmgr.bash
+# bash looks for the name of the command alone
+mv "$destination$prefix/share/bash-completion/completions/thinpoolmgr.bash" \
+    "$destination$prefix/share/bash-completion/completions/thinpoolmgr"
 put share/zsh/site-functions packaging/completion/_thinpoolmgr
 put share/fish/vendor_completions.d packaging/completion/thinpoolmgr.fish

@@ -445,6 +445,14 @@ def test_dead_and_foreign_daemons_do_not_count(host: Host) -> None:
 
 
 @pytest.mark.root
+@pytest.mark.parametrize("flag", ["--version", "-v"])
+def test_a_daemon_that_tells_its_version_and_ends_does_not_count(host: Host, flag: str) -> None:
+    host.process(41, cmdline=f"/usr/sbin/dockerd\0{flag}\0")
+    assert host.observe().running is False
+    host.process(42, cmdline=f"/usr/sbin/dockerd\0-H\0fd://\0{flag}\0")
+    assert (host.observe().running, host.observe().pids) == (None, (42,))
+
+
 def test_rootless_daemons_do_not_count(host: Host) -> None:
     host.process(5)
     os.chown(host.root / "proc/5", 1000, 1000)
