@@ -105,6 +105,7 @@ lab: setup
 campaign: setup
 	@echo "== campaign: the lab tests that take too long for every run"
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash tests/lab/run.sh campaign
+	@$(BIN)/python -m pytest tests/system -m campaign
 
 system: setup
 	@if compgen -G 'tests/system/test_*.py' >/dev/null; then \
