@@ -12,8 +12,8 @@ from thinpoolmgr.lab.loop import LoopDisk
 
 SECTORS = 64 * 2**20 // 512
 ENGINES = ("docker-254:0-1837-0c1d2e3f-init", "docker-thinpool-snap-12", "thinpoolmgr-base")
-# What only looks like one: another name, or a volume of LVM's.
-OTHERS = {"docker-data": "", "docker-snap-shots": "", "vg--snap-1lv": f"LVM-{'a' * 64}"}
+# What only looks like one: another name (Docker's own 80-docker.rules hides docker-*), or a volume of LVM's.
+OTHERS = {"data": "", "pool-snap-shot": "", "vg--snap-1lv": f"LVM-{'a' * 64}"}
 
 
 @pytest.fixture(autouse=True)
@@ -48,11 +48,11 @@ def test_file_systems_of_containers_are_nobodys_disks(loop_disks: Callable[..., 
 
 def test_inner_devices_of_a_pool_are_hidden_and_the_pool_keeps_its_unit(loop_disks: Callable[..., LoopDisk]) -> None:
     disk = loop_disks()
-    sh("vgcreate", "-q", "docker", disk.path)
-    sh("lvcreate", "-q", "--type", "thin-pool", "-n", "thinpool", "-l", "50%VG", "docker")
+    sh("vgcreate", "-q", "vg", disk.path)
+    sh("lvcreate", "-q", "--type", "thin-pool", "-n", "thinpool", "-l", "50%VG", "vg")
     sh("udevadm", "trigger", "--settle", "--action=change", "--subsystem-match=block", "--sysname-match=dm-*")
-    for name in ("docker-thinpool_tdata", "docker-thinpool_tmeta", "docker-thinpool"):
+    for name in ("vg-thinpool_tdata", "vg-thinpool_tmeta", "vg-thinpool"):
         found = properties(name)
         assert (found.get("UDISKS_IGNORE"), found.get("ID_FS_TYPE")) == ("1", None), (name, found)
-        assert (found.get("SYSTEMD_READY") == "0") is (name != "docker-thinpool"), (name, found)
-    assert shown("dev-mapper-docker\\x2dthinpool.device", "ActiveState") == "active"
+        assert (found.get("SYSTEMD_READY") == "0") is (name != "vg-thinpool"), (name, found)
+    assert shown("dev-mapper-vg\\x2dthinpool.device", "ActiveState") == "active"
