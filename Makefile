@@ -7,6 +7,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
+PREFIX ?= /usr/local
+DESTDIR ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -18,7 +20,7 @@ ifneq ($(shell id -u),0)
 PACKAGES += uidmap
 endif
 
-.PHONY: help demo test bench bench-monitor setup packages venv root lint types architecture unit property lab campaign system man clean promtool catalog
+.PHONY: help demo test bench bench-monitor setup packages venv root lint types architecture unit property lab campaign system man clean promtool catalog install
 
 help:
 	@echo "make demo   the main job, step by step, in a throw-away kernel (under three minutes)"
@@ -29,6 +31,7 @@ help:
 	@echo "make bench  time against plain LVM and Docker's own set-up, in a throw-away kernel (half an hour)"
 	@echo "make bench-monitor  how soon full pools are extended, against dmeventd (hours)"
 	@echo "make setup  only install what both need; make root: only make the lab's Docker root"
+	@echo "make install  udev rules, systemd units, manual page, completions: PREFIX=/usr/local DESTDIR="
 	@echo "make man    write docs/man/thinpoolmgr.1 from the command line's help"
 	@echo "make catalog  write systemd/thinpoolmgr.catalog from the stories of the codes"
 	@echo "make clean  remove .venv and all caches in this folder"
@@ -118,6 +121,7 @@ promtool: setup
 	$$promtool check rules docs/alerts.yml; \
 	$$promtool test rules tests/promtool/alerts_test.yml; \
 	$$promtool check metrics <tests/golden/metrics.txt
+	@$(BIN)/python -m pytest tests/system -m campaign
 
 system: setup
 	@if compgen -G 'tests/system/test_*.py' >/dev/null; then \
@@ -127,6 +131,14 @@ system: setup
 
 catalog: setup
 	@$(BIN)/python packaging/catalog.py >systemd/thinpoolmgr.catalog
+# The program itself is pip's. What runs at once is told what is new; a package's own folder (DESTDIR) is nothing's.
+install:
+	@sh packaging/install.sh $(PREFIX) $(DESTDIR)
+	@if [[ ! '$(DESTDIR)' && -d /run/systemd/system ]]; then \
+	    systemctl daemon-reload; udevadm control --reload; \
+	    systemd-tmpfiles --create $(PREFIX)/lib/tmpfiles.d/thinpoolmgr.conf; \
+	    echo "Now: systemctl enable --now thinpoolmgr-apply thinpoolmgr-monitor"; \
+	fi
 
 man: setup
 	@$(BIN)/python packaging/manpage.py >docs/man/thinpoolmgr.1

@@ -376,3 +376,13 @@ def test_a_profile_file_is_as_it_should_be_or_is_not(old: str | None, new: str |
     assert why_not_done(step, shot(old)) == "/p is not as it should be"
     assert why_not_done(step, shot(new)) == ""
     assert step_mark(step) == ("+" if old is None else "~")
+
+
+def test_a_queued_start_is_done_when_systemd_has_it() -> None:
+    step = replace(BEFORE[StartEngine][0], queue=True)
+    waiting = ServiceState(systemd=True, unit="docker.service", queued=True)
+    assert why_not_done(step, STOPPED)
+    assert not why_not_done(step, support.with_engine(BLANK, support.docker(service=waiting)))
+    starting = replace(waiting, queued=False, active=None)
+    assert not why_not_done(step, support.with_engine(BLANK, support.docker(service=starting)))
+    assert why_not_done(BEFORE[StartEngine][0], support.with_engine(BLANK, support.docker(service=waiting)))

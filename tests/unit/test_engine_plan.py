@@ -8,7 +8,7 @@ import support
 from msgspec.structs import replace
 
 from thinpoolmgr.core.commands import commands
-from thinpoolmgr.core.engine_plan import check_engine, plan_engine_start, stop_engine
+from thinpoolmgr.core.engine_plan import check_engine, plan_engine_start, queue_starts, stop_engine
 from thinpoolmgr.core.engine_state import move_aside
 from thinpoolmgr.core.model import ServiceState
 from thinpoolmgr.core.plan import Memory, Refusal
@@ -143,6 +143,22 @@ def test_what_we_stopped_is_started_even_when_nothing_else_is_left() -> None:
     assert plan(support.docker(configured=True, running=True), memory=stopped).is_empty
     assert plan(support.docker(configured=True, systemd=False), memory=stopped).is_empty
     assert plan(support.docker(configured=True), memory=Memory(stopped_engines=("other",))).is_empty
+
+
+def test_what_systemd_is_about_to_start_is_neither_started_nor_asked_for() -> None:
+    waiting = ServiceState(systemd=True, unit="docker.service", sockets=("docker.socket",), queued=True)
+    assert plan(support.docker(configured=True, service=waiting), memory=Memory(stopped_engines=("docker",))).is_empty
+    found = plan(support.docker(service=waiting))
+    assert (names(found), found.notes) == (["write-engine-config"], ())
+
+
+def test_a_unit_that_engines_wait_for_does_not_wait_for_them() -> None:
+    found = plan(support.docker(), memory=Memory(stopped_engines=("docker",)))
+    queued = queue_starts(found)
+    assert names(queued) == names(found)
+    assert commands(found.steps[-1])[-1] == ("systemctl", "start", "docker.socket", "docker.service")
+    assert commands(queued.steps[-1])[-1] == ("systemctl", "start", "--no-block", "docker.socket", "docker.service")
+    assert queued.steps[:-1] == found.steps[:-1]
 
 
 def test_state_of_a_pool_that_is_gone_is_moved_aside() -> None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 DESIRED = DesiredEngine(kind="docker", config=EngineConfig(pool="docker"))
 PROPERTIES = (
-    "Id,LoadState,ActiveState,UnitFileState,ExecStart,EnvironmentFiles,FragmentPath,DropInPaths,NeedDaemonReload"
+    "Id,LoadState,ActiveState,UnitFileState,ExecStart,EnvironmentFiles,FragmentPath,DropInPaths,NeedDaemonReload,Job"
 )
 SHOW = ("systemctl", "show", f"--property={PROPERTIES}")
 OTHER_DROP_INS = ("run/docker.service.d", "lib/docker.service.d", "lib/service.d")
@@ -445,6 +445,14 @@ def test_dead_and_foreign_daemons_do_not_count(host: Host) -> None:
 
 
 @pytest.mark.root
+@pytest.mark.parametrize("flag", ["--version", "-v"])
+def test_a_daemon_that_tells_its_version_and_ends_does_not_count(host: Host, flag: str) -> None:
+    host.process(41, cmdline=f"/usr/sbin/dockerd\0{flag}\0")
+    assert host.observe().running is False
+    host.process(42, cmdline=f"/usr/sbin/dockerd\0-H\0fd://\0{flag}\0")
+    assert (host.observe().running, host.observe().pids) == (None, (42,))
+
+
 def test_rootless_daemons_do_not_count(host: Host) -> None:
     host.process(5)
     os.chown(host.root / "proc/5", 1000, 1000)

@@ -18,6 +18,7 @@ from thinpoolmgr.core.matching import (
     is_candidate,
     is_wanted,
     misses,
+    missing_disks,
     resolve_matches,
     stable_name,
 )
@@ -441,3 +442,29 @@ def test_what_other_disks_are_used_for_does_not_make_a_plan_stale() -> None:
 def test_use_in_a_few_words(facts: dict[str, Any], use: str) -> None:
     assert describe_use(disk(**facts), Snapshot()) == use
     assert describe_use(applied().disks[0], applied()) == "in the volume group docker"
+
+
+def test_what_is_still_to_come_is_missing() -> None:
+    named = DesiredPool("a", PoolConfig(devices=("/dev/here", "/dev/gone"), spare_devices=("/dev/late", "/dev/file")))
+    shot = host(
+        *wd_disks("b"),
+        configured_devices=(
+            ConfiguredDevice("/dev/here", "/dev/sdb"),
+            ConfiguredDevice("/dev/gone", problem="missing"),
+            ConfiguredDevice("/dev/late", problem="missing"),
+            # Waiting makes no device of it.
+            ConfiguredDevice("/dev/file", problem="not a block device"),
+        ),
+    )
+    desired = DesiredState((named, chosen_pool(wd(1), wd(2), {"serial": "X"})))
+    assert missing_disks(desired, shot) == (
+        "/dev/gone",
+        "/dev/late",
+        'pools.docker.match[1] (serial = "WD-*")',
+        'pools.docker.match[2] (serial = "X")',
+    )
+
+
+def test_nothing_is_missing_where_too_many_disks_match() -> None:
+    assert missing_disks(DesiredState((chosen_pool(wd(1)),)), host(*wd_disks("bc"))) == ()
+    assert missing_disks(DesiredState((chosen_pool(wd(2)),)), host(*wd_disks("bc"), disk(size_bytes=0))) == ()

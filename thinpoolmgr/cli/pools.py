@@ -14,12 +14,14 @@ from msgspec.structs import replace
 
 from thinpoolmgr.approval import Approval
 from thinpoolmgr.cli.completion import comma_separated, complete_pool
+from thinpoolmgr.cli.manner import Manner, beside_other_runs, wait_for_disks
 from thinpoolmgr.cli.options import Options, global_options, options_of
 from thinpoolmgr.cli.planfile import read_plan, write_plan
 from thinpoolmgr.cli.render import Renderer
 from thinpoolmgr.cli.telling import tell_began, tell_done, tell_stopped
 from thinpoolmgr.config import load_config
 from thinpoolmgr.core.documents import apply_document, plan_document
+from thinpoolmgr.core.engine_plan import queue_starts
 from thinpoolmgr.core.findings import Journal
 from thinpoolmgr.core.plan import Request
 from thinpoolmgr.core.requests import UnknownPoolError, desired_for, plan_for
@@ -228,10 +230,29 @@ def plan(context: click.Context, *, out: Path | None) -> None:
 
 @click.command()
 @click.argument("planfile", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--wait",
+    "wait_seconds",
+    type=click.FloatRange(min=0, max=86400),
+    default=0,
+    metavar="SECONDS",
+    help="Wait up to so long for configured disks that are missing, and for another run to end.",
+)
+@click.option(
+    "--as-unit", is_flag=True, help="Run by a systemd unit that engines wait for: do not wait for them in turn."
+)
 @approval_options
 @global_options
 @click.pass_context
-def apply(context: click.Context, planfile: Path | None, *, yes: bool, allow: frozenset[Danger]) -> None:
+def apply(  # noqa: PLR0913 - as the command line
+    context: click.Context,
+    planfile: Path | None,
+    *,
+    wait_seconds: float,
+    as_unit: bool,
+    yes: bool,
+    allow: frozenset[Danger],
+) -> None:
     """Make the host as the configuration describes it.
 
     The plan is shown and confirmed first; each step is checked on the host. After an interruption run it again: it
@@ -241,7 +262,7 @@ def apply(context: click.Context, planfile: Path | None, *, yes: bool, allow: fr
     configuration have changed since.
     """
     bound_to = read_plan(planfile) if planfile else None
-    run_request(context, Request("apply"), Approval(yes, allow), bound_to)
+    run_request(context, Request("apply"), Approval(yes, allow), bound_to, manner=Manner(wait_seconds, as_unit))
 
 
 @click.command()
@@ -295,12 +316,18 @@ def planner_of(request: Request, desired: DesiredState, edit: ConfigEdit | None 
     return planner
 
 
-def run_request(
+def queueing_starts(planner: Planner) -> Planner:
+    """Return what plans as `planner` does, with engines that are started when the run has ended."""
+    return lambda snapshot, memory: queue_starts(planner(snapshot, memory))
+
+
+def run_request(  # noqa: PLR0913, PLR0917 - the parts of a request
     context: click.Context,
     request: Request,
     approval: Approval,
     bound_to: PlanFile | None = None,
     edit: ConfigEdit | None = None,
+    manner: Manner | None = None,
 ) -> None:
     """Carry out what was asked for, and print how it went.
 
@@ -327,11 +354,19 @@ def run_request(
     written = None if options.simulate else edit
     prepare = written.write if written else None
     planner = planner_of(request, desired, written)
+    manner = manner or Manner()
+    if manner.as_unit:
+        planner = queueing_starts(planner)
     try:
         with renderer.progress(), host_and_store(options, desired) as (host, store):
             if not options.simulate:
                 store.on_new_run = partial(tell_began, request)
-            result = carry_out(request.command, planner, host, store, reporter, approval, bound_to, prepare)
+                wait_for_disks(desired, manner.wait_seconds, renderer.remark)
+            result = beside_other_runs(
+                lambda: carry_out(request.command, planner, host, store, reporter, approval, bound_to, prepare),
+                lambda: look(planner, host, store),
+                manner,
+            )
     except RunError as error:
         if not options.simulate:
             tell_stopped(request, error)

@@ -110,7 +110,8 @@ def commands(step: Step) -> tuple[Argv, ...]:  # noqa: PLR0912 - one branch a st
             return (("systemctl", "daemon-reload"),)
         case StartEngine():
             # A unit that failed too often in a row refuses to start until that is forgotten (systemd.unit(5)).
-            return (("systemctl", "reset-failed", *step.units), ("systemctl", "start", *step.units))
+            start = ("systemctl", "start", *(("--no-block",) if step.queue else ()), *step.units)
+            return (("systemctl", "reset-failed", *step.units), start)
         case GrowBase():
             return _grow_base(step)
         case StopContainers() | MoveStateAside() | DeleteSetAside() | WriteEngineConfig() | EditLvmProfile():

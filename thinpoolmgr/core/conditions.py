@@ -376,7 +376,8 @@ def _engine(step: EngineStep, snapshot: Snapshot) -> str:
         case StopEngine():
             return "" if engine.running is False else f"{step.engine} is still running"
         case StartEngine():
-            return "" if engine.running else f"{step.engine} is not running"
+            is_begun = step.queue and (engine.service.queued or engine.service.active is None)
+            return "" if engine.running or is_begun else f"{step.engine} is not running"
         case MoveStateAside():
             still = engine.state is not None and engine.state.path in step.paths
             return f"{step.paths[-1]} is still there" if still or engine.state_problem else ""

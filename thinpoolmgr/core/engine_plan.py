@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from thinpoolmgr.core.engine_base import plan_growth, refuse_shrinking
 from thinpoolmgr.core.engine_config import check_files, plan_config, with_check
 from thinpoolmgr.core.engine_state import judge_state, move_stale, refuse_verdict
@@ -69,6 +71,15 @@ def plan_implied_engine(engine: DesiredEngine, view: PoolView, snapshot: Snapsho
     return around_engine(move_stale(found, verdict, view.pool.name, memory), found, memory, view.pool.name)
 
 
+def queue_starts(plan: Plan) -> Plan:
+    """Return `plan` with engines that are started when this run has ended, not waited for.
+
+    A unit that engines are ordered after waits for ever for one that it starts (systemd.unit(5), `After=`).
+    """
+    steps = tuple(replace(step, queue=True) if isinstance(step, StartEngine) else step for step in plan.steps)
+    return replace(plan, steps=steps)
+
+
 def is_touched(found: Engine, memory: Memory) -> bool:
     """Whether we stopped this engine, or an unfinished run was to stop it or to move its state."""
     return found.name in memory.stopped_engines or bool(_pools_left(found, memory))
@@ -131,9 +142,12 @@ def around_engine(changes: list[Step], found: Engine, memory: Memory, pool: str)
         if isinstance(stop, Refusal):
             return Plan(refusals=(stop,))
         return Plan(steps=(*stop, *changes, _start(found, "it was running before", pool)))
-    if found.name in memory.stopped_engines and not is_up and by_systemd:
+    # At boot systemd starts it by itself, once the unit that this run may be part of has ended.
+    is_down = by_systemd and not is_up and not found.service.queued
+    if found.name in memory.stopped_engines and is_down:
         return Plan(steps=(*changes, _start(found, "thinpoolmgr stopped it", pool)))
-    notes = (f"{found.name} is not running: start it when this is done.",) if changes and not found.running else ()
+    is_left = changes and not found.running and not found.service.queued
+    notes = (f"{found.name} is not running: start it when this is done.",) if is_left else ()
     return Plan(steps=tuple(changes), notes=notes)
 
 

@@ -65,6 +65,23 @@ def is_unresolved(pool: DesiredPool) -> bool:
     return bool(pool.config.match) and not pool.config.devices
 
 
+def missing_disks(desired: DesiredState, snapshot: Snapshot) -> tuple[str, ...]:
+    """Return what `desired` names or selects and `snapshot`, of which only devices and disks count, does not have.
+
+    A selector that more disks fit than it asks for misses none: no disk that is still to come would change that.
+    """
+    gone = {device.configured_path for device in snapshot.configured_devices if device.problem == "missing"}
+    named = [path for pool in desired.pools for path in (*pool.config.devices, *pool.config.spare_devices)]
+    fitting = [disk for disk in snapshot.disks if is_candidate(disk, snapshot)]
+    selectors = [
+        f"pools.{pool.name}.match[{place}] ({describe_selector(match)})"
+        for pool in desired.pools
+        for place, match in enumerate(pool.config.match)
+        if sum(not misses(match, disk) for disk in fitting) < match.count
+    ]
+    return (*(path for path in dict.fromkeys(named) if path in gone), *selectors)
+
+
 def is_wanted(disk: Disk, pool: DesiredPool, snapshot: Snapshot) -> bool:
     """Whether any selector of `pool` may choose `disk`."""
     return is_candidate(disk, snapshot) and any(not misses(match, disk) for match in pool.config.match)

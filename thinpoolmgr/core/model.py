@@ -297,6 +297,8 @@ class ServiceState(Struct, frozen=True):
     enabled: bool = False
     needs_reload: bool = False
     """Unit files changed since systemd read them."""
+    queued: bool = False
+    """systemd has a job for it that waits or runs: at boot it starts when the units before it have ended."""
 
 
 class Engine(Struct, frozen=True):

@@ -261,6 +261,8 @@ class StartEngine(BaseStep, frozen=True, tag="start-engine", kw_only=True):
 
     engine: str
     units: tuple[str, ...]
+    queue: bool = False
+    """Ask systemd and do not wait: this run is part of a unit that the engine's own waits for."""
 
 
 class MoveStateAside(BaseStep, frozen=True, tag="move-state-aside", kw_only=True):

@@ -94,6 +94,15 @@ def observe(
     return _with_holders(_with_what_is_in_pools(snapshot, desired, usage, with_names=with_names), desired)
 
 
+def observe_devices(desired: DesiredState) -> Snapshot:
+    """Return what there is of the disks that `desired` names or selects: quick, without LVM, and none is opened."""
+    configured = resolve_configured(desired)
+    disks: tuple[Disk, ...] = ()
+    if any(pool.config.match for pool in desired.pools):
+        disks = observe_disks(list(block.list_whole_disks()), block.read_usage(), opening=False)
+    return Snapshot(configured_devices=configured, disks=disks)
+
+
 def _with_what_is_in_pools(
     snapshot: Snapshot, desired: DesiredState, usage: block.Usage, *, with_names: bool
 ) -> Snapshot:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
 _Result = TypeVar("_Result")
 BUSY_SECONDS = 20.0
+DISK_PAUSE_SECONDS = 0.5
 _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 2.0
 
@@ -30,4 +31,21 @@ def until_not_busy(
         retry_error_callback=lambda state: state.outcome.result() if state.outcome else None,
     )
     result: _Result = policy(attempt)
+    return result
+
+
+def until_there(look: Callable[[], _Result], is_there: Callable[[_Result], bool], seconds: float) -> _Result:
+    """Return the first result of `look` that is there, or the last one after `seconds`; one look is always taken.
+
+    For what comes by itself: a disk that the kernel finds late, the end of another run.
+    """
+    import tenacity  # noqa: PLC0415 - as above
+
+    policy = tenacity.Retrying(
+        retry=tenacity.retry_if_result(lambda result: not is_there(result)),
+        wait=tenacity.wait_fixed(DISK_PAUSE_SECONDS),
+        stop=tenacity.stop_after_delay(seconds),
+        retry_error_callback=lambda state: state.outcome.result() if state.outcome else None,
+    )
+    result: _Result = policy(look)
     return result

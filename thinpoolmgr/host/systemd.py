@@ -4,7 +4,7 @@ from __future__ import annotations
 
 _SHOW = (
     *("Id", "LoadState", "ActiveState", "UnitFileState", "ExecStart", "EnvironmentFiles"),
-    *("FragmentPath", "DropInPaths", "NeedDaemonReload"),
+    *("FragmentPath", "DropInPaths", "NeedDaemonReload", "Job"),
 )
 
 
@@ -36,6 +36,11 @@ def is_active(properties: dict[str, str]) -> bool | None:
     """Return whether the unit is up; None while it changes."""
     state = properties.get("ActiveState", "")
     return {"active": True, "reloading": True, "inactive": False, "failed": False}.get(state)
+
+
+def is_queued(properties: dict[str, str]) -> bool:
+    """Return whether the unit has a job that has not ended; units without one have no `Job`, or 0."""
+    return properties.get("Job", "0") not in {"", "0"}
 
 
 def stop_command(units: tuple[str, ...]) -> tuple[str, ...]:

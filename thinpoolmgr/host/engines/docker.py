@@ -121,7 +121,10 @@ def _find_daemons(proc: str) -> Iterator[_Process]:
             command = (entry / "cmdline").read_bytes().decode(errors="replace")
         except (FileNotFoundError, ProcessLookupError, NotADirectoryError):
             continue
-        yield _Process(int(entry.name), tuple(command.removesuffix("\0").split("\0")))
+        words = tuple(command.removesuffix("\0").split("\0"))
+        # Another of us asks for its version just now, or anybody does.
+        if words[1:] not in {("--version",), ("-v",)}:
+            yield _Process(int(entry.name), words)
 
 
 def _is_daemon(entry: Path) -> bool:

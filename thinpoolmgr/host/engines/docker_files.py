@@ -15,7 +15,7 @@ from thinpoolmgr.core.model import ConfigFile, ServiceState
 from thinpoolmgr.errors import CommandFailedError, UnavailableError
 from thinpoolmgr.host.files import read_text, why_not_writable
 from thinpoolmgr.host.runner import SEARCH_PATH
-from thinpoolmgr.host.systemd import is_active, is_loaded, parse_show, show_command
+from thinpoolmgr.host.systemd import is_active, is_loaded, is_queued, parse_show, show_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -70,6 +70,7 @@ def read_service(run: Run, paths: DockerPaths) -> Service:
         active=is_active(service),
         enabled=service.get("UnitFileState", "").startswith("enabled"),
         needs_reload=service.get("NeedDaemonReload") == "yes",
+        queued=is_queued(service),
     )
     files = _read_unit_files(service, paths) if state.unit else ()
     return Service(

@@ -1,0 +1,232 @@
+"""Boot and hot-plug with the units and rules as installed: engines start behind their pools, or not at all."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from boot_lab import (
+    APPLY,
+    DOCKER,
+    NOT_READY,
+    SCSI_DISK,
+    SECONDS,
+    SERIAL,
+    InstalledTool,
+    has_started,
+    installed,
+    log_of,
+    plug,
+    pull,
+    result,
+    runs_of,
+    scsi_host,
+    shown,
+    state,
+    wait_for_end,
+)
+from conftest import wait_until
+from docker_lab import DATA_ROOT, storage
+from lab_tool import group_names, is_blank, sh
+
+from thinpoolmgr.lab.loop import LoopDisk
+
+MakeDisk = Callable[..., LoopDisk]
+SIZE = 3 * 2**30
+BY_SERIAL = f'[[pools.docker.match]]\nserial = "{SERIAL}"\n'
+ON_POOL = ("devicemapper", "docker-thinpool")
+# Linux 6.1, drivers/md/dm-thin-metadata.c: struct thin_disk_superblock, SUPERBLOCK_CSUM_XOR
+SUPERBLOCK_BYTES, CHECKSUM_XOR, NEEDS_CHECK = 4096, 160774, 1
+
+
+@pytest.fixture
+def tool() -> Iterator[InstalledTool]:
+    with installed() as found:
+        yield found
+
+
+@pytest.fixture
+def hasty() -> Iterator[InstalledTool]:
+    """Give a host whose units wait for no disk."""
+    with installed(wait_seconds=0) as found:
+        yield found
+
+
+def on(disk: LoopDisk) -> str:
+    return f'[pools.docker]\ndevices = ["{disk.path}"]\n'
+
+
+def test_docker_starts_behind_its_pool(tool: InstalledTool, loop_disks: MakeDisk) -> None:
+    tool.want(on(loop_disks(SIZE)))
+    assert has_started(DOCKER), log_of(DOCKER)
+    assert storage() == ON_POOL
+    assert (result(APPLY), state(APPLY)) == ("success", "inactive")
+    ended, began = (
+        int(shown(unit, f"{name}TimestampMonotonic"))
+        for unit, name in ((APPLY, "InactiveEnter"), (DOCKER, "ExecMainStart"))
+    )
+    assert 0 < ended < began
+    assert not NOT_READY.exists()
+    assert tool("plan").code == 0
+
+
+@pytest.mark.campaign
+def test_a_disk_that_comes_late_is_waited_for(tool: InstalledTool) -> None:
+    tool.want(BY_SERIAL)
+    with scsi_host():
+        sh("systemctl", "start", "--no-block", DOCKER)
+        wait_until(lambda: "Waiting up to 60 seconds for pools.docker.match[0]" in log_of(APPLY), SECONDS)
+        assert state(DOCKER) == "inactive"
+        plug()
+        wait_until(lambda: state(DOCKER) == "active", SECONDS)
+        assert storage() == ON_POOL
+        assert runs_of(APPLY) >= 1
+        sh("systemctl", "stop", "docker.socket", DOCKER)
+        tool.succeed("destroy", "docker", "--yes", "--allow", "destroy")
+
+
+@pytest.mark.campaign
+def test_without_its_disk_docker_does_not_start_and_the_disk_makes_the_pool(hasty: InstalledTool) -> None:
+    hasty.want(BY_SERIAL)
+    with scsi_host():
+        assert not has_started(DOCKER)
+        assert "pools.docker.match[0] must match exactly 1 disk, and none match" in log_of(APPLY)
+        assert "Dependency failed for docker.service" in log_of(DOCKER)
+        assert (result(APPLY), state(DOCKER), NOT_READY.exists()) == ("exit-code", "inactive", True)
+        # Nor round the dependencies, and never on loop files.
+        sh("systemctl", "start", "--job-mode=ignore-dependencies", DOCKER, check=False)
+        assert (state(DOCKER), "Assertion failed" in log_of(DOCKER)) == ("inactive", True)
+        assert not (DATA_ROOT / "devicemapper").exists()
+
+        runs = runs_of(APPLY)
+        plug()
+        wait_until(lambda: "docker" in group_names() and state(APPLY) == "inactive", SECONDS)
+        assert (runs_of(APPLY), hasty.pool()["state"], NOT_READY.exists()) == (runs + 1, "healthy", False)
+        assert has_started(DOCKER)
+        assert storage() == ON_POOL
+        sh("systemctl", "stop", "docker.socket", DOCKER)
+        # What takes the label off is a change of the disk: it must not have the pool made anew.
+        runs = runs_of(APPLY)
+        hasty.succeed("destroy", "docker", "--yes", "--allow", "destroy")
+        sh("udevadm", "settle")
+        assert (state(APPLY), runs_of(APPLY), group_names()) == ("inactive", runs, set())
+
+
+@pytest.mark.campaign
+def test_a_disk_with_another_serial_becomes_no_pool(hasty: InstalledTool) -> None:
+    hasty.want(BY_SERIAL.replace(SERIAL, "WD-1"), engine="")
+    with scsi_host():
+        runs = runs_of(APPLY)
+        plug()
+        wait_for_end(APPLY, runs + 1)
+        assert (result(APPLY), group_names(), is_blank(SCSI_DISK)) == ("exit-code", set(), True)
+        assert "Fails only serial: /dev/sda" in log_of(APPLY)
+
+
+@pytest.mark.campaign
+def test_a_missing_physical_volume_comes_back_and_the_pool_with_it(hasty: InstalledTool, loop_disks: MakeDisk) -> None:
+    hasty.want(f'[pools.docker]\ndevices = ["{loop_disks().path}", "{SCSI_DISK}"]\n', engine="")
+    with scsi_host():
+        runs = runs_of(APPLY)
+        plug()
+        wait_for_end(APPLY, runs + 1)
+        assert hasty.pool()["state"] == "healthy", log_of(APPLY)
+        sh("vgchange", "-q", "--activate", "n", "docker")
+        pull()
+        assert not has_started(APPLY)
+        assert f"{SCSI_DISK} is missing" in log_of(APPLY)
+        assert hasty.pool()["state"] == "partial"
+        plug()
+        wait_until(lambda: hasty.pool()["state"] == "healthy", SECONDS)
+        wait_until(lambda: state(APPLY) in {"inactive", "failed"}, SECONDS)
+        assert (result(APPLY), hasty("plan").code) == ("success", 0)
+        hasty.succeed("destroy", "docker", "--yes", "--allow", "destroy")
+
+
+@pytest.mark.campaign
+def test_docker_does_not_start_on_a_pool_that_needs_a_check(hasty: InstalledTool, loop_disks: MakeDisk) -> None:
+    disk = loop_disks(SIZE)
+    hasty.want(on(disk))
+    hasty.succeed("apply", "--yes")
+    *_, offset = sh("dmsetup", "table", "docker-thinpool_tmeta").split()
+    sh("vgchange", "-q", "--activate", "n", "docker")
+    set_needs_check(disk.path, int(offset) * 512)
+    assert not has_started(DOCKER)
+    assert hasty.pool()["state"] == "needs_check"
+    assert "needs_check" in log_of(APPLY)
+    assert (result(APPLY), state(DOCKER), (DATA_ROOT / "devicemapper").exists()) == ("exit-code", "inactive", False)
+
+
+def set_needs_check(path: Path, offset_bytes: int) -> None:
+    """Set the flag in the superblock of thin metadata, as the kernel does when a write of its metadata has failed."""
+    fd = os.open(path, os.O_RDWR | os.O_SYNC)
+    try:
+        block = bytearray(os.pread(fd, SUPERBLOCK_BYTES, offset_bytes))
+        assert struct.unpack_from("<Q", block, 32) == (27022010,)
+        block[4] |= NEEDS_CHECK
+        struct.pack_into("<I", block, 0, crc32c(bytes(block[4:])) ^ CHECKSUM_XOR)
+        os.pwrite(fd, block, offset_bytes)
+    finally:
+        os.close(fd)
+
+
+def crc32c(content: bytes) -> int:
+    """Return the kernel's crc32c(~0, content), which is not inverted at its end."""
+    crc = 0xFFFFFFFF
+    for byte in content:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("is_done", [False, True])
+def test_a_run_that_was_cut_short_is_finished_by_the_next_start(
+    tool: InstalledTool, loop_disks: MakeDisk, *, is_done: bool
+) -> None:
+    tool.want(on(loop_disks(SIZE)))
+    program = Path("/usr/local/sbin/lvcreate")
+    program.write_text(f"#!/bin/sh\n{'/usr/sbin/lvcreate $@' if is_done else ''}\nkill -9 $PPID\n", "utf-8")
+    program.chmod(0o755)
+    try:
+        assert not has_started(DOCKER)
+    finally:
+        program.unlink()
+    assert (result(APPLY), state(DOCKER), NOT_READY.exists()) == ("signal", "inactive", True)
+    assert has_started(DOCKER), log_of(APPLY)
+    assert storage() == ON_POOL
+    assert sh("lvs", "--noheadings", "--options", "lv_name", "docker").split() == ["thinpool"]
+    assert not NOT_READY.exists()
+
+
+@pytest.mark.campaign
+def test_a_run_by_hand_starts_docker_although_docker_waits_for_the_unit(
+    tool: InstalledTool, loop_disks: MakeDisk
+) -> None:
+    tool.want(on(loop_disks(SIZE)))
+    assert has_started(DOCKER)
+    tool.succeed("deactivate", "docker", "--yes", "--allow", "outage")
+    assert (state(DOCKER), tool.pool()["state"]) == ("inactive", "inactive")
+    tool.succeed("activate", "docker", "--yes")
+    assert (state(DOCKER), storage()) == ("active", ON_POOL)
+    assert "has left nothing to do here" in log_of(APPLY)
+    # Stopped by a run that did not start it again: the unit starts it without waiting for it.
+    tool.succeed("deactivate", "docker", "--yes", "--allow", "outage")
+    assert has_started(APPLY), log_of(APPLY)
+    wait_until(lambda: state(DOCKER) == "active", SECONDS)
+    assert storage() == ON_POOL
+    # A restart goes through the unit, too, and leaves the pool as it is.
+    runs = runs_of(APPLY)
+    sh("systemctl", "restart", DOCKER)
+    assert (runs_of(APPLY) > runs, storage()) == (True, ON_POOL)
+
+
+@pytest.mark.campaign
+def test_without_a_configuration_docker_starts_as_ever(tool: InstalledTool) -> None:
+    assert not tool.config.exists()
+    sh("systemctl", "start", DOCKER)
+    assert (state(DOCKER), runs_of(APPLY) > 0, storage()[0]) == ("active", True, storage()[0])

@@ -1,0 +1,58 @@
+"""What engines and pools make for themselves is hidden from whatever looks at disks, whoever caused the event."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from boot_lab import installed, shown
+from lab_tool import sh
+
+from thinpoolmgr.lab.loop import LoopDisk
+
+SECTORS = 64 * 2**20 // 512
+ENGINES = ("docker-254:0-1837-0c1d2e3f-init", "docker-thinpool-snap-12", "thinpoolmgr-base")
+# What only looks like one: another name (Docker's own 80-docker.rules hides docker-*), or a volume of LVM's.
+OTHERS = {"data": "", "pool-snap-shot": "", "vg--snap-1lv": f"LVM-{'a' * 64}"}
+
+
+@pytest.fixture(autouse=True)
+def rules() -> Iterator[None]:
+    with installed():
+        yield
+
+
+def properties(name: str) -> dict[str, str]:
+    lines = sh("udevadm", "info", "--query=property", f"/dev/mapper/{name}").splitlines()
+    return dict(line.partition("=")[::2] for line in lines)
+
+
+def test_file_systems_of_containers_are_nobodys_disks(loop_disks: Callable[..., LoopDisk]) -> None:
+    disk = loop_disks()
+    devices = dict.fromkeys(ENGINES, "") | OTHERS
+    for place, (name, uuid) in enumerate(devices.items()):
+        table = f"0 {SECTORS} linear {disk.path} {place * SECTORS}"
+        sh("dmsetup", "create", name, *(("--uuid", uuid) if uuid else ()), "--table", table)
+        sh("mkfs.ext4", "-q", f"/dev/mapper/{name}")
+    # Not device-mapper's own events: a close after a write, and a person.
+    sh("udevadm", "trigger", "--settle", "--action=change", "--subsystem-match=block", "--sysname-match=dm-*")
+    for name in devices:
+        found, is_hidden = properties(name), name in ENGINES
+        assert (found.get("UDISKS_IGNORE") == "1") is is_hidden, (name, found)
+        assert (found.get("DM_UDEV_DISABLE_OTHER_RULES_FLAG") == "1") is is_hidden, (name, found)
+        assert ("ID_FS_UUID" not in found) is is_hidden, (name, found)
+        assert ("/dev/disk/" not in found["DEVLINKS"]) is is_hidden, (name, found)
+        unit = sh("systemd-escape", "--path", "--suffix=device", f"/dev/mapper/{name}").strip()
+        assert (shown(unit, "ActiveState") == "inactive") is is_hidden, name
+
+
+def test_inner_devices_of_a_pool_are_hidden_and_the_pool_keeps_its_unit(loop_disks: Callable[..., LoopDisk]) -> None:
+    disk = loop_disks()
+    sh("vgcreate", "-q", "vg", disk.path)
+    sh("lvcreate", "-q", "--type", "thin-pool", "-n", "thinpool", "-l", "50%VG", "vg")
+    sh("udevadm", "trigger", "--settle", "--action=change", "--subsystem-match=block", "--sysname-match=dm-*")
+    for name in ("vg-thinpool_tdata", "vg-thinpool_tmeta", "vg-thinpool"):
+        found = properties(name)
+        assert (found.get("UDISKS_IGNORE"), found.get("ID_FS_TYPE")) == ("1", None), (name, found)
+        assert (found.get("SYSTEMD_READY") == "0") is (name != "vg-thinpool"), (name, found)
+    assert shown("dev-mapper-vg\\x2dthinpool.device", "ActiveState") == "active"
