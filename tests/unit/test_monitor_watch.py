@@ -394,7 +394,7 @@ def test_its_commands_keep_dmeventd_away_and_the_mark_where_it_belongs(monkeypat
     host = PoolHost(support.pool(), CommandRunner())
     for kind in (ExtendData, TakeCharge):
         host.perform(BEFORE[kind][0])
-    settings = ("--config", "activation{monitoring=0 thin_pool_autoextend_threshold=80}")
+    settings = ("--config", "activation{monitoring=0 udev_sync=0 thin_pool_autoextend_threshold=80}")
     assert ran == [
         ("lvextend", *settings, "--extents", "2500", "docker/thinpool"),
         ("lvchange", "--monitor", "n", "docker/thinpool"),

@@ -137,10 +137,11 @@ def with_low_water(argv: Argv, threshold_percent: int) -> Argv:
 
     LVM makes the kernel's low-water mark from its own threshold whenever it loads a pool's table, and without one
     there is none; and it has dmeventd watch whatever it resumes (lib/thin/thin.c, lib/activate/activate.c; measured,
-    2.03.16).
+    2.03.16). Nor is udevd waited for: no device node comes or goes, the wait is most of the time that a command takes,
+    and for a udevd that is dead it is endless.
     """
     name, *rest = argv
-    settings = f"activation{{monitoring=0 thin_pool_autoextend_threshold={threshold_percent}}}"
+    settings = f"activation{{monitoring=0 udev_sync=0 thin_pool_autoextend_threshold={threshold_percent}}}"
     return (name, "--config", settings, *rest)
 
 

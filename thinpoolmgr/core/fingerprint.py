@@ -16,7 +16,7 @@ from thinpoolmgr.core.lifecycle import PoolState, PoolView, view_pool
 from thinpoolmgr.core.matching import is_unresolved, is_wanted
 from thinpoolmgr.core.names import OUR_TAG
 from thinpoolmgr.core.plan import fingerprint_of
-from thinpoolmgr.core.profiles import profile_name
+from thinpoolmgr.core.profiles import profile_name, wants_profile
 
 if TYPE_CHECKING:
     from thinpoolmgr.core.desired import DesiredState
@@ -49,7 +49,10 @@ def _pool(view: PoolView, snapshot: Snapshot, memory: Memory) -> Facts:
     disks = [_disk(disk, snapshot, is_member=disk.path in members) for disk in snapshot.disks if disk.path in named]
     state = PoolState.HEALTHY if view.state in _IN_USE else view.state
     status = view.status
-    kernel = (status.total_data_blocks, status.total_metadata_blocks, status.when_full, status.mode) if status else None
+    sizes = (status.total_data_blocks, status.total_metadata_blocks) if status else None
+    kernel = (sizes, status.when_full, status.mode, status.needs_check) if status else None
+    # Who watches a pool that is not dmeventd's to extend comes and goes with each command of LVM's.
+    is_watched = view.lv is not None and wants_profile(pool) and view.lv.monitored
     return (
         pool.name,
         state,
@@ -58,6 +61,7 @@ def _pool(view: PoolView, snapshot: Snapshot, memory: Memory) -> Facts:
         _group(group, memory) if group else (snapshot.lvm_trouble, pool.group in snapshot.dev_names),
         [_part(part, is_stray=view.device is None) for part in view.inner],
         kernel,
+        is_watched,
         snapshot.find_profile(profile_name(pool)),
         [made for made in memory.made if view.lv is not None and made.lv_uuid == view.lv.uuid],
     )
