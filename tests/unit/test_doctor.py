@@ -709,3 +709,15 @@ def test_status_shows_what_is_wrong_with_the_journal(cli: Cli) -> None:
     assert (code, "error    the journal file of the run a is damaged" in out) == (0, True)
     assert cli.json("doctor")[1]["findings"][0]["code"] == "JOURNAL_DAMAGED"
     assert cli("apply", "--yes")[0] == 5
+
+
+def test_nobody_who_extends_is_told_of_where_the_monitor_is_to() -> None:
+    alone = HostFacts(has_monitor=False)
+    assert "MONITOR_NOT_RUNNING" not in find(host())
+    found = find(host(), facts=alone)["MONITOR_NOT_RUNNING"]
+    assert (found.severity, found.target) == ("info", "docker/thinpool")
+    assert "systemctl enable --now thinpoolmgr-monitor" in found.resolution
+    assert "MONITOR_NOT_RUNNING" not in find(support.snapshot(support.disk()), facts=alone)
+    config = replace(DESIRED.pools[0].config, extend=replace(DESIRED.pools[0].config.extend, monitor="none"))
+    nobody = replace(DESIRED, pools=(replace(DESIRED.pools[0], config=config),))
+    assert all(found.code != "MONITOR_NOT_RUNNING" for found in diagnose(nobody, host(), Journal(), alone))

@@ -22,7 +22,6 @@ from thinpoolmgr.core.watch import STEPS
 from thinpoolmgr.errors import LockedError, RefusedError
 from thinpoolmgr.host.runner import CommandRunner
 from thinpoolmgr.host.store import Store
-from thinpoolmgr.monitor import watch as watch_module
 from thinpoolmgr.monitor.board import Bell, Board
 from thinpoolmgr.monitor.hands import PoolHost, PoolStore
 from thinpoolmgr.monitor.watch import Event, PoolWatch
@@ -46,6 +45,8 @@ class PoolInMemory(SimulatedHost):
 
     reads_all = False
     locked = False
+    time = 1000.0
+    spares: tuple[str, ...] = ()
 
     def __init__(self, pool: DesiredPool, snapshot: Snapshot) -> None:
         super().__init__(snapshot)
@@ -60,6 +61,12 @@ class PoolInMemory(SimulatedHost):
 
     def is_changed_by_others(self) -> bool:
         return self.locked
+
+    def seconds(self) -> float:
+        return self.time
+
+    def spare_paths(self) -> tuple[str, ...]:
+        return self.spares
 
     def perform(self, step: Step) -> None:
         super().perform(step)
@@ -78,7 +85,6 @@ class Lab:
         self.folder, self.lock_file = folder / "state", folder / "lock"
         self.told: list[Event] = []
         self.board = Board()
-        self.time = 1000.0
         store = PoolStore(self.pool.name, self.folder, self.lock_file)
         self.watch = PoolWatch(self.pool, self.board, self.told.append, self.host, store)
 
@@ -96,7 +102,7 @@ class Lab:
     def look(self, times: int = 1, after: float = 1.0) -> float:
         wait = 0.0
         for _ in range(times):
-            self.time += after
+            self.host.time += after
             wait = self.watch.look()
         return wait
 
@@ -113,10 +119,8 @@ class Lab:
 
 
 @pytest.fixture
-def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
-    made = Lab(tmp_path, with_room(support.healthy()))
-    monkeypatch.setattr(watch_module, "seconds", lambda: made.time)
-    return made
+def lab(tmp_path: Path) -> Lab:
+    return Lab(tmp_path, with_room(support.healthy()))
 
 
 def with_disk(shot: Snapshot, path: str = "/dev/sdc") -> Snapshot:
@@ -164,14 +168,9 @@ def test_the_larger_reserve_of_more_metadata_is_no_filling(lab: Lab) -> None:
     assert lab.word.extensions_done == 1
 
 
-def test_what_is_left_is_taken_first_then_a_spare_then_it_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_left_is_taken_first_then_a_spare(tmp_path: Path) -> None:
     pool = support.pool(spare_devices=(SPARE,))
     lab = Lab(tmp_path, with_disk(support.with_spare(support.healthy(), 3), SPARE), pool)
-    monkeypatch.setattr(watch_module, "seconds", lambda: lab.time)
-    present: list[str] = []
-    monkeypatch.setattr(watch_module, "spare_paths", lambda _: tuple(present))
     (group,) = lab.host.snapshot.groups
     lab.use(0.95)
     lab.look()
@@ -185,14 +184,14 @@ def test_what_is_left_is_taken_first_then_a_spare_then_it_is_told(
     lab.look(50)
     # loud, and once
     assert len(lab.told) == told
-    present.append(SPARE)
+    lab.host.spares = (SPARE,)
     lab.look(2)
     assert [kind for kind in lab.did() if kind is not TakeCharge] == [ExtendData, ExtendVolumeGroup, ExtendData]
     lab.look()
     assert lab.codes() == []
 
 
-def test_a_spare_disk_in_doubt_keeps_no_other_from_being_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_spare_disk_in_doubt_keeps_no_other_from_being_taken(tmp_path: Path) -> None:
     pool = support.pool(spare_devices=("/dev/sdx", SPARE), wipe_signatures=True)
     shot = with_disk(with_disk(support.healthy(), SPARE), "/dev/sdx")
     signed = tuple(
@@ -200,8 +199,7 @@ def test_a_spare_disk_in_doubt_keeps_no_other_from_being_taken(tmp_path: Path, m
         for disk in shot.disks
     )
     lab = Lab(tmp_path, replace(shot, disks=signed), pool)
-    monkeypatch.setattr(watch_module, "seconds", lambda: lab.time)
-    monkeypatch.setattr(watch_module, "spare_paths", lambda found: found.config.spare_devices)
+    lab.host.spares = pool.config.spare_devices
     lab.use(0.99)
     lab.look(3)
     (added,) = (step for step in lab.host.took_effect if isinstance(step, ExtendVolumeGroup))
@@ -230,6 +228,16 @@ def test_what_cannot_work_is_not_tried(lab: Lab, status: dict[str, Any], code: s
     lab.use(0.95, **status)
     lab.look(3)
     assert (lab.did(), lab.codes()) == ([], [code])
+
+
+def test_lost_writes_are_told_of_and_the_pool_is_extended_all_the_same(lab: Lab) -> None:
+    lab.use(1.0, mode="out_of_data_space", when_full="error")
+    lab.look()
+    assert ExtendData in lab.did()
+    lab.host.faults = {len(lab.host.performed): Fails("before")}
+    lab.use(1.0, mode="out_of_data_space", when_full="error")
+    lab.look()
+    assert lab.codes() == ["EXTENSION_FAILED", "POOL_ERRORS_WRITES"]
 
 
 def test_another_ones_pool_is_left_alone(tmp_path: Path) -> None:

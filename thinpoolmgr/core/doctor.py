@@ -22,6 +22,7 @@ from thinpoolmgr.core.findings import (
     sight,
     sightings_of_host,
     tool_sightings,
+    watch_sightings,
 )
 from thinpoolmgr.core.journal import remember
 from thinpoolmgr.core.lifecycle import RUNNING_STATES, PoolView, view_pool
@@ -108,7 +109,8 @@ def diagnose(
     is_blocked = any(sighting.code in _BLOCKS for sighting in sightings)
     clinic = _Clinic(desired, snapshot, memory, predict, is_blocked=is_blocked)
     for pool in desired.pools:
-        sightings += clinic.judge_room(view_pool(pool, snapshot))
+        view = view_pool(pool, snapshot)
+        sightings += [*clinic.judge_room(view), *watch_sightings(facts, view)]
     found = [clinic.diagnose(sighting) for sighting in sightings]
     return _sorted([*found, *clinic.judge_rest(found)])
 

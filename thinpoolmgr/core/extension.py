@@ -33,7 +33,7 @@ _MARGIN = 2.0
 IDLE_SECONDS = 1.0
 FILLING_SECONDS = 0.5
 NEAR_SECONDS = 0.25
-_FASTEST_SECONDS = 0.05
+FASTEST_SECONDS = 0.05
 _FILLING_SHARE, _NEAR_SHARE = 0.4, 0.6
 
 
@@ -122,7 +122,7 @@ def seconds_to_next_look(status: ThinPoolStatus, view: PoolView, rate: Rate) -> 
         by_share = NEAR_SECONDS if share > _NEAR_SHARE else FILLING_SECONDS if share > _FILLING_SHARE else IDLE_SECONDS
         left = size * (threshold / 100 - share)
         by_rate = left / speed / 2 if speed > 0 and left > 0 else IDLE_SECONDS
-        seconds = min(seconds, by_share, max(by_rate, _FASTEST_SECONDS))
+        seconds = min(seconds, by_share, max(by_rate, FASTEST_SECONDS))
     return seconds
 
 

@@ -6,6 +6,8 @@ import msgspec
 from msgspec import Struct
 
 REPORT_PATH = "/run/thinpoolmgr/monitor.json"
+LOCK_PATH = "/run/thinpoolmgr/monitor.lock"
+"""Held by the monitor for as long as it runs."""
 SCHEMA = 1
 
 

@@ -1,4 +1,4 @@
-"""What the doctor asks of a host besides its snapshot: which tools are there, and udev's cookies. Only reads."""
+"""What the doctor asks of a host besides its snapshot: its tools, udev's cookies, whether the monitor runs; reads."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from thinpoolmgr.core.findings import Cookie, HostFacts
+from thinpoolmgr.core.report import LOCK_PATH
+from thinpoolmgr.host.locks import is_flocked
 from thinpoolmgr.host.runner import find_program
 
 if TYPE_CHECKING:
@@ -18,10 +20,10 @@ _COOKIE_MAGIC = 0x0D4D
 
 
 def read_facts(desired: DesiredState, semaphores: Path = _SEMAPHORES) -> HostFacts:
-    """Return the tools that are missing, those among them that the engines of `desired` need, and udev's cookies."""
+    """Return missing tools, also of the engines of `desired`, udev's cookies, and whether the monitor runs."""
     wanted = (*_TOOLS, *(f"mkfs.{engine.config.filesystem}" for engine in desired.engines))
     missing = tuple(tool for tool in dict.fromkeys(wanted) if not find_program(tool))
-    return HostFacts(missing, _read_cookies(semaphores))
+    return HostFacts(missing, _read_cookies(semaphores), is_flocked(LOCK_PATH))
 
 
 def _read_cookies(path: Path) -> tuple[Cookie, ...]:

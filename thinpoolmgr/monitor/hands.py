@@ -64,6 +64,14 @@ class PoolHost:
         """What tells the state of the group that was seen last from another one."""
         return self._mark
 
+    def seconds(self) -> float:
+        """Return the time of a clock that never jumps."""
+        return time.monotonic()
+
+    def spare_paths(self) -> tuple[str, ...]:
+        """Return the spare disks of the configuration that are there."""
+        return tuple(path for path in self._pool.config.spare_devices if os.path.exists(path))
+
     def is_changed_by_others(self) -> bool:
         """Whether a command of LVM's is changing the group just now."""
         return lvm.is_group_locked(self._pool.group)
@@ -213,16 +221,6 @@ class PoolStore(Store):
         ]
         for path in ended[:-_KEPT_RUNS]:
             path.unlink(missing_ok=True)
-
-
-def spare_paths(pool: DesiredPool) -> tuple[str, ...]:
-    """Return the spare disks of the configuration that are there."""
-    return tuple(path for path in pool.config.spare_devices if os.path.exists(path))
-
-
-def seconds() -> float:
-    """Return the time of a clock that never jumps."""
-    return time.monotonic()
 
 
 def _read_boot_id() -> str:

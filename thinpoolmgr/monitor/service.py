@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from thinpoolmgr.config import load_config
-from thinpoolmgr.core.report import REPORT_PATH, SCHEMA, MonitorReport
+from thinpoolmgr.core.report import LOCK_PATH, REPORT_PATH, SCHEMA, MonitorReport
 from thinpoolmgr.errors import ConfigError, LockedError, ThinpoolmgrError
 from thinpoolmgr.host import journald, udev
 from thinpoolmgr.monitor.board import Bell, Board
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from thinpoolmgr.core.desired import DesiredPool
     from thinpoolmgr.monitor.watch import Event
 
-RUN_FOLDER = "/run/thinpoolmgr"
-INSTANCE_LOCK = f"{RUN_FOLDER}/monitor.lock"
 _REPORT_SECONDS = 15.0
 _STOP_SECONDS = 60.0
 """How long a command that is under way is waited for; it goes on when we end (KillMode= of the unit)."""
@@ -166,14 +164,14 @@ def _only_one() -> int:
 
     """
     try:
-        os.makedirs(RUN_FOLDER, mode=0o755, exist_ok=True)
-        descriptor = os.open(INSTANCE_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        os.makedirs(os.path.dirname(LOCK_PATH), mode=0o755, exist_ok=True)
+        descriptor = os.open(LOCK_PATH, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        raise ThinpoolmgrError(f"{INSTANCE_LOCK} cannot be opened", error.strerror or str(error), "") from error
+        raise ThinpoolmgrError(f"{LOCK_PATH} cannot be opened", error.strerror or str(error), "") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(descriptor)
         way = "One is enough: systemctl status thinpoolmgr-monitor."
-        raise LockedError("another monitor runs on this host", f"It holds {INSTANCE_LOCK}.", way) from error
+        raise LockedError("another monitor runs on this host", f"It holds {LOCK_PATH}.", way) from error
     return descriptor

@@ -17,7 +17,9 @@ from msgspec.structs import replace
 from thinpoolmgr.approval import Approval
 from thinpoolmgr.core.changes import room_of
 from thinpoolmgr.core.extension import (
+    FASTEST_SECONDS,
     IDLE_SECONDS,
+    NEAR_SECONDS,
     Rate,
     Reading,
     ahead_of,
@@ -47,7 +49,7 @@ from thinpoolmgr.host import dm
 from thinpoolmgr.host.pvlabel import Mark
 from thinpoolmgr.host.runner import CommandRunner
 from thinpoolmgr.monitor.board import Bell
-from thinpoolmgr.monitor.hands import COMMAND, PoolHost, PoolStore, seconds, spare_paths
+from thinpoolmgr.monitor.hands import COMMAND, PoolHost, PoolStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,7 +68,9 @@ _WEIGHT = 0.3
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 1.0, 60.0
 _SETTLE_SECONDS = 0.5
 """LVM suspends a pool for a moment whenever it changes it; longer than this, and without its lock, is no moment."""
+_HURRY_SECONDS = 1.0
 _MILLISECONDS = 1000
+_TIMED_OUT = (PoolState.OUT_OF_DATA, "error", "queue")
 _STILL = Rate()
 
 
@@ -98,6 +102,14 @@ class WatchedHost(Host, Protocol):
 
     def view(self) -> PoolView:
         """Look at the pool."""
+        ...
+
+    def seconds(self) -> float:
+        """Return the time of a clock that never jumps."""
+        ...
+
+    def spare_paths(self) -> tuple[str, ...]:
+        """Return the spare disks of the configuration that are there."""
         ...
 
     def is_changed_by_others(self) -> bool:
@@ -154,6 +166,7 @@ class PoolWatch(threading.Thread):
         self._pauses: dict[str, Pause] = {}
         self._cut_short_since: float | None = None
         self._has_resumed = False
+        self._hurries_until = 0.0
 
     def nudge(self) -> None:
         """Have it look now: something happened that may matter."""
@@ -172,7 +185,7 @@ class PoolWatch(threading.Thread):
                 # Armed before the look: whatever happens from here on ends the wait.
                 events.arm()
                 self._bell.hush()
-                self._wait(events, self.look())
+                self._wait(events, self._hurried(self.look()))
         finally:
             events.close()
 
@@ -181,8 +194,18 @@ class PoolWatch(threading.Thread):
         poll.register(events, select.POLLIN)
         poll.register(self._bell, select.POLLIN)
         # All pools that are idle wake together, with the whole second: one wake-up for them all.
-        pause = at_most if at_most < IDLE_SECONDS else IDLE_SECONDS - seconds() % IDLE_SECONDS
-        poll.poll(pause * _MILLISECONDS)
+        pause = at_most if at_most < IDLE_SECONDS else IDLE_SECONDS - self._host.seconds() % IDLE_SECONDS
+        ready = {descriptor for descriptor, _ in poll.poll(pause * _MILLISECONDS)}
+        if events.fileno() in ready:
+            self._hurries_until = self._host.seconds() + _HURRY_SECONDS
+
+    def _hurried(self, at_most: float) -> float:
+        """Return how long to wait: right after an event a pool that is rather full may be filling fast.
+
+        Metadata that get short raise one, too, once, at a mark of the kernel's own (dm-thin.c, metadata_low_callback).
+        """
+        is_near = at_most <= NEAR_SECONDS and self._host.seconds() < self._hurries_until
+        return min(at_most, FASTEST_SECONDS) if is_near else at_most
 
     def look(self) -> float:
         """Look at the pool once, do what is to be done; return after how many seconds to look again at the latest."""
@@ -197,7 +220,7 @@ class PoolWatch(threading.Thread):
 
     def _look(self) -> float:
         view = self._host.view()
-        now = seconds()
+        now = self._host.seconds()
         status = view.status
         if status is None or view.lv is None:
             self._readings = ()
@@ -216,12 +239,20 @@ class PoolWatch(threading.Thread):
         if found is None:
             return 0.0
         self._charge(view, now)
-        self._say(view.state, *found, rate=rate)
+        self._say(view.state, *found, *self._lost_writes(view), rate=rate)
         return seconds_to_next_look(status, view, rate)
 
     def _trouble(self, view: PoolView) -> list[Sighting]:
         code = trouble_of(view)
         return [Sighting(code, self.pool.path, f"{self.pool.path} is {view.state}: {view.because}")] if code else []
+
+    def _lost_writes(self, view: PoolView) -> list[Sighting]:
+        """A full pool that queues writes fails them after a minute (no_space_timeout), and LVM does not know of it."""
+        status, lv = view.status, view.lv
+        if status is None or lv is None or (view.state, status.when_full, lv.when_full) != _TIMED_OUT:
+            return []
+        summary = f"{self.pool.path} was full for too long: the kernel fails writes, and some are lost"
+        return [Sighting("POOL_ERRORS_WRITES", self.pool.path, summary)]
 
     def _mend(self, view: PoolView, now: float) -> bool:
         """Resume what a killed command left suspended; return whether anything was done."""
@@ -268,7 +299,7 @@ class PoolWatch(threading.Thread):
 
     def _grow(self, view: PoolView, request: Request) -> bool:
         """Bring the pool to the sizes of the settled `request`; return whether it has them."""
-        began = seconds()
+        began = self._host.seconds()
         self._begin(view)
         result = self._try("extend", began, self._growth_planner(request))
         self._end(request, result, began)
@@ -279,7 +310,7 @@ class PoolWatch(threading.Thread):
 
     def _take_spare(self, request: Request, now: float) -> list[Sighting] | None:
         """Take the next spare disk into the full group; return what stands against it, or None when one was taken."""
-        for path in spare_paths(self.pool):
+        for path in self._host.spare_paths():
             if self._is_paused(path, now):
                 continue
             self._host.reads_all = True
@@ -345,7 +376,7 @@ class PoolWatch(threading.Thread):
         self._board.put(self._word)
 
     def _end(self, request: Request, result: RunResult | None, began: float) -> None:
-        taken = seconds() - began
+        taken = self._host.seconds() - began
         part: Literal["data", "metadata", "both"] = "both" if request.data_bytes and request.metadata_bytes else "data"
         if not request.data_bytes:
             part = "metadata"

@@ -13,6 +13,7 @@ from thinpoolmgr.core.findings.host import (
     disk_sightings,
     journal_sightings,
     tool_sightings,
+    watch_sightings,
 )
 from thinpoolmgr.core.findings.pools import pool_sightings
 from thinpoolmgr.core.findings.sighting import Finding, Sighting, sight
@@ -42,6 +43,7 @@ __all__ = [
     "sight",
     "sightings_of_host",
     "tool_sightings",
+    "watch_sightings",
 ]
 
 

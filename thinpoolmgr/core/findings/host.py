@@ -12,6 +12,7 @@ from thinpoolmgr.core.desired import unstable_names
 from thinpoolmgr.core.findings.sighting import Sighting, sight
 from thinpoolmgr.core.guards import path_code
 from thinpoolmgr.core.journal import Doing, Done, Failed, Run, StoredRun, fold_run, unfinished_runs
+from thinpoolmgr.core.lifecycle import PoolState, PoolView
 from thinpoolmgr.core.steps import step_name, target
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ class HostFacts(Struct, frozen=True):
 
     missing_tools: tuple[str, ...] = ()
     cookies: tuple[Cookie, ...] = ()
+    has_monitor: bool = True
+    """Whether the monitor runs."""
 
 
 class Journal(Struct, frozen=True):
@@ -110,6 +113,15 @@ def tool_sightings(facts: HostFacts, journal: Journal) -> list[Sighting]:
             _, run, step = within[-1]
             leaked.append(sight("UDEV_COOKIE_LEAKED", cookie.name, f"it was made within step {step} of the run {run}"))
     return [*missing, *leaked]
+
+
+def watch_sightings(facts: HostFacts, view: PoolView) -> list[Sighting]:
+    """Return that nobody extends the pool of `view`, which is the monitor's, because that does not run."""
+    is_its = view.pool.config.extend.monitor == "thinpoolmgr"
+    if facts.has_monitor or not is_its or view.status is None or view.state is PoolState.FOREIGN:
+        return []
+    evidence = f"pools.{view.pool.name}.extend.monitor is thinpoolmgr, and no monitor holds its lock"
+    return [sight("MONITOR_NOT_RUNNING", view.pool.path, evidence, pool=view.pool.name, path=view.pool.path)]
 
 
 def _killed_at(journal: Journal) -> list[tuple[float, str, str]]:

@@ -116,6 +116,13 @@ FINDINGS: Mapping[str, Kind] = {
         "and at once when anything changes in the group; by hand: thinpoolmgr extend {pool}",
         in_status=False,
     ),
+    "MONITOR_NOT_RUNNING": Kind(
+        "info",
+        "nobody extends {path} before it is full: the monitor does not run",
+        "Run: systemctl enable --now thinpoolmgr-monitor. Without systemd: thinpoolmgr monitor, kept running by what "
+        'you have. If nobody is to extend it: pools.{pool}.extend.monitor = "none".',
+        in_status=False,
+    ),
     # metadata and room
     "METADATA_SPARE_MISSING": Kind(
         "warning",
