@@ -150,7 +150,7 @@ bench: setup
 
 bench-monitor: setup
 	@$(BIN)/python -m compileall -q thinpoolmgr
-	@$(BIN)/thinpoolmgr lab run --memory 2500 --timeout 7200 bench/reaction.py $(BENCH)
+	@$(BIN)/thinpoolmgr lab run --memory 2500 --timeout 21600 bench/reaction.py $(BENCH)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -59,7 +59,7 @@ class FilledPool:
         self.group = group
         self.dm_name = f"{group}-{LV}"
         self.disk = disk
-        self.made_at = 0.0
+        self.begun_at = 0.0
         self._profile = profile
         self._control = os.open(dm.CONTROL_PATH, os.O_RDWR | os.O_CLOEXEC)
         self._thin_name = f"written-{group}"
@@ -94,9 +94,9 @@ class FilledPool:
             monitored_by_dmeventd=bool(self._profile),
             profile=self._profile,
         )
+        self.begun_at = time.time()
         for command in commands(step):
             silently(*command)
-        self.made_at = time.time()
         send_message(self._control, self.dm_name, "create_thin 1")
         node = activate(self._control, self._thin_name, os.stat(f"/dev/mapper/{self.dm_name}").st_rdev, 1)
         self._thin = os.open(f"/dev/dm-{os.minor(node)}", os.O_RDWR | os.O_DIRECT | os.O_CLOEXEC)

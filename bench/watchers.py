@@ -132,10 +132,8 @@ class Dmeventd(Watcher):
 
     def require_watching(self, pool: FilledPool) -> None:
         """Ask LVM, which asks dmeventd."""
-        command = ("lvs", "--noheadings", "--options", "seg_monitor", f"{pool.group}/{LV}")
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-        if said != "monitored":
-            raise SystemExit(f"dmeventd does not watch {pool.group}: {said}")
+        if not _is_dmeventds(pool):
+            raise SystemExit(f"dmeventd does not watch {pool.group}")
 
     def pids(self) -> Iterable[int]:
         """Return the one process."""
@@ -172,7 +170,14 @@ class Monitor(Watcher):
         self._process.wait(UP_SECONDS)
 
     def require_watching(self, pool: FilledPool) -> None:
-        """Wait until its report tells of a look at the pool that is younger than the pool."""
+        """Keep dmeventd away, and wait until its report tells of a look at the pool that there is now.
+
+        Whatever a pool was made with, udev's rules for LVM activate it once more, and that registers it with dmeventd.
+        """
+        silently("udevadm", "settle")
+        silently("lvchange", "--monitor", "n", f"{pool.group}/{LV}")
+        if _is_dmeventds(pool):
+            raise SystemExit(f"dmeventd watches {pool.group}, too")
         deadline = time.monotonic() + UP_SECONDS
         while not _is_looked_at(pool):
             if self._process.poll() is not None or time.monotonic() > deadline:
@@ -189,12 +194,20 @@ class Monitor(Watcher):
         return family
 
 
+def _is_dmeventds(pool: FilledPool) -> bool:
+    command = ("lvs", "--noheadings", "--options", "seg_monitor", f"{pool.group}/{LV}")
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "monitored"
+
+
 def _is_looked_at(pool: FilledPool) -> bool:
     try:
         report = decode_report(Path(REPORT_PATH).read_bytes())
     except (OSError, msgspec.DecodeError):
         return False
-    return any(known.group == pool.group and known.looked_at > pool.made_at for known in report.pools)
+    return any(
+        known.group == pool.group and known.looked_at > pool.begun_at and known.state == "healthy"
+        for known in report.pools
+    )
 
 
 def _parent(process: Path) -> int:
