@@ -94,6 +94,20 @@ def test_lvm_works_in_the_monitors_sandbox(tool: InstalledTool, loop_disks: Make
 
 
 @pytest.mark.campaign
+def test_looking_works_in_the_sandbox_of_metrics(tool: InstalledTool, loop_disks: MakeDisk) -> None:
+    tool.want(on(loop_disks()), engine="")
+    assert has_started(APPLY), log_of(APPLY)
+    Path("/var/lib/prometheus/node-exporter").mkdir(parents=True, exist_ok=True)
+    command = f"{PROGRAM} status --check"
+    change_unit(METRICS, ANOTHER_COMMAND.format(kind="oneshot", command=command, more=""))
+    assert has_started(METRICS), log_of(METRICS)
+    said = log_of(METRICS)
+    assert "healthy" in said
+    assert "WARNING" not in said
+    assert "permitted" not in said
+
+
+@pytest.mark.campaign
 @pytest.mark.parametrize("has_namespace", [False, True])
 def test_a_unit_that_stays_pins_no_mount(
     tool: InstalledTool, loop_disks: MakeDisk, tmp_path: Path, *, has_namespace: bool
