@@ -43,7 +43,8 @@ SHORTEST_WAIT_SECONDS = 1.0
 QUIET_SECONDS = 5.0
 NEW_DISK_BYTES = 512 << 20
 MOST_CYCLE_BLOCKS = 2048
-RACE_MIB = 1024
+RACE_DATA_BYTES = 448 << 20
+RACE_MIB = 1536
 RACE_LOOK_SECONDS = 0.02
 
 
@@ -216,10 +217,10 @@ def _cycle(watcher: Watcher, pool: FilledPool, options: Options) -> float:
 
 
 def measure_race(watchers: list[Watcher], options: Options) -> Results:
-    """Seconds without space while a writer at full speed writes four times the pool's first size."""
+    """Seconds without space while a writer at full speed writes more than twice the pool's first size."""
 
     def trial(watcher: Watcher) -> float:
-        pool = _renew(watcher, watcher.first)
+        pool = _renew(watcher, watcher.first, RACE_DATA_BYTES)
         _random_moment()
         seconds = _race(pool, options.limit_seconds)
         pool.discard()
@@ -239,7 +240,7 @@ def _race(pool: FilledPool, limit_seconds: float) -> float:
             without += now - before if is_full else 0
             before = now
         writer.kill()
-    print(f"    {RACE_MIB / (before - began):.0f} MiB/s, {DATA_BYTES >> 20} MiB became {_mib(pool)}", flush=True)
+    print(f"    {RACE_MIB / (before - began):.0f} MiB/s, {RACE_DATA_BYTES >> 20} MiB became {_mib(pool)}", flush=True)
     return without
 
 
@@ -247,8 +248,8 @@ def _mib(pool: FilledPool) -> int:
     return pool.status().total_data_blocks // 2
 
 
-def _renew(watcher: Watcher, pool: FilledPool) -> FilledPool:
-    pool.make_anew()
+def _renew(watcher: Watcher, pool: FilledPool, data_bytes: int = DATA_BYTES) -> FilledPool:
+    pool.make_anew(data_bytes)
     watcher.require_watching(pool)
     return pool
 
