@@ -302,6 +302,27 @@ def test_while_somebody_else_holds_the_lock_nothing_is_done(lab: Lab) -> None:
     assert ExtendData in lab.did()
 
 
+def test_what_nobody_thought_of_does_not_end_the_watch(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> Snapshot:
+        raise ValueError("nobody thought of this")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(lab.host, "view", fail)
+        assert lab.look() == 1.0
+    assert lab.codes() == ["BUG"]
+    assert "ValueError: nobody thought of this" in lab.word.findings[0].summary
+    lab.look()
+    assert lab.codes() == []
+
+
+def test_one_that_had_to_wait_for_the_lock_is_not_busy(lab: Lab) -> None:
+    lab.use(0.9)
+    with Store(lab.folder, lab.lock_file).lock("apply"):
+        lab.look()
+        lab.watch._board.put(lab.watch._word)
+        assert lab.word.busy_since is None
+
+
 def test_pools_share_the_lock_and_nobody_else_does(tmp_path: Path) -> None:
     one, two = (PoolStore(name, tmp_path, tmp_path / "lock") for name in ("a", "b"))
     with one.lock("monitor"), two.lock("monitor"), pytest.raises(LockedError):

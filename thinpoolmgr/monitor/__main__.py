@@ -12,6 +12,7 @@ sys.modules["typing_extensions"] = None  # type: ignore[assignment]
 from systemd_watchdog.systemd_watchdog import WatchDog  # noqa: E402 - after that
 
 from thinpoolmgr.errors import ThinpoolmgrError  # noqa: E402
+from thinpoolmgr.host import journald  # noqa: E402
 from thinpoolmgr.monitor.service import Monitor  # noqa: E402
 
 
@@ -24,6 +25,9 @@ def main(arguments: list[str]) -> int:
         for text in (error.details, error.resolution):
             sys.stderr.write(f"  {text}\n" if text else "")
         return error.exit_code
+    except Exception as error:  # noqa: BLE001 - no traceback reaches a user; systemd starts it again
+        journald.send(f"the monitor ends: {type(error).__name__}: {error}", journald.ERROR, code="BUG")
+        return 1
     sys.stderr.flush()
     # A command that is still under way goes on alone; the threads that wait for it need not.
     os._exit(0)

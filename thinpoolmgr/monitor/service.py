@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from systemd_watchdog.systemd_watchdog import WatchDog
 
     from thinpoolmgr.core.desired import DesiredPool
-    from thinpoolmgr.monitor.watch import Event
 
 _REPORT_SECONDS = 15.0
 _STOP_SECONDS = 60.0
 """How long a command that is under way is waited for; it goes on when we end (KillMode= of the unit)."""
+_PING_SECONDS = 1.0
 _MILLISECONDS = 1000
 
 
@@ -78,7 +78,7 @@ class Monitor:
             if self._watchdog is not None:
                 self._watchdog.ready()
             self._listen(events)
-            self._stop(list(self._watches.values()))
+            self._stop()
         finally:
             os.close(lock)
 
@@ -87,25 +87,28 @@ class Monitor:
         self._bell.ring()
 
     def _watch_all(self) -> None:
-        """Have one watch for each pool of the configuration, begun anew where its part of it changed."""
-        gone = [watch for name, watch in self._watches.items() if self._pools.get(name) != watch.pool]
-        self._stop(gone)
-        for watch in gone:
-            self._watches.pop(watch.pool.name)
-            self._board.remove(watch.pool.name)
+        """Have one watch for each pool of the configuration, begun anew where its part of it changed.
+
+        One that is under way ends in its own time; what takes its place begins when it has.
+        """
+        for name, watch in tuple(self._watches.items()):
+            if self._pools.get(name) != watch.pool:
+                watch.stop()
+            if not watch.is_alive():
+                del self._watches[name]
+                watch.close()
+                self._board.remove(name)
         for name, pool in self._pools.items():
             if name not in self._watches:
-                self._watches[name] = watch = PoolWatch(pool, self._board, self._tell)
+                self._watches[name] = watch = PoolWatch(pool, self._board, tell)
                 watch.start()
-
-    def _tell(self, event: Event) -> None:
-        tell(event)
 
     def _listen(self, events: udev.BlockEvents) -> None:
         poll = select.poll()
         for source in (events, self._bell, self._board.bell):
             poll.register(source, select.POLLIN)
         while True:
+            self._watch_all()
             self._write_report()
             if self._watchdog is not None:
                 self._watchdog.ping()
@@ -134,14 +137,17 @@ class Monitor:
             told_config_problem(error)
             return
         self._problem = ""
-        self._watch_all()
 
-    def _stop(self, watches: list[PoolWatch]) -> None:
-        for watch in watches:
+    def _stop(self) -> None:
+        """Wait, not for ever, until each watch has ended its step."""
+        for watch in self._watches.values():
             watch.stop()
         until = time.monotonic() + _STOP_SECONDS
-        for watch in watches:
-            watch.join(max(0.0, until - time.monotonic()))
+        for watch in self._watches.values():
+            while watch.is_alive() and time.monotonic() < until:
+                watch.join(_PING_SECONDS)
+                if self._watchdog is not None:
+                    self._watchdog.ping()
 
     def _write_report(self) -> None:
         report = MonitorReport(SCHEMA, os.getpid(), self._started_at, time.time(), self._board.read(), self._problem)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from thinpoolmgr.host import journald
-from thinpoolmgr.host.journald import NOTICE, PRIORITIES, WARNING
+from thinpoolmgr.host.journald import ERROR, NOTICE, PRIORITIES, WARNING
 from thinpoolmgr.units import format_size
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def _priority(code: str) -> int:
     # Late: the table brings much with it, and a pool that is well needs none of it.
     from thinpoolmgr.core.findings.table import FINDINGS  # noqa: PLC0415
 
-    return PRIORITIES[FINDINGS[code].severity]
+    return PRIORITIES[FINDINGS[code].severity] if code in FINDINGS else ERROR
 
 
 def told_config_problem(error: ConfigError) -> None:

@@ -177,8 +177,21 @@ class PoolWatch(threading.Thread):
         self._stops.set()
         self._bell.ring()
 
+    def close(self) -> None:
+        """Give back what it waited with, once it has ended."""
+        self._bell.close()
+
     def run(self) -> None:
         """Wait, look and act until it is stopped."""
+        while not self._stops.is_set():
+            try:
+                self._watch()
+            except ThinpoolmgrError as error:
+                self._say(self._word.state, Sighting("STATE_UNKNOWN", self.pool.path, error.summary))
+                self._stops.wait(IDLE_SECONDS)
+        self._board.bell.ring()
+
+    def _watch(self) -> None:
         events = dm.Events()
         try:
             while not self._stops.is_set():
@@ -213,9 +226,16 @@ class PoolWatch(threading.Thread):
             return self._look()
         except LockedError:
             # Somebody changes this host; what that comes to is seen at the next look.
+            self._word = replace(self._word, busy_since=None)
             return IDLE_SECONDS / 4
         except ThinpoolmgrError as error:
             self._say(self._word.state, Sighting("STATE_UNKNOWN", self.pool.path, error.summary))
+            return IDLE_SECONDS
+        except Exception as error:  # noqa: BLE001 - the loop of a daemon: a pool that nobody watches any more is worse
+            what = (
+                f"something unexpected happened while {self.pool.path} was looked at: {type(error).__name__}: {error}"
+            )
+            self._say(self._word.state, Sighting("BUG", self.pool.path, what))
             return IDLE_SECONDS
 
     def _look(self) -> float:
@@ -298,12 +318,12 @@ class PoolWatch(threading.Thread):
         return [self._pauses["extend"].sighting] if "extend" in self._pauses else []
 
     def _grow(self, view: PoolView, request: Request) -> bool:
-        """Bring the pool to the sizes of the settled `request`; return whether it has them."""
+        """Bring the pool to the sizes of the settled `request`; return whether anything was done for that."""
         began = self._host.seconds()
         self._begin(view)
         result = self._try("extend", began, self._growth_planner(request))
         self._end(request, result, began)
-        return result is not None
+        return result is not None and result.outcome == "done"
 
     def _growth_planner(self, request: Request) -> Planner:
         return lambda snapshot, memory: plan_growth(view_pool(self.pool, snapshot), request, snapshot, memory)
