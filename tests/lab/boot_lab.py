@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -128,9 +128,15 @@ def runs_of(unit: str) -> int:
     return sum(json.loads(line).get("MESSAGE_ID") == "7d4958e842da4a758f6c1cdc7b36dcc5" for line in lines)
 
 
+def until(is_true: Callable[[], bool]) -> None:
+    """Wait until something comes true; fail when it does not."""
+    wait_until(is_true, SECONDS)
+    assert is_true(), log_of(APPLY)
+
+
 def wait_for_end(unit: str, run: int) -> None:
     """Wait until `unit` was started for the time `run` and has ended."""
-    wait_until(lambda: runs_of(unit) >= run and state(unit) in {"inactive", "failed"}, SECONDS)
+    until(lambda: runs_of(unit) >= run and state(unit) in {"inactive", "failed"})
 
 
 @contextmanager
@@ -149,10 +155,10 @@ def scsi_host(size_mib: int = 400) -> Iterator[None]:
 def plug() -> None:
     """Plug the disk in, and wait until udev has seen it."""
     _HOSTS.write_text("1", "ascii")
-    wait_until(SCSI_DISK.exists)
+    until(SCSI_DISK.exists)
 
 
 def pull() -> None:
     """Pull the disk, whoever uses it."""
     _HOSTS.write_text("-1", "ascii")
-    wait_until(lambda: not SCSI_DISK.exists())
+    until(lambda: not SCSI_DISK.exists())

@@ -13,7 +13,6 @@ from boot_lab import (
     DOCKER,
     NOT_READY,
     SCSI_DISK,
-    SECONDS,
     SERIAL,
     InstalledTool,
     has_started,
@@ -26,9 +25,9 @@ from boot_lab import (
     scsi_host,
     shown,
     state,
+    until,
     wait_for_end,
 )
-from conftest import wait_until
 from docker_lab import DATA_ROOT, storage
 from lab_tool import group_names, is_blank, sh
 
@@ -78,10 +77,10 @@ def test_a_disk_that_comes_late_is_waited_for(tool: InstalledTool) -> None:
     tool.want(BY_SERIAL)
     with scsi_host():
         sh("systemctl", "start", "--no-block", DOCKER)
-        wait_until(lambda: "Waiting up to 60 seconds for pools.docker.match[0]" in log_of(APPLY), SECONDS)
+        until(lambda: "Waiting up to 60 seconds for pools.docker.match[0]" in log_of(APPLY))
         assert state(DOCKER) == "inactive"
         plug()
-        wait_until(lambda: state(DOCKER) == "active", SECONDS)
+        until(lambda: state(DOCKER) == "active")
         assert storage() == ON_POOL
         assert runs_of(APPLY) >= 1
         sh("systemctl", "stop", "docker.socket", DOCKER)
@@ -103,7 +102,7 @@ def test_without_its_disk_docker_does_not_start_and_the_disk_makes_the_pool(hast
 
         runs = runs_of(APPLY)
         plug()
-        wait_until(lambda: "docker" in group_names() and state(APPLY) == "inactive", SECONDS)
+        until(lambda: "docker" in group_names() and state(APPLY) == "inactive")
         assert (runs_of(APPLY), hasty.pool()["state"], NOT_READY.exists()) == (runs + 1, "healthy", False)
         assert has_started(DOCKER)
         assert storage() == ON_POOL
@@ -140,8 +139,8 @@ def test_a_missing_physical_volume_comes_back_and_the_pool_with_it(hasty: Instal
         assert f"{SCSI_DISK} is missing" in log_of(APPLY)
         assert hasty.pool()["state"] == "partial"
         plug()
-        wait_until(lambda: hasty.pool()["state"] == "healthy", SECONDS)
-        wait_until(lambda: state(APPLY) in {"inactive", "failed"}, SECONDS)
+        until(lambda: hasty.pool()["state"] == "healthy")
+        until(lambda: state(APPLY) in {"inactive", "failed"})
         assert (result(APPLY), hasty("plan").code) == ("success", 0)
         hasty.succeed("destroy", "docker", "--yes", "--allow", "destroy")
 
@@ -217,7 +216,7 @@ def test_a_run_by_hand_starts_docker_although_docker_waits_for_the_unit(
     # Stopped by a run that did not start it again: the unit starts it without waiting for it.
     tool.succeed("deactivate", "docker", "--yes", "--allow", "outage")
     assert has_started(APPLY), log_of(APPLY)
-    wait_until(lambda: state(DOCKER) == "active", SECONDS)
+    until(lambda: state(DOCKER) == "active")
     assert storage() == ON_POOL
     # A restart goes through the unit, too, and leaves the pool as it is.
     runs = runs_of(APPLY)

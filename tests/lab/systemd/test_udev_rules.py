@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
-from boot_lab import installed, shown
+from boot_lab import CHECKOUT, shown
 from lab_tool import sh
 
 from thinpoolmgr.lab.loop import LoopDisk
 
+RULES = CHECKOUT / "udev/12-thinpoolmgr-dm.rules"
 SECTORS = 64 * 2**20 // 512
 ENGINES = ("docker-254:0-1837-0c1d2e3f-init", "docker-thinpool-snap-12", "thinpoolmgr-base")
 # What only looks like one: another name (Docker's own 80-docker.rules hides docker-*), or a volume of LVM's.
@@ -18,8 +20,14 @@ OTHERS = {"data": "", "pool-snap-shot": "", "vg--snap-1lv": f"LVM-{'a' * 64}"}
 
 @pytest.fixture(autouse=True)
 def rules() -> Iterator[None]:
-    with installed():
-        yield
+    """Put the rules of devices there, and nothing else of what is installed."""
+    path = Path("/run/udev/rules.d") / RULES.name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(RULES.read_bytes())
+    sh("udevadm", "control", "--reload")
+    yield
+    path.unlink()
+    sh("udevadm", "control", "--reload")
 
 
 def properties(name: str) -> dict[str, str]:
@@ -46,6 +54,7 @@ def test_file_systems_of_containers_are_nobodys_disks(loop_disks: Callable[..., 
         assert (shown(unit, "ActiveState") == "inactive") is is_hidden, name
 
 
+@pytest.mark.campaign
 def test_inner_devices_of_a_pool_are_hidden_and_the_pool_keeps_its_unit(loop_disks: Callable[..., LoopDisk]) -> None:
     disk = loop_disks()
     sh("vgcreate", "-q", "vg", disk.path)
