@@ -145,12 +145,12 @@ class FilledPool:
         return crossing
 
     def cross_metadata(self) -> Crossing:
-        """Make the few thin devices by which more than the threshold is in use, and a few more."""
+        """Make the few thin devices by which more than the threshold is in use, and a few more; timed as `cross_data`."""
         total = self.status().total_metadata_blocks
-        while (missing := total * THRESHOLD_PERCENT // 100 + 1 - self.status().used_metadata_blocks) > 0:
+        while (missing := total * THRESHOLD_PERCENT // 100 - 1 - self.status().used_metadata_blocks) > 0:
             self._create_devices(missing)
         crossing = Crossing(time.monotonic(), total)
-        self._create_devices(total // 50)
+        self._create_devices(2 + total // 50)
         return crossing
 
     def discard(self) -> None:
