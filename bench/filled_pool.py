@@ -145,7 +145,7 @@ class FilledPool:
         return crossing
 
     def cross_metadata(self) -> Crossing:
-        """Make the few thin devices by which more than the threshold is in use, and a few more; timed as `cross_data`."""
+        """Make the few thin devices by which more than the threshold is in use, and a few more; timed as data are."""
         total = self.status().total_metadata_blocks
         while (missing := total * THRESHOLD_PERCENT // 100 - 1 - self.status().used_metadata_blocks) > 0:
             self._create_devices(missing)

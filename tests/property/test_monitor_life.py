@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 import support
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_monitor_watch import Lab, with_disk, with_room
 
@@ -31,6 +31,7 @@ ACTS = st.lists(
 TELLS = {"EXTENSION_NO_ROOM", "EXTENSION_AT_LIMIT", "EXTENSION_FAILED"}
 
 
+@settings(deadline=None)
 @given(acts=ACTS, faults=FAULTS, is_roomy=st.booleans(), has_spare=st.booleans())
 def test_there_is_room_or_a_word(
     acts: list[tuple[str, object, object]], faults: dict[int, Fault], *, is_roomy: bool, has_spare: bool

@@ -19,9 +19,9 @@ from thinpoolmgr.core.plan import Request
 from thinpoolmgr.core.report import MonitorReport, Sighting, WatchedPool, decode_report
 from thinpoolmgr.core.steps import ExtendData, ExtendMetadata, ExtendVolumeGroup, Step, TakeCharge
 from thinpoolmgr.core.watch import STEPS
-from thinpoolmgr.errors import ConfigError, LockedError, RefusedError
+from thinpoolmgr.errors import CommandFailedError, ConfigError, LockedError, RefusedError
 from thinpoolmgr.host import journald
-from thinpoolmgr.host.runner import CommandRunner
+from thinpoolmgr.host.runner import CommandRunner, CompletedRun
 from thinpoolmgr.host.store import Store
 from thinpoolmgr.monitor.board import Bell, Board
 from thinpoolmgr.monitor.hands import PoolHost, PoolStore
@@ -48,6 +48,7 @@ class PoolInMemory(SimulatedHost):
     reads_all = False
     locked = False
     time = 1000.0
+    stands_by = False
     spares: tuple[str, ...] = ()
 
     def __init__(self, pool: DesiredPool, snapshot: Snapshot) -> None:
@@ -69,6 +70,9 @@ class PoolInMemory(SimulatedHost):
 
     def spare_paths(self) -> tuple[str, ...]:
         return self.spares
+
+    def stand_by(self, *, is_near: bool) -> None:
+        self.stands_by = is_near
 
     def perform(self, step: Step) -> None:
         super().perform(step)
@@ -159,6 +163,20 @@ def test_a_tight_pool_is_extended_and_told_of(lab: Lab) -> None:
     assert extended.data_bytes == lab.host.view().lv.size_bytes  # type: ignore[union-attr]
     assert lab.look() > 0.0
     assert (lab.did(), lab.codes()) == ([TakeCharge, ExtendData], [])
+
+
+def test_lvm_stands_by_while_an_extension_is_near(lab: Lab) -> None:
+    seen = []
+    for share in (0.2, 0.69, 0.71, 0.5):
+        lab.use(share)
+        lab.look(20)
+        seen.append(lab.host.stands_by)
+    assert seen == [False, False, True, False]
+    lab.use(0.2, 0.75)
+    lab.look(20)
+    assert lab.host.stands_by
+    lab.watch.close()
+    assert not lab.host.stands_by
 
 
 def test_the_larger_reserve_of_more_metadata_is_no_filling(lab: Lab) -> None:
@@ -421,6 +439,24 @@ def test_its_commands_keep_dmeventd_away_and_the_mark_where_it_belongs(monkeypat
         ("lvchange", "--monitor", "n", "docker/thinpool"),
         ("lvchange", *settings, "--refresh", "docker/thinpool"),
     ]
+
+
+@pytest.mark.parametrize("does_grow", [True, False])
+def test_what_stands_by_is_believed_only_where_the_kernel_agrees(
+    monkeypatch: pytest.MonkeyPatch, *, does_grow: bool
+) -> None:
+    sizes = iter([(1, 1), (2, 1) if does_grow else (1, 1)])
+    said = CompletedRun(("lvextend",), 5, "", "Insufficient free space", 0.1)
+    monkeypatch.setattr(CommandRunner, "stands_by", True)
+    monkeypatch.setattr(CommandRunner, "change_at_once", lambda _self, _argv: said)
+    monkeypatch.setattr(PoolHost, "_sizes", lambda _self: next(sizes))
+    host = PoolHost(support.pool(), CommandRunner())
+    if does_grow:
+        host.perform(BEFORE[ExtendData][0])
+    else:
+        with pytest.raises(CommandFailedError) as caught:
+            host.perform(BEFORE[ExtendData][0])
+        assert "Insufficient free space" in caught.value.details
 
 
 def test_the_board_rings_for_what_lasts() -> None:

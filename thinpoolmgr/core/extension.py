@@ -34,6 +34,7 @@ IDLE_SECONDS = 1.0
 FILLING_SECONDS = 0.5
 NEAR_SECONDS = 0.25
 FASTEST_SECONDS = 0.05
+_NEAR_POINTS = 10
 _FILLING_SHARE, _NEAR_SHARE = 0.4, 0.6
 
 
@@ -157,6 +158,18 @@ def needed_growth(view: PoolView, ahead: Ahead) -> Growth | None:
         size = _grown(view, "metadata", metadata * extent, extent, _MOST_STEPS, ahead)
         metadata = max(metadata, min(size, floor_to(MAX_METADATA_BYTES, extent)) // extent)
     return Growth(data, metadata)
+
+
+def is_near(view: PoolView, ahead: Ahead) -> bool:
+    """Whether data or metadata are within ten points of their threshold, or will be soon."""
+    if view.lv is None:
+        return False
+    limits = view.pool.config.extend
+    thresholds = (limits.data_threshold_percent, limits.metadata_threshold_percent)
+    return any(
+        (_used_bytes(view, what, size) + _coming(ahead, what)) * 100 >= (threshold - _NEAR_POINTS) * size
+        for (what, size), threshold in zip(_parts(view.lv), thresholds, strict=True)
+    )
 
 
 def cut_to_room(wanted: Growth, view: PoolView, room: Room) -> Growth:

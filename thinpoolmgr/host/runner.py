@@ -11,6 +11,7 @@ copies nothing of this process: each look at the host runs one, and a fork of an
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -34,6 +35,10 @@ READ_SECONDS = 120.0
 CHANGE_SECONDS = 3600.0
 """thin_check alone takes minutes on large metadata (28 s to 6 min at 16 GiB)."""
 _KEPT_COMMANDS = 16
+_STANDBY_SECONDS = 600.0
+_LVM_FAILED = 5
+"""LVM's exit code for a command that failed (lvm(8), DIAGNOSTICS), as which a run of its shell counts until seen."""
+_SHELL_WORD = re.compile(r"[A-Za-z0-9_+./:%{}=, -]+", re.ASCII)
 # minus the number of the signal that ended it, or an exit code
 _ANY_CODE = tuple(range(-64, 256))
 _ENVIRONMENT = {"LC_ALL": "C", "PATH": SEARCH_PATH, "HOME": "/", "LVM_SUPPRESS_FD_WARNINGS": "1"}
@@ -64,6 +69,7 @@ class CommandRunner:
     def __init__(self) -> None:
         """Start with no commands run."""
         self._recent: deque[str] = deque(maxlen=_KEPT_COMMANDS)
+        self._standby: _Standby | None = None
         self._reading: _Process | None = None
         self._ends_reading = False
 
@@ -124,6 +130,42 @@ class CommandRunner:
             raise failed(run)
         return run
 
+    def stand_by(self) -> None:
+        """Have LVM started already for the next `change_at_once`; what waits for long is begun anew.
+
+        Raises:
+            UnavailableError: LVM is not installed.
+
+        """
+        if self._standby is not None and not self._standby.is_fresh:
+            self.stand_down()
+        if self._standby is None:
+            self._standby = _Standby(require_program("lvm"))
+
+    def stand_down(self) -> None:
+        """End what `stand_by` began."""
+        if self._standby is not None:
+            self._standby.end()
+            self._standby = None
+
+    @property
+    def stands_by(self) -> bool:
+        """Whether there is something for `change_at_once`."""
+        return self._standby is not None
+
+    def change_at_once(self, argv: Argv) -> CompletedRun | None:
+        """Run one of LVM's commands in the process that stands by; None when none does, and nothing was done.
+
+        LVM's shell does not tell whether the command worked: the caller must see for himself.
+        """
+        standby, self._standby = self._standby, None
+        if standby is None:
+            return None
+        run = standby.run(argv)
+        if run is not None:
+            self._recent.append(f"{printable(' '.join(argv))} -> ended ({run.seconds:.2f} s)")
+        return run
+
     def _run(self, argv: Argv, seconds: float, start: _Start) -> CompletedRun:
         program = require_program(argv[0])
         started = time.monotonic()
@@ -147,6 +189,72 @@ class CommandRunner:
             raise CommandFailedError(f"{argv[0]} was ended by a signal", f"Command: {' '.join(argv)}: {name}")
         self._remember(argv, str(code), started)
         return run
+
+
+class _Standby:
+    """LVM's shell, lvm(8), started and waiting for one line.
+
+    To start LVM takes half of the time that an extension does (docs/performance.md), and to keep it in our own process,
+    as dmeventd does, twenty times the memory.
+    """
+
+    def __init__(self, program: str) -> None:
+        self._out, self._err = _memory_file(), _memory_file()
+        # It would write the history of its lines into HOME.
+        environment = {**_ENVIRONMENT, "HOME": os.devnull}
+        self._process = subprocess.Popen(
+            (program,),
+            stdin=subprocess.PIPE,
+            stdout=self._out,
+            stderr=self._err,
+            env=environment,
+            cwd="/",
+            start_new_session=True,
+        )
+        self._began = time.monotonic()
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether it is still there, and not from a time when the host was another one."""
+        return self._process.poll() is None and time.monotonic() - self._began < _STANDBY_SECONDS
+
+    def run(self, argv: Argv) -> CompletedRun | None:
+        line = shell_line(argv)
+        if not line or self._process.poll() is not None or self._process.stdin is None:
+            self.end()
+            return None
+        started = time.monotonic()
+        try:
+            self._process.stdin.write(f"{line}\nexit\n".encode("ascii"))
+            self._process.stdin.close()
+        except OSError:
+            self.end()
+            return None
+        with _terminated_after(self._process, CHANGE_SECONDS):
+            self._process.wait()
+        words = _content(self._err).replace("Exiting.", "").strip()
+        run = CompletedRun(tuple(argv), _LVM_FAILED, _content(self._out), words, time.monotonic() - started)
+        self._close()
+        return run
+
+    def end(self) -> None:
+        """Its input ends, and so does it."""
+        with suppress(OSError):
+            if self._process.stdin is not None:
+                self._process.stdin.close()
+        self._process.wait()
+        self._close()
+
+    def _close(self) -> None:
+        self._out.close()
+        self._err.close()
+
+
+def shell_line(argv: Argv) -> str:
+    """Return `argv` as one line of LVM's shell, which knows double quotes; empty where that cannot say it."""
+    if not all(_SHELL_WORD.fullmatch(word) for word in argv):
+        return ""
+    return " ".join(f'"{word}"' if " " in word else word for word in argv)
 
 
 class _Process(Protocol):

@@ -26,6 +26,7 @@ from thinpoolmgr.core.extension import (
     cut_to_room,
     extension_request,
     fill_rate,
+    is_near,
     needed_growth,
     reading_of,
     recent,
@@ -112,6 +113,10 @@ class WatchedHost(Host, Protocol):
         """Return the spare disks of the configuration that are there."""
         ...
 
+    def stand_by(self, *, is_near: bool) -> None:
+        """Have ready what an extension takes, if one `is_near`."""
+        ...
+
     def is_changed_by_others(self) -> bool:
         """Whether somebody else is changing the group just now."""
         ...
@@ -180,6 +185,7 @@ class PoolWatch(threading.Thread):
     def close(self) -> None:
         """Give back what it waited with, once it has ended."""
         self._bell.close()
+        self._host.stand_by(is_near=False)
 
     def run(self) -> None:
         """Wait, look and act until it is stopped."""
@@ -259,6 +265,7 @@ class PoolWatch(threading.Thread):
         if found is None:
             return 0.0
         self._charge(view, now)
+        self._host.stand_by(is_near=is_near(view, ahead_of(rate, self._extension_seconds)))
         self._say(view.state, *found, *self._lost_writes(view), rate=rate)
         return seconds_to_next_look(status, view, rate)
 
