@@ -89,6 +89,7 @@ def test_a_full_group_is_told_of_and_a_new_disk_is_used_at_once(tool: Tool, loop
         monitor.wait(lambda pool: not pool.findings)
 
 
+@pytest.mark.campaign
 def test_a_spare_disk_is_taken_and_one_in_doubt_is_not(tool: Tool, loop_disks: MakeDisk) -> None:
     first, doubtful, spare = (loop_disks(size_bytes=256 * MIB).path for _ in range(3))
     sh("mkfs.ext4", "-q", doubtful)
@@ -108,6 +109,7 @@ def test_a_spare_disk_is_taken_and_one_in_doubt_is_not(tool: Tool, loop_disks: M
     assert fingerprint(doubtful) == sum_before
 
 
+@pytest.mark.campaign
 def test_one_monitor_a_host_and_a_wrong_configuration_changes_nothing(tool: Tool, loop_disks: MakeDisk) -> None:
     tool.configure(loop_disks().path, extra=SMALL)
     tool.succeed("apply", "--yes")

@@ -79,9 +79,8 @@ def apply_and_start(tool: Tool) -> None:
     assert [path for path, text in texts().items() if "dm.thinpooldev" in text][1:] == []
 
 
-@pytest.mark.parametrize(
-    "way", [pytest.param(way, marks=pytest.mark.campaign if way != "sysconfig" else ()) for way in WAYS]
-)
+@pytest.mark.campaign
+@pytest.mark.parametrize("way", WAYS)
 def test_storage_stays_where_this_host_configures_it(tool: Tool, loop_disks: MakeDisk, way: str) -> None:
     tool.configure(loop_disks(SIZE).path, engine=ENGINE)
     file = WAYS[way]()
