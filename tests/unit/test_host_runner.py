@@ -9,7 +9,8 @@ import pytest
 from thinpoolmgr.errors import CommandFailedError, UnavailableError
 from thinpoolmgr.host import runner as runner_module
 from thinpoolmgr.host.retry import until_not_busy
-from thinpoolmgr.host.runner import CommandRunner, CompletedRun, failed, find_program, printable, shell_line
+from thinpoolmgr.host.runner import CommandRunner, CompletedRun, failed, find_program, printable
+from thinpoolmgr.host.standby import shell_line
 
 if TYPE_CHECKING:
     from pathlib import Path

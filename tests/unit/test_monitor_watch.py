@@ -25,8 +25,9 @@ from thinpoolmgr.host.runner import CommandRunner, CompletedRun
 from thinpoolmgr.host.store import Store
 from thinpoolmgr.monitor.board import Bell, Board
 from thinpoolmgr.monitor.hands import PoolHost, PoolStore
+from thinpoolmgr.monitor.seam import Event
 from thinpoolmgr.monitor.telling import tell, told_config_problem
-from thinpoolmgr.monitor.watch import Event, PoolWatch
+from thinpoolmgr.monitor.watch import PoolWatch
 from thinpoolmgr.sim.changes import suspend, take_charge
 from thinpoolmgr.sim.faults import Fails, Lies
 from thinpoolmgr.sim.host import SimulatedHost

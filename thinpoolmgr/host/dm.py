@@ -29,7 +29,6 @@ DEV_STATUS = 7
 TABLE_DEPS = 11
 TABLE_STATUS = 12
 LIST_VERSIONS = 13
-ARM_POLL = 16
 GET_TARGET_VERSION = 17
 
 SUSPEND_FLAG = 1 << 1
@@ -230,47 +229,6 @@ class Control:
             size_bytes *= 2
             if size_bytes > _MOST_BYTES:
                 raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE), name)
-
-
-class Events:
-    """Device-mapper's events, of all devices together: a descriptor that becomes readable after the next one.
-
-    The kernel says that something happened, not what (drivers/md/dm-ioctl.c, dm_poll): arm first, then look at what
-    matters, then wait; whatever happens after the first of these ends the wait.
-    """
-
-    def __init__(self) -> None:
-        """Open the control node.
-
-        Raises:
-            UnavailableError: the kernel has no device-mapper.
-            NotRootError: it is not ours to open.
-
-        """
-        try:
-            self._descriptor = os.open(CONTROL_PATH, os.O_RDWR | os.O_CLOEXEC)
-        except OSError as error:
-            raise explain_error(error, CONTROL_PATH) from error
-
-    def fileno(self) -> int:
-        """Return the descriptor to wait for."""
-        return self._descriptor
-
-    def arm(self) -> None:
-        """Count from now on.
-
-        Raises:
-            CommandFailedError: the kernel does not have this, which came with Linux 4.14.
-
-        """
-        try:
-            fcntl.ioctl(self._descriptor, request_code(ARM_POLL), pack_request("", 0, 0))
-        except OSError as error:
-            raise explain_error(error, CONTROL_PATH) from error
-
-    def close(self) -> None:
-        """Close the control node."""
-        os.close(self._descriptor)
 
 
 @contextmanager

@@ -11,7 +11,6 @@ copies nothing of this process: each look at the host runs one, and a fork of an
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import threading
@@ -29,19 +28,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from thinpoolmgr.core.commands import Argv
+    from thinpoolmgr.host.standby import Standby
 
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 READ_SECONDS = 120.0
 CHANGE_SECONDS = 3600.0
 """thin_check alone takes minutes on large metadata (28 s to 6 min at 16 GiB)."""
 _KEPT_COMMANDS = 16
-_STANDBY_SECONDS = 600.0
-_LVM_FAILED = 5
-"""LVM's exit code for a command that failed (lvm(8), DIAGNOSTICS), as which a run of its shell counts until seen."""
-_SHELL_WORD = re.compile(r"[A-Za-z0-9_+./:%{}=, -]+", re.ASCII)
 # minus the number of the signal that ended it, or an exit code
 _ANY_CODE = tuple(range(-64, 256))
-_ENVIRONMENT = {"LC_ALL": "C", "PATH": SEARCH_PATH, "HOME": "/", "LVM_SUPPRESS_FD_WARNINGS": "1"}
+ENVIRONMENT = {"LC_ALL": "C", "PATH": SEARCH_PATH, "HOME": "/", "LVM_SUPPRESS_FD_WARNINGS": "1"}
 _PACKAGES = {
     "lvm": "lvm2",
     "vgcreate": "lvm2",
@@ -69,7 +65,7 @@ class CommandRunner:
     def __init__(self) -> None:
         """Start with no commands run."""
         self._recent: deque[str] = deque(maxlen=_KEPT_COMMANDS)
-        self._standby: _Standby | None = None
+        self._standby: Standby | None = None
         self._reading: _Process | None = None
         self._ends_reading = False
 
@@ -140,7 +136,10 @@ class CommandRunner:
         if self._standby is not None and not self._standby.is_fresh:
             self.stand_down()
         if self._standby is None:
-            self._standby = _Standby(require_program("lvm"))
+            # Late: only a monitor has one.
+            from thinpoolmgr.host.standby import Standby  # noqa: PLC0415
+
+            self._standby = Standby(require_program("lvm"))
 
     def stand_down(self) -> None:
         """End what `stand_by` began."""
@@ -170,12 +169,12 @@ class CommandRunner:
         program = require_program(argv[0])
         started = time.monotonic()
         # Files, not pipes: a child that keeps a pipe open (dmeventd does) would be waited for.
-        with open(os.devnull, "rb") as nothing, _memory_file() as out, _memory_file() as err:
+        with open(os.devnull, "rb") as nothing, memory_file() as out, memory_file() as err:
             process = start((program, *argv[1:]), nothing, out, err)
-            with _terminated_after(process, seconds) as is_late:
+            with terminated_after(process, seconds) as is_late:
                 code = process.wait()
             taken = time.monotonic() - started
-            run = CompletedRun(tuple(argv), code, _content(out), _content(err), taken)
+            run = CompletedRun(tuple(argv), code, content_of(out), content_of(err), taken)
         if is_late.is_set():
             self._remember(argv, "still running, was sent SIGTERM", started)
             raise CommandFailedError(
@@ -189,72 +188,6 @@ class CommandRunner:
             raise CommandFailedError(f"{argv[0]} was ended by a signal", f"Command: {' '.join(argv)}: {name}")
         self._remember(argv, str(code), started)
         return run
-
-
-class _Standby:
-    """LVM's shell, lvm(8), started and waiting for one line.
-
-    To start LVM takes half of the time that an extension does (docs/performance.md), and to keep it in our own process,
-    as dmeventd does, twenty times the memory.
-    """
-
-    def __init__(self, program: str) -> None:
-        self._out, self._err = _memory_file(), _memory_file()
-        # It would write the history of its lines into HOME.
-        environment = {**_ENVIRONMENT, "HOME": os.devnull}
-        self._process = subprocess.Popen(
-            (program,),
-            stdin=subprocess.PIPE,
-            stdout=self._out,
-            stderr=self._err,
-            env=environment,
-            cwd="/",
-            start_new_session=True,
-        )
-        self._began = time.monotonic()
-
-    @property
-    def is_fresh(self) -> bool:
-        """Whether it is still there, and not from a time when the host was another one."""
-        return self._process.poll() is None and time.monotonic() - self._began < _STANDBY_SECONDS
-
-    def run(self, argv: Argv) -> CompletedRun | None:
-        line = shell_line(argv)
-        if not line or self._process.poll() is not None or self._process.stdin is None:
-            self.end()
-            return None
-        started = time.monotonic()
-        try:
-            self._process.stdin.write(f"{line}\nexit\n".encode("ascii"))
-            self._process.stdin.close()
-        except OSError:
-            self.end()
-            return None
-        with _terminated_after(self._process, CHANGE_SECONDS):
-            self._process.wait()
-        words = _content(self._err).replace("Exiting.", "").strip()
-        run = CompletedRun(tuple(argv), _LVM_FAILED, _content(self._out), words, time.monotonic() - started)
-        self._close()
-        return run
-
-    def end(self) -> None:
-        """Its input ends, and so does it."""
-        with suppress(OSError):
-            if self._process.stdin is not None:
-                self._process.stdin.close()
-        self._process.wait()
-        self._close()
-
-    def _close(self) -> None:
-        self._out.close()
-        self._err.close()
-
-
-def shell_line(argv: Argv) -> str:
-    """Return `argv` as one line of LVM's shell, which knows double quotes; empty where that cannot say it."""
-    if not all(_SHELL_WORD.fullmatch(word) for word in argv):
-        return ""
-    return " ".join(f'"{word}"' if " " in word else word for word in argv)
 
 
 class _Process(Protocol):
@@ -275,7 +208,7 @@ _Start = Callable[[tuple[str, ...], BinaryIO, BinaryIO, BinaryIO], _Process]
 def _spawn(argv: tuple[str, ...], nothing: BinaryIO, out: BinaryIO, err: BinaryIO) -> _Process:
     try:
         return subprocess.Popen(
-            argv, stdin=nothing, stdout=out, stderr=err, env=_ENVIRONMENT, cwd="/", start_new_session=True
+            argv, stdin=nothing, stdout=out, stderr=err, env=ENVIRONMENT, cwd="/", start_new_session=True
         )
     except OSError as error:
         # Such as a script without its first line, or a program for another processor (execve(2)).
@@ -311,7 +244,7 @@ def _start_in_background(command: Any, argv: tuple[str, ...], nothing: BinaryIO,
     return command(
         # Each byte one character: arguments reach the program exactly as the kernel gave them to us.
         *(os.fsencode(word).decode("latin-1") for word in argv[1:]),
-        _env=_ENVIRONMENT,
+        _env=ENVIRONMENT,
         _in=nothing,
         _out=out,
         _err=err,
@@ -327,7 +260,7 @@ def _start_in_background(command: Any, argv: tuple[str, ...], nothing: BinaryIO,
 
 
 @contextmanager
-def _terminated_after(process: _Process, seconds: float) -> Iterator[threading.Event]:
+def terminated_after(process: _Process, seconds: float) -> Iterator[threading.Event]:
     """Send SIGTERM to a process that is still there after `seconds`; the event then says so."""
     is_late = threading.Event()
 
@@ -346,11 +279,13 @@ def _terminated_after(process: _Process, seconds: float) -> Iterator[threading.E
         timer.cancel()
 
 
-def _memory_file() -> BinaryIO:
+def memory_file() -> BinaryIO:
+    """Return a new file in memory, for what a command says."""
     return open(os.memfd_create("output"), "w+b")
 
 
-def _content(file: BinaryIO) -> str:
+def content_of(file: BinaryIO) -> str:
+    """Return what a command wrote to `file`; undecodable bytes are kept as surrogates."""
     # The command wrote through the same open file, and moved its position.
     file.seek(0)
     return file.read().decode("utf-8", "surrogateescape")

@@ -10,7 +10,7 @@ from thinpoolmgr.units import format_size
 
 if TYPE_CHECKING:
     from thinpoolmgr.errors import ConfigError
-    from thinpoolmgr.monitor.watch import Event
+    from thinpoolmgr.monitor.seam import Event
 
 
 def tell(event: Event) -> None:

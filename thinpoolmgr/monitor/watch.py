@@ -9,9 +9,8 @@ import select
 import threading
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from thinpoolmgr.approval import Approval
@@ -44,13 +43,13 @@ from thinpoolmgr.core.watch import (
     plan_spare,
     trouble_of,
 )
-from thinpoolmgr.cycle import Host, RunError, RunResult, carry_out
+from thinpoolmgr.cycle import RunError, RunResult, carry_out
 from thinpoolmgr.errors import LockedError, ThinpoolmgrError
-from thinpoolmgr.host import dm
-from thinpoolmgr.host.pvlabel import Mark
+from thinpoolmgr.host.dm_events import Events
 from thinpoolmgr.host.runner import CommandRunner
 from thinpoolmgr.monitor.board import Bell
 from thinpoolmgr.monitor.hands import COMMAND, PoolHost, PoolStore
+from thinpoolmgr.monitor.seam import Event, Pause, Quiet, WatchedHost
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,8 +57,7 @@ if TYPE_CHECKING:
     from thinpoolmgr.core.desired import DesiredPool
     from thinpoolmgr.core.lifecycle import PoolView
     from thinpoolmgr.core.model import Snapshot
-    from thinpoolmgr.core.plan import Memory, StepResult
-    from thinpoolmgr.core.steps import Step
+    from thinpoolmgr.core.plan import Memory
     from thinpoolmgr.cycle import Planner
     from thinpoolmgr.monitor.board import Board
 
@@ -73,73 +71,6 @@ _HURRY_SECONDS = 1.0
 _MILLISECONDS = 1000
 _TIMED_OUT = (PoolState.OUT_OF_DATA, "error", "queue")
 _STILL = Rate()
-
-
-class Event(Struct, frozen=True):
-    """Something that a person may want to read: the pool as it is now, and how far it was extended, if it was."""
-
-    pool: WatchedPool
-    extended: Request | None = None
-
-
-class Pause(Struct, frozen=True):
-    """What failed, and until when it is not tried again while the group stays as it is."""
-
-    until: float
-    seconds: float
-    sighting: Sighting
-    mark: Mark | None
-
-
-class WatchedHost(Host, Protocol):
-    """What a watch needs of a host, real or simulated, besides what the run cycle does."""
-
-    reads_all: bool
-
-    @property
-    def mark(self) -> Mark | None:
-        """What tells the state of the group that was seen last from another one."""
-        ...
-
-    def view(self) -> PoolView:
-        """Look at the pool."""
-        ...
-
-    def seconds(self) -> float:
-        """Return the time of a clock that never jumps."""
-        ...
-
-    def spare_paths(self) -> tuple[str, ...]:
-        """Return the spare disks of the configuration that are there."""
-        ...
-
-    def stand_by(self, *, is_near: bool) -> None:
-        """Have ready what an extension takes, if one `is_near`."""
-        ...
-
-    def is_changed_by_others(self) -> bool:
-        """Whether somebody else is changing the group just now."""
-        ...
-
-
-class _Quiet:
-    """Takes the run cycle's words: what comes of a run is told when it has ended."""
-
-    def show_plan(self, plan: Plan) -> None:
-        """Say nothing."""
-
-    def begin_step(self, step: Step, total: int) -> None:
-        """Say nothing."""
-
-    def end_step(self, step: Step, result: StepResult) -> None:
-        """Say nothing."""
-
-    def stopping(self, signal_name: str) -> None:
-        """Say nothing."""
-
-    def confirm(self) -> bool | None:
-        """There is nobody to ask."""
-        return None
 
 
 class PoolWatch(threading.Thread):
@@ -198,7 +129,7 @@ class PoolWatch(threading.Thread):
         self._board.bell.ring()
 
     def _watch(self) -> None:
-        events = dm.Events()
+        events = Events()
         try:
             while not self._stops.is_set():
                 # Armed before the look: whatever happens from here on ends the wait.
@@ -208,7 +139,7 @@ class PoolWatch(threading.Thread):
         finally:
             events.close()
 
-    def _wait(self, events: dm.Events, at_most: float) -> None:
+    def _wait(self, events: Events, at_most: float) -> None:
         poll = select.poll()
         poll.register(events, select.POLLIN)
         poll.register(self._bell, select.POLLIN)
@@ -370,7 +301,7 @@ class PoolWatch(threading.Thread):
     def _try(self, what: str, now: float, planner: Planner, code: str = "EXTENSION_FAILED") -> RunResult | None:
         """Carry out a plan; return how it went, or None when it failed, and is not tried for a while."""
         try:
-            result = carry_out(COMMAND, planner, self._host, self._store, _Quiet(), Approval(yes=True))
+            result = carry_out(COMMAND, planner, self._host, self._store, Quiet(), Approval(yes=True))
         except LockedError:
             raise
         except RunError as error:
