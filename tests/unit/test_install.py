@@ -36,6 +36,7 @@ def test_everything_goes_where_it_is_looked_for(tmp_path: Path) -> None:
     lib = "usr/local/lib"
     found = install("/usr/local", tmp_path)
     assert sorted(found) == [
+        f"{lib}/systemd/catalog/thinpoolmgr.catalog",
         f"{lib}/systemd/system/containerd.service.d/thinpoolmgr.conf",
         f"{lib}/systemd/system/docker.service.d/thinpoolmgr.conf",
         f"{lib}/systemd/system/thinpoolmgr-apply.service",

@@ -40,7 +40,7 @@ def test_a_run_and_a_finding_are_found_by_their_fields_and_explained(
 ) -> None:
     tool.configure(loop_disks(2**30).path)
     tool.succeed("apply", "--yes")
-    began, done = entries("THINPOOLMGR_COMMAND=apply")
+    began, done = entries("THINPOOLMGR_COMMAND=apply")[-2:]
     assert (began["THINPOOLMGR_EVENT"], done["THINPOOLMGR_EVENT"]) == ("run-began", "run-done")
     assert began["THINPOOLMGR_RUN"] == done["THINPOOLMGR_RUN"]
     assert began["SYSLOG_IDENTIFIER"] == "thinpoolmgr"
@@ -49,7 +49,7 @@ def test_a_run_and_a_finding_are_found_by_their_fields_and_explained(
 
     long = "x" * 1024**2
     journald.send("first line\nsecond line", journald.WARNING, code="POOL_TIGHT", pool="docker", target=long)
-    (finding,) = entries("THINPOOLMGR_CODE=POOL_TIGHT", "--all")
+    finding = entries("THINPOOLMGR_CODE=POOL_TIGHT", "--all")[-1]
     assert (finding["MESSAGE"], finding["PRIORITY"]) == ("first line\nsecond line", "4")
     assert finding["THINPOOLMGR_TARGET"] == long
     told = sh("journalctl", "--catalog", "THINPOOLMGR_CODE=POOL_TIGHT")
