@@ -20,9 +20,11 @@ from thinpoolmgr.core.report import MonitorReport, Sighting, WatchedPool, decode
 from thinpoolmgr.core.steps import ExtendData, ExtendMetadata, ExtendVolumeGroup, Step, TakeCharge
 from thinpoolmgr.core.watch import STEPS
 from thinpoolmgr.errors import CommandFailedError, ConfigError, LockedError, RefusedError
-from thinpoolmgr.host import journald
+from thinpoolmgr.host import journald, lvm
+from thinpoolmgr.host.lvm import LvmState
 from thinpoolmgr.host.runner import CommandRunner, CompletedRun
 from thinpoolmgr.host.store import Store
+from thinpoolmgr.monitor import hands
 from thinpoolmgr.monitor.board import Bell, Board
 from thinpoolmgr.monitor.hands import PoolHost, PoolStore
 from thinpoolmgr.monitor.seam import Event
@@ -440,6 +442,61 @@ def test_its_commands_keep_dmeventd_away_and_the_mark_where_it_belongs(monkeypat
         ("lvchange", "--monitor", "n", "docker/thinpool"),
         ("lvchange", *settings, "--refresh", "docker/thinpool"),
     ]
+
+
+class TestWhenLvmIsAsked:
+    """`PoolHost` with the kernel's and LVM's answers put in."""
+
+    @pytest.fixture
+    def host(self, monkeypatch: pytest.MonkeyPatch) -> PoolHost:
+        shot = support.healthy()
+        device = next(device for device in shot.dm_devices if device.pool_status)
+        self.asked = 0
+        self.groups = shot.groups
+        self.mark: object = (("/dev/sdb", b"1"),)
+        self.time = 100.0
+
+        def read_lvm(_run: object, group: str) -> LvmState:
+            assert group == "docker"
+            self.asked += 1
+            return LvmState(self.groups)
+
+        monkeypatch.setattr(lvm, "read_lvm", read_lvm)
+        monkeypatch.setattr(hands, "group_mark", lambda paths: self.mark if list(paths) else None)
+        monkeypatch.setattr(PoolHost, "seconds", lambda _self: self.time)
+        monkeypatch.setattr(PoolHost, "_find_device", lambda _self: device)
+        monkeypatch.setattr(PoolHost, "_parts", lambda _self, _device: ())
+        return PoolHost(support.pool(), CommandRunner())
+
+    def look(self, host: PoolHost, times: int = 1, after: float = 0.25) -> int:
+        for _ in range(times):
+            self.time += after
+            host.view()
+        return self.asked
+
+    def test_once_and_then_only_when_the_metadata_change(self, host: PoolHost) -> None:
+        # the second time makes sure that nothing changed while it was asked first
+        assert self.look(host, 20) == 2
+        self.mark = (("/dev/sdb", b"2"),)
+        assert self.look(host, 1) == 3
+        self.look(host, 8)
+        settled = self.asked
+        assert settled <= 4
+        assert self.look(host, 20) == settled
+
+    def test_after_each_step_of_its_own(self, host: PoolHost, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.look(host, 20)
+        monkeypatch.setattr(CommandRunner, "change", lambda _self, _argv: None)
+        host.perform(BEFORE[TakeCharge][0])
+        assert self.look(host) == 3
+
+    def test_seldom_where_a_disk_cannot_be_read_or_lvm_lists_no_group(self, host: PoolHost) -> None:
+        self.mark = None
+        assert self.look(host, 12) <= 3
+        self.groups = ()
+        before = self.asked
+        assert self.look(host, 12) <= before + 3
+        assert self.look(host, 1, after=5.0) > before
 
 
 @pytest.mark.parametrize("does_grow", [True, False])

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 COMMAND = "monitor"
 _KEPT_RUNS = 50
+_UNSURE_SECONDS = 1.5
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
@@ -52,6 +53,7 @@ class PoolHost:
         self._trouble: tuple[str, ...] = ()
         self._mark: Mark | None = None
         self._known_uuid = ""
+        self._asked_at = 0.0
         self._boot_id = _read_boot_id()
         self.reads_all = False
         """Whether `observe` looks at spare disks, too: all that `apply` looks at."""
@@ -143,7 +145,12 @@ class PoolHost:
             # There is nothing to extend; what LVM told of a pool that was deactivated is not true of the next one.
             self._groups, self._mark, self._known_uuid = (), None, ""
             return True
-        return device.uuid == self._known_uuid and self._mark is not None and self._mark == self._present_mark()
+        if device.uuid != self._known_uuid:
+            return False
+        if self._mark is None:
+            # Only LVM knows, because a disk cannot be read, or it lists no such group: not to be asked at every look.
+            return self.seconds() - self._asked_at < _UNSURE_SECONDS
+        return self._mark == self._present_mark()
 
     def _present_mark(self) -> Mark | None:
         return group_mark(pv.path for group in self._groups for pv in group.pvs if not pv.missing)
@@ -151,6 +158,7 @@ class PoolHost:
     def _ask_lvm(self, device: DmDevice | None) -> None:
         before = self._present_mark() or ()
         state = lvm.read_lvm(self._runner.run, self._pool.group)
+        self._asked_at = self.seconds()
         self._groups = tuple(group for group in state.groups if group.name == self._pool.group)
         self._trouble, self._known_uuid = state.trouble, device.uuid if device else ""
         after = self._present_mark() or ()
@@ -176,7 +184,7 @@ class PoolHost:
             for disk in step.disks:
                 require_same_disk(disk)
         # Not all that LVM tells of is in a group's metadata: who watches the pool is not.
-        self._mark = None
+        self._known_uuid = ""
         threshold = self._pool.config.extend.data_threshold_percent
         loads_table = isinstance(step, ExtendData | ExtendMetadata | RefreshPool)
         for argv in commands(step):
