@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shlex
 import signal
@@ -15,6 +16,7 @@ import pytest
 from conftest import SYS_BLOCK, wait_until
 from lab_tool import STATE_FOLDER, Tool, dm_names, seqno, sh, words
 
+from thinpoolmgr.core.report import LOCK_PATH
 from thinpoolmgr.lab.loop import LoopDisk
 
 MakeDisk = Callable[..., LoopDisk]
@@ -22,6 +24,16 @@ APPLY = ("apply", "--yes")
 HALF = 'data_size = "40%VG"'
 CHUNK = 512 * 1024
 KINDS = {"error": 0, "warning": 1, "info": 2}
+
+
+@pytest.fixture(autouse=True)
+def monitor() -> Iterator[None]:
+    """Hold the monitor's lock, as one that runs does: without one each pool has a finding more."""
+    path = Path(LOCK_PATH)
+    path.parent.mkdir(exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def examine(tool: Tool) -> list[Any]:
@@ -35,8 +47,7 @@ def examine(tool: Tool) -> list[Any]:
     for finding in document["findings"]:
         assert finding["evidence"]
         assert finding["resolution"]
-    # so it is in the lab, unless a test is about the monitor
-    return [finding for finding in document["findings"] if finding["code"] != "MONITOR_NOT_RUNNING"]
+    return list(document["findings"])
 
 
 def only(tool: Tool, *codes: str) -> list[Any]:
