@@ -77,7 +77,9 @@ HALVES = {
 }
 
 
-@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize(
+    "half", [pytest.param(half, marks=pytest.mark.campaign if "K1" in half else ()) for half in HALVES]
+)
 def test_a_half_made_pool_is_cleared_away_when_the_journal_shows_that_it_is_ours(
     tool: Tool, loop_disks: MakeDisk, half: str
 ) -> None:
