@@ -146,7 +146,13 @@ class TestRoom:
         assert cut_to_room(Growth(3000, 9), view(), room(7)) == Growth(DATA + 1, 6)
 
     def test_data_take_the_rest(self) -> None:
-        assert cut_to_room(Growth(3000, METADATA), view(), room(10)) == Growth(DATA + 10, METADATA)
+        assert cut_to_room(Growth(3000, METADATA), view(), room(10)) == Growth(DATA + 8, METADATA)
+        assert cut_to_room(Growth(DATA + 8, METADATA), view(), room(10)) == Growth(DATA + 8, METADATA)
+
+    def test_room_for_a_step_of_metadata_is_left_while_there_is_other(self) -> None:
+        # an extent for the metadata, one for its spare
+        assert cut_to_room(Growth(3000, METADATA), view(), room(3)) == Growth(DATA + 1, METADATA)
+        assert cut_to_room(Growth(3000, METADATA), view(), room(2)) == Growth(DATA + 2, METADATA)
         assert cut_to_room(Growth(3000, METADATA), view(), room(0)) == Growth(DATA, METADATA)
 
     def test_more_data_than_the_metadata_can_map_take_metadata(self) -> None:

@@ -198,7 +198,13 @@ def test_what_is_left_is_taken_first_then_a_spare(tmp_path: Path) -> None:
     lab.use(0.95)
     lab.look()
     assert lab.did() == [ExtendData]
+    # first that which leaves room for metadata, then all
+    assert lab.host.snapshot.groups[0].free_extents == 2
+    lab.use(0.95)
+    lab.look()
+    assert [kind for kind in lab.did() if kind is not TakeCharge] == [ExtendData, ExtendData]
     assert lab.host.snapshot.groups[0].free_extents == 0
+    lab.use(0.95)
     assert group.free_extents > 0
     lab.look()
     assert lab.codes() == ["EXTENSION_NO_ROOM"]
@@ -209,7 +215,12 @@ def test_what_is_left_is_taken_first_then_a_spare(tmp_path: Path) -> None:
     assert len(lab.told) == told
     lab.host.spares = (SPARE,)
     lab.look(2)
-    assert [kind for kind in lab.did() if kind is not TakeCharge] == [ExtendData, ExtendVolumeGroup, ExtendData]
+    assert [kind for kind in lab.did() if kind is not TakeCharge] == [
+        ExtendData,
+        ExtendData,
+        ExtendVolumeGroup,
+        ExtendData,
+    ]
     lab.look()
     assert lab.codes() == []
 

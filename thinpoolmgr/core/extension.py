@@ -173,13 +173,22 @@ def is_near(view: PoolView, ahead: Ahead) -> bool:
 
 
 def cut_to_room(wanted: Growth, view: PoolView, room: Room) -> Growth:
-    """Return the most of `wanted` that fits into `room`: all of the metadata, as far as possible, before any data."""
+    """Return the most of `wanted` that fits into `room`: all of the metadata, as far as possible, before any data.
+
+    Data leave room for one more step of metadata, as long as they can grow at all: a pool without metadata is worse off
+    than one without data (it is read-only at once), and data that fill fast could take the whole group.
+    """
     metadata = _most(room.metadata, wanted.metadata, lambda size: Growth(room.data, size).needs(room) <= room.free)
-    data = _most(
-        room.data,
-        wanted.data,
-        lambda size: grown_for(view.pool, room, size, metadata).needs(room) <= room.free,
-    )
+    step = ceil_to(metadata * view.pool.config.extend.step_percent, 100) // 100
+    reserve = Growth(room.data, metadata + step).needs(room) - Growth(room.data, metadata).needs(room)
+    for left in (room.free - reserve, room.free):
+        data = _most(
+            room.data,
+            wanted.data,
+            lambda size, left=left: grown_for(view.pool, room, size, metadata).needs(room) <= left,  # type: ignore[misc]
+        )
+        if data > room.data:
+            break
     return grown_for(view.pool, room, data, metadata)
 
 
