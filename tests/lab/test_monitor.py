@@ -102,11 +102,9 @@ def test_a_spare_disk_is_taken_and_one_in_doubt_is_not(tool: Tool, loop_disks: M
         lab.fill(thin, 210 * MIB)
         monitor.wait(found("EXTENSION_NO_ROOM"))
         assert "wipes and removes nothing" in monitor.pool().findings[0].summary
-        done = monitor.pool().extensions_done
         tool.configure(first, extra=f'{SMALL}spare_devices = ["{doubtful}", "{spare}"]\n')
         monitor.reload()
         monitor.wait(lambda pool: not pool.findings and pool.extensions_done > 0)
-        assert done <= 1
     assert set(words("pvs", "--noheadings", "-o", "pv_name", "-S", "vg_name=docker")) == {str(first), str(spare)}
     assert fingerprint(doubtful) == sum_before
 
