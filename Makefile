@@ -108,6 +108,7 @@ lab: setup
 campaign: setup
 	@echo "== campaign: the lab tests that take too long for every run"
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash tests/lab/run.sh campaign
+	@$(BIN)/python -m pytest tests/system -m campaign
 	@$(MAKE) --no-print-directory promtool
 
 # Taken out of its package where it is not there: to install that would start a Prometheus.
@@ -121,7 +122,6 @@ promtool: setup
 	$$promtool check rules docs/alerts.yml; \
 	$$promtool test rules tests/promtool/alerts_test.yml; \
 	$$promtool check metrics <tests/golden/metrics.txt
-	@$(BIN)/python -m pytest tests/system -m campaign
 
 system: setup
 	@if compgen -G 'tests/system/test_*.py' >/dev/null; then \

@@ -6,6 +6,7 @@ devices) is taken down after it. What it leaves elsewhere fails it.
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 import tenacity
 from lab_tool import STATE_FOLDER, Tool
 
+from thinpoolmgr.core.report import LOCK_PATH
 from thinpoolmgr.errors import ThinpoolmgrError
 from thinpoolmgr.lab.host import check_host
 from thinpoolmgr.lab.loop import LoopDisk, LoopDisks
@@ -55,6 +57,16 @@ def tool(no_leftovers: None, tmp_path: Path) -> Iterator[Tool]:  # noqa: ARG001 
     shutil.rmtree(STATE_FOLDER, ignore_errors=True)
     yield Tool(tmp_path)
     shutil.rmtree(STATE_FOLDER, ignore_errors=True)
+
+
+@pytest.fixture
+def a_monitor_that_runs() -> Iterator[None]:
+    """Hold the monitor's lock, as one that runs does: without one the doctor has a finding more for each pool."""
+    path = Path(LOCK_PATH)
+    path.parent.mkdir(exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture

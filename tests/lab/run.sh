@@ -24,9 +24,9 @@ esac
 
 # two write at the same time: what a kernel said is shown when it has ended
 show_in_one_piece() {
-    local said code=0
+    local said code=0 begun=$SECONDS
     said=$(in_guest "$@" 2>&1) || code=$?
-    flock "$lock" printf '%s\n' "$said"
+    flock "$lock" printf '%s\n== %s: %d s\n' "$said" "$*" $((SECONDS - begun))
     return "$code"
 }
 

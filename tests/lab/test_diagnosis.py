@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shlex
 import signal
@@ -16,24 +15,15 @@ import pytest
 from conftest import SYS_BLOCK, wait_until
 from lab_tool import STATE_FOLDER, Tool, dm_names, seqno, sh, words
 
-from thinpoolmgr.core.report import LOCK_PATH
 from thinpoolmgr.lab.loop import LoopDisk
+
+pytestmark = pytest.mark.usefixtures("a_monitor_that_runs")
 
 MakeDisk = Callable[..., LoopDisk]
 APPLY = ("apply", "--yes")
 HALF = 'data_size = "40%VG"'
 CHUNK = 512 * 1024
 KINDS = {"error": 0, "warning": 1, "info": 2}
-
-
-@pytest.fixture(autouse=True)
-def monitor() -> Iterator[None]:
-    """Hold the monitor's lock, as one that runs does: without one each pool has a finding more."""
-    path = Path(LOCK_PATH)
-    path.parent.mkdir(exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def examine(tool: Tool) -> list[Any]:

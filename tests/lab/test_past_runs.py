@@ -8,6 +8,8 @@ import pytest
 from lab_tool import Tool, dm_names
 from test_diagnosis import APPLY, HALF, MakeDisk, follow, is_healed, only, thin
 
+pytestmark = pytest.mark.usefixtures("a_monitor_that_runs")
+
 
 def test_history_after_a_failed_run_shows_its_last_commands(tool: Tool, loop_disks: MakeDisk) -> None:
     tool.configure(loop_disks().path, extra=HALF)
