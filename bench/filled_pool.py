@@ -38,6 +38,8 @@ STEP_PERCENT = 20
 BLKDISCARD = 0x1277
 RANGE = Struct("=QQ")
 PAGE_BYTES = 4096
+FILL_SECONDS = 12.0
+PAUSE_SECONDS = 0.25
 MOST_OF_A_DEVICE = SIZE_SECTORS * 512
 SOONEST_LOOK_SECONDS = 0.01
 # The one CPU of the lab is the watcher's, too: the longer it takes, the less often it is looked.
@@ -123,15 +125,20 @@ class FilledPool:
             if status is not None:
                 return status
 
-    def fill_data(self, percent: int) -> None:
-        """Write until so much of the data is in use."""
+    def fill_data(self, percent: int, seconds: float = FILL_SECONDS) -> None:
+        """Write for so many seconds until so much of the data is in use.
+
+        Slowly, for the trials that begin below a threshold: a pool that fills fast is extended before it is reached.
+        """
         status = self.status()
-        self._write_chunks(status.total_data_blocks * percent // 100 - status.used_data_blocks)
+        _slowly(self._write_chunks, status.total_data_blocks * percent // 100 - status.used_data_blocks, seconds)
 
     def fill_metadata(self, percent: int) -> None:
-        """Make thin devices, about a block of metadata each, until so much of the metadata is in use."""
+        """Make thin devices, about a block of metadata each, until so much is in use; as slowly as data are written."""
+        seconds = FILL_SECONDS
         while (missing := _share(self.status(), percent)) > 0:
-            self._create_devices(missing)
+            _slowly(self._create_devices, missing, seconds)
+            seconds = 0
 
     def cross_data(self) -> Crossing:
         """Write the few blocks by which more than the threshold is in use, and a few more.
@@ -192,6 +199,14 @@ class FilledPool:
         silently("vgremove", "--force", "--yes", self.group)
         silently("pvremove", str(self.disk))
         os.close(self._control)
+
+
+def _slowly(use: Callable[[int], None], count: int, seconds: float) -> None:
+    """Have `count` blocks used, evenly over so many seconds."""
+    turns = max(1, int(seconds / PAUSE_SECONDS))
+    for turn in range(turns):
+        use(count * (turn + 1) // turns - count * turn // turns)
+        time.sleep(PAUSE_SECONDS if turns > 1 else 0)
 
 
 def _share(status: ThinPoolStatus, percent: int) -> int:

@@ -208,7 +208,7 @@ def _cycle(watcher: Watcher, pool: FilledPool, options: Options) -> float:
     """Fill a pool, have it extended, give all data back; a pool that has become large is made anew before."""
     if pool.status().total_data_blocks > MOST_CYCLE_BLOCKS:
         _renew(watcher, pool)
-    pool.fill_data(FILL_PERCENT)
+    pool.fill_data(FILL_PERCENT, seconds=0)
     seconds = pool.until_data_grown(pool.cross_data(), options.limit_seconds)
     if math.isinf(seconds):
         raise SystemExit(f"{watcher.name} did not extend {pool.group}")

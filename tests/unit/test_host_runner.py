@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from thinpoolmgr.errors import CommandFailedError, UnavailableError
-from thinpoolmgr.host import runner as runner_module
 from thinpoolmgr.host.retry import until_not_busy
 from thinpoolmgr.host.runner import CommandRunner, CompletedRun, failed, find_program, printable
-from thinpoolmgr.host.standby import shell_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -198,50 +196,3 @@ def test_a_child_that_keeps_the_output_open_is_not_waited_for() -> None:
     run = CommandRunner().run(("/bin/sh", "-c", "sleep 30 & echo $!"))
     os.kill(int(run.stdout), 15)
     assert run.code == 0
-
-
-class TestStandby:
-    """LVM's shell, here one that obeys the same lines."""
-
-    @pytest.fixture
-    def shell(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-        program = tmp_path / "lvm"
-        program.write_text(
-            f'#!/bin/sh\necho "$HOME" >{tmp_path}/home\ncat >{tmp_path}/lines\necho said\necho "  Exiting." >&2\n'
-        )
-        program.chmod(0o755)
-        monkeypatch.setattr(runner_module, "require_program", lambda _name: str(program))
-        return tmp_path
-
-    def test_one_line_is_run_by_what_stands_by(self, shell: Path) -> None:
-        runner = CommandRunner()
-        assert runner.change_at_once(("lvextend", "x")) is None
-        runner.stand_by()
-        run = runner.change_at_once(("lvextend", "--config", "a{b=0 c=1}", "vg/lv"))
-        assert run is not None
-        assert (run.argv[0], run.stdout, run.stderr) == ("lvextend", "said\n", "")
-        assert (shell / "lines").read_text() == 'lvextend --config "a{b=0 c=1}" vg/lv\nexit\n'
-        # no history is written anywhere
-        assert (shell / "home").read_text() == "/dev/null\n"
-        assert runner.recent[-1].startswith("lvextend --config")
-        assert runner.change_at_once(("lvextend", "x")) is None
-
-    def test_it_ends_when_it_is_not_needed_any_more(self, shell: Path) -> None:
-        runner = CommandRunner()
-        runner.stand_by()
-        runner.stand_by()
-        runner.stand_down()
-        runner.stand_down()
-        assert (shell / "lines").read_text() == ""
-
-    def test_what_died_is_not_asked(self, shell: Path) -> None:
-        (shell / "lvm").write_text("#!/bin/sh\nexit 3\n")
-        runner = CommandRunner()
-        runner.stand_by()
-        assert runner._standby is not None
-        runner._standby._process.wait()
-        assert runner.change_at_once(("lvextend", "x")) is None
-
-    @pytest.mark.parametrize("word", ['a"b', "a\nb", "a;b", "", "$(x)", "\u00e4"])
-    def test_a_word_that_its_shell_would_read_otherwise_is_not_given_to_it(self, word: str) -> None:
-        assert shell_line(("lvextend", word)) == ""

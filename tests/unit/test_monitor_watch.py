@@ -23,6 +23,7 @@ from thinpoolmgr.errors import CommandFailedError, ConfigError, LockedError, Ref
 from thinpoolmgr.host import journald, lvm
 from thinpoolmgr.host.lvm import LvmState
 from thinpoolmgr.host.runner import CommandRunner, CompletedRun
+from thinpoolmgr.host.standby import Standby
 from thinpoolmgr.host.store import Store
 from thinpoolmgr.monitor import hands
 from thinpoolmgr.monitor.board import Bell, Board
@@ -37,6 +38,7 @@ from thinpoolmgr.sim.host import SimulatedHost
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from thinpoolmgr.core.commands import Argv
     from thinpoolmgr.core.desired import DesiredPool
     from thinpoolmgr.core.lifecycle import PoolView
     from thinpoolmgr.core.model import Snapshot
@@ -168,7 +170,7 @@ def test_a_tight_pool_is_extended_and_told_of(lab: Lab) -> None:
     assert (lab.did(), lab.codes()) == ([TakeCharge, ExtendData], [])
 
 
-def test_lvm_stands_by_while_an_extension_is_near(lab: Lab) -> None:
+def test_lvm_stands_by_while_an_extension_is_near_and_the_pool_is_written_to(lab: Lab) -> None:
     seen = []
     for share in (0.2, 0.69, 0.71, 0.5):
         lab.use(share)
@@ -177,6 +179,11 @@ def test_lvm_stands_by_while_an_extension_is_near(lab: Lab) -> None:
     assert seen == [False, False, True, False]
     lab.use(0.2, 0.75)
     lab.look(20)
+    assert lab.host.stands_by
+    lab.look(20, after=60.0)
+    assert not lab.host.stands_by
+    lab.use(0.2, 0.76)
+    lab.look()
     assert lab.host.stands_by
     lab.watch.close()
     assert not lab.host.stands_by
@@ -435,7 +442,7 @@ def test_old_runs_of_its_own_are_forgotten(tmp_path: Path) -> None:
 def test_its_hands_take_no_other_step(kind: type[Step], monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[object] = []
     monkeypatch.setattr(CommandRunner, "_run", lambda *args: ran.append(args))
-    host = PoolHost(support.pool(), CommandRunner())
+    host = PoolHost(support.pool(), Standby())
     with pytest.raises(RefusedError, match="does not carry out"):
         host.perform(BEFORE[kind][0])
     assert ran == []
@@ -444,7 +451,7 @@ def test_its_hands_take_no_other_step(kind: type[Step], monkeypatch: pytest.Monk
 def test_its_commands_keep_dmeventd_away_and_the_mark_where_it_belongs(monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[tuple[str, ...]] = []
     monkeypatch.setattr(CommandRunner, "change", lambda _self, argv: ran.append(argv))
-    host = PoolHost(support.pool(), CommandRunner())
+    host = PoolHost(support.pool(), Standby())
     for kind in (ExtendData, TakeCharge):
         host.perform(BEFORE[kind][0])
     settings = ("--config", "activation{monitoring=0 udev_sync=0 thin_pool_autoextend_threshold=80}")
@@ -477,7 +484,7 @@ class TestWhenLvmIsAsked:
         monkeypatch.setattr(PoolHost, "seconds", lambda _self: self.time)
         monkeypatch.setattr(PoolHost, "_find_device", lambda _self: device)
         monkeypatch.setattr(PoolHost, "_parts", lambda _self, _device: ())
-        return PoolHost(support.pool(), CommandRunner())
+        return PoolHost(support.pool(), Standby())
 
     def look(self, host: PoolHost, times: int = 1, after: float = 0.25) -> int:
         for _ in range(times):
@@ -510,18 +517,17 @@ class TestWhenLvmIsAsked:
         assert self.look(host, 1, after=5.0) > before
 
 
-@pytest.mark.parametrize("does_grow", [True, False])
-def test_what_stands_by_is_believed_only_where_the_kernel_agrees(
-    monkeypatch: pytest.MonkeyPatch, *, does_grow: bool
-) -> None:
-    sizes = iter([(1, 1), (2, 1) if does_grow else (1, 1)])
-    said = CompletedRun(("lvextend",), 5, "", "Insufficient free space", 0.1)
-    monkeypatch.setattr(CommandRunner, "stands_by", True)
-    monkeypatch.setattr(CommandRunner, "change_at_once", lambda _self, _argv: said)
-    monkeypatch.setattr(PoolHost, "_sizes", lambda _self: next(sizes))
-    host = PoolHost(support.pool(), CommandRunner())
-    if does_grow:
+@pytest.mark.parametrize("code", [0, 5])
+def test_a_pool_is_extended_by_the_lvm_that_stands_by(code: int) -> None:
+    class Ready(Standby):
+        def run(self, argv: Argv) -> CompletedRun | None:
+            return CompletedRun(tuple(argv), code, "", "Insufficient free space", 0.1)
+
+    host = PoolHost(support.pool(), Ready())
+    if code == 0:
         host.perform(BEFORE[ExtendData][0])
+        (line,) = host.recent_commands
+        assert line.startswith("lvextend --config")
     else:
         with pytest.raises(CommandFailedError) as caught:
             host.perform(BEFORE[ExtendData][0])

@@ -62,10 +62,10 @@ class CompletedRun(Struct, frozen=True):
 class CommandRunner:
     """Runs commands and keeps the last 16 for the report of a failure."""
 
-    def __init__(self) -> None:
-        """Start with no commands run."""
+    def __init__(self, standby: Standby | None = None) -> None:
+        """Start with no commands run; `standby` is LVM that has been started already."""
         self._recent: deque[str] = deque(maxlen=_KEPT_COMMANDS)
-        self._standby: Standby | None = None
+        self._standby = standby
         self._reading: _Process | None = None
         self._ends_reading = False
 
@@ -126,43 +126,15 @@ class CommandRunner:
             raise failed(run)
         return run
 
-    def stand_by(self) -> None:
-        """Have LVM started already for the next `change_at_once`; what waits for long is begun anew.
-
-        Raises:
-            UnavailableError: LVM is not installed.
-
-        """
-        if self._standby is not None and not self._standby.is_fresh:
-            self.stand_down()
-        if self._standby is None:
-            # Late: only a monitor has one.
-            from thinpoolmgr.host.standby import Standby  # noqa: PLC0415
-
-            self._standby = Standby(require_program("lvm"))
-
-    def stand_down(self) -> None:
-        """End what `stand_by` began."""
-        if self._standby is not None:
-            self._standby.end()
-            self._standby = None
-
-    @property
-    def stands_by(self) -> bool:
-        """Whether there is something for `change_at_once`."""
-        return self._standby is not None
-
-    def change_at_once(self, argv: Argv) -> CompletedRun | None:
-        """Run one of LVM's commands in the process that stands by; None when none does, and nothing was done.
-
-        LVM's shell does not tell whether the command worked: the caller must see for himself.
-        """
-        standby, self._standby = self._standby, None
-        if standby is None:
-            return None
-        run = standby.run(argv)
-        if run is not None:
-            self._recent.append(f"{printable(' '.join(argv))} -> ended ({run.seconds:.2f} s)")
+    def change_at_once(self, argv: Argv) -> CompletedRun:
+        """Run one of LVM's commands as `change` does, by what stands by for it where something does."""
+        started = time.monotonic()
+        run = self._standby.run(argv) if self._standby else None
+        if run is None:
+            return self.change(argv)
+        self._remember(argv, str(run.code), started)
+        if run.code != 0:
+            raise failed(run)
         return run
 
     def _run(self, argv: Argv, seconds: float, start: _Start) -> CompletedRun:

@@ -1,95 +1,160 @@
-"""LVM that has been started already, and waits for the one command that it is for."""
+"""LVM that has been started already, and waits for the commands that come when a pool reaches its threshold.
+
+To start LVM, and to lock it into memory, takes ten times as long as to extend a pool (docs/performance.md): dmeventd
+has it in its own process, for good. Ours has it in a process beside it, only while an extension is near, and one for
+all pools. A pool whose command would have to wait for another one's, of a group that is locked perhaps, is not made to:
+its command is started as any other is.
+"""
 
 from __future__ import annotations
 
 import os
 import re
+import select
 import subprocess
+import sys
+import threading
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from thinpoolmgr.host.runner import (
     CHANGE_SECONDS,
     ENVIRONMENT,
     CompletedRun,
-    content_of,
     memory_file,
     terminated_after,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from thinpoolmgr.core.commands import Argv
 
-_STANDBY_SECONDS = 600.0
-_LVM_FAILED = 5
-"""LVM's exit code for a command that failed (lvm(8), DIAGNOSTICS), as which a run of its shell counts until seen."""
-_SHELL_WORD = re.compile(r"[A-Za-z0-9_+./:%{}=, -]+", re.ASCII)
+PROGRAM: Final = (sys.executable, "-I", "-S", str(Path(__file__).with_name("lvm2cmd.py")))
+_RETRY_SECONDS = 600.0
+"""After how long what has died by itself is started anew: where LVM's library is missing it always does."""
+_DIED = 5
+"""LVM's exit code for a command that failed (lvm(8), DIAGNOSTICS), as which one counts that has not answered."""
+_MOST_WORDS_BYTES = 1 << 16
+_WORD = re.compile(r"[A-Za-z0-9_+./:%{}=, -]+", re.ASCII)
 
 
 class Standby:
-    """LVM's shell, lvm(8), started and waiting for one line.
+    """One process of LVM's for all pools that will need to be extended soon; safe to use from several threads."""
 
-    To start LVM takes half of the time that an extension does (docs/performance.md), and to keep it in our own process,
-    as dmeventd does, twenty times the memory.
-    """
+    def __init__(self, program: Sequence[str] = PROGRAM) -> None:
+        """Start nothing yet."""
+        self._program = program
+        self._lock = threading.Lock()
+        self._near: set[str] = set()
+        self._process: _Process | None = None
+        self._ending: list[_Process] = []
+        self._is_used = False
+        self._not_before = 0.0
 
-    def __init__(self, program: str) -> None:
-        """Start `program`, which is `lvm`."""
-        self._out, self._err = memory_file(), memory_file()
-        # It would write the history of its lines into HOME.
-        environment = {**ENVIRONMENT, "HOME": os.devnull}
-        self._process = subprocess.Popen(
-            (program,),
+    def set_near(self, pool: str, *, is_near: bool) -> None:
+        """Note that an extension of `pool` is near, or is not: while one of any pool is, LVM stands by."""
+        with self._lock:
+            (self._near.add if is_near else self._near.discard)(pool)
+            self._start_or_end()
+
+    def run(self, argv: Argv) -> CompletedRun | None:
+        """Run one of LVM's commands; None where nothing stands by for it just now, and nothing was done."""
+        line = _line(argv)
+        with self._lock:
+            process = self._process
+            if not line or self._is_used or process is None or not process.is_ready():
+                return None
+            self._is_used = True
+        try:
+            return process.run(argv, line)
+        finally:
+            with self._lock:
+                self._is_used = False
+                self._start_or_end()
+
+    def close(self) -> None:
+        """End it, and wait until it has."""
+        with self._lock:
+            self._near.clear()
+            self._start_or_end()
+            for process in self._ending:
+                process.wait()
+
+    def _start_or_end(self) -> None:
+        self._ending = [process for process in self._ending if not process.has_ended()]
+        if self._is_used:
+            return
+        if self._process is not None and self._process.has_ended():
+            self._not_before = time.monotonic() + _RETRY_SECONDS
+            self._end()
+        if self._process is not None and not self._near:
+            self._end()
+        if self._process is None and self._near and time.monotonic() >= self._not_before:
+            with suppress(OSError):
+                self._process = _Process(self._program)
+
+    def _end(self) -> None:
+        if self._process is not None:
+            self._process.end()
+            self._ending.append(self._process)
+            self._process = None
+
+
+class _Process:
+    def __init__(self, program: Sequence[str]) -> None:
+        self._said = memory_file()
+        self._popen = subprocess.Popen(
+            program,
             stdin=subprocess.PIPE,
-            stdout=self._out,
-            stderr=self._err,
-            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=self._said,
+            env=ENVIRONMENT,
             cwd="/",
             start_new_session=True,
         )
-        self._began = time.monotonic()
+        self._is_ready = False
 
-    @property
-    def is_fresh(self) -> bool:
-        """Whether it is still there, and not from a time when the host was another one."""
-        return self._process.poll() is None and time.monotonic() - self._began < _STANDBY_SECONDS
+    def has_ended(self) -> bool:
+        return self._popen.poll() is not None
 
-    def run(self, argv: Argv) -> CompletedRun | None:
-        """Run one command, as its last; None where it could not be given one, and nothing was done."""
-        line = shell_line(argv)
-        if not line or self._process.poll() is not None or self._process.stdin is None:
-            self.end()
-            return None
+    def wait(self) -> None:
+        self._popen.wait()
+
+    def is_ready(self) -> bool:
+        if not self._is_ready and self._popen.stdout is not None:
+            has_said = select.select([self._popen.stdout], [], [], 0)[0]
+            self._is_ready = bool(has_said) and bool(self._popen.stdout.readline())
+        return self._is_ready and not self.has_ended()
+
+    def run(self, argv: Argv, line: str) -> CompletedRun:
         started = time.monotonic()
-        try:
-            self._process.stdin.write(f"{line}\nexit\n".encode("ascii"))
-            self._process.stdin.close()
-        except OSError:
-            self.end()
-            return None
-        with terminated_after(self._process, CHANGE_SECONDS):
-            self._process.wait()
-        words = content_of(self._err).replace("Exiting.", "").strip()
-        run = CompletedRun(tuple(argv), _LVM_FAILED, content_of(self._out), words, time.monotonic() - started)
-        self._close()
-        return run
+        # By its descriptor: the offset is shared with LVM, and a file object would not see what was written since.
+        os.ftruncate(self._said.fileno(), 0)
+        os.lseek(self._said.fileno(), 0, os.SEEK_SET)
+        answer = b""
+        with terminated_after(self._popen, CHANGE_SECONDS), suppress(OSError):
+            if self._popen.stdin is not None and self._popen.stdout is not None:
+                self._popen.stdin.write(f"{line}\n".encode("ascii"))
+                self._popen.stdin.flush()
+                answer = self._popen.stdout.readline()
+        words = os.pread(self._said.fileno(), _MOST_WORDS_BYTES, 0).decode("utf-8", "surrogateescape")
+        code = int(answer) if answer else _DIED
+        words += "" if answer else "LVM ended without an answer."
+        return CompletedRun(tuple(argv), code, "", words, time.monotonic() - started)
 
     def end(self) -> None:
-        """Its input ends, and so does it."""
-        with suppress(OSError):
-            if self._process.stdin is not None:
-                self._process.stdin.close()
-        self._process.wait()
-        self._close()
-
-    def _close(self) -> None:
-        self._out.close()
-        self._err.close()
+        """End its input, and with that itself, and forget what it says; it is not waited for."""
+        for stream in (self._popen.stdin, self._popen.stdout, self._said):
+            if stream is not None:
+                with suppress(OSError):
+                    stream.close()
 
 
-def shell_line(argv: Argv) -> str:
-    """Return `argv` as one line of LVM's shell, which knows double quotes; empty where that cannot say it."""
-    if not all(_SHELL_WORD.fullmatch(word) for word in argv):
+def _line(argv: Argv) -> str:
+    """Return `argv` as a line of LVM's, which knows double quotes; empty where that cannot say it."""
+    if not all(_WORD.fullmatch(word) for word in argv):
         return ""
     return " ".join(f'"{word}"' if " " in word else word for word in argv)

@@ -22,19 +22,18 @@ from thinpoolmgr.core.watch import STEPS
 from thinpoolmgr.errors import RefusedError
 from thinpoolmgr.host import dm, lvm
 from thinpoolmgr.host.pvlabel import Mark, group_mark
-from thinpoolmgr.host.runner import failed
+from thinpoolmgr.host.runner import CommandRunner
 from thinpoolmgr.host.store import Store
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from thinpoolmgr.core.commands import Argv
     from thinpoolmgr.core.desired import DesiredPool
     from thinpoolmgr.core.journal import Run
     from thinpoolmgr.core.lifecycle import PoolView
     from thinpoolmgr.core.model import VolumeGroup
     from thinpoolmgr.core.steps import Step
-    from thinpoolmgr.host.runner import CommandRunner
+    from thinpoolmgr.host.standby import Standby
 
 COMMAND = "monitor"
 _KEPT_RUNS = 50
@@ -45,10 +44,11 @@ _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 class PoolHost:
     """One pool of this host, behind the two methods that the run cycle knows."""
 
-    def __init__(self, pool: DesiredPool, runner: CommandRunner) -> None:
-        """Look at `pool`; nothing is asked yet."""
+    def __init__(self, pool: DesiredPool, standby: Standby) -> None:
+        """Look at `pool`; nothing is asked yet. `standby` is shared with other pools."""
         self._pool = pool
-        self._runner = runner
+        self._standby = standby
+        self._runner = CommandRunner(standby)
         self._groups: tuple[VolumeGroup, ...] = ()
         self._trouble: tuple[str, ...] = ()
         self._mark: Mark | None = None
@@ -189,36 +189,11 @@ class PoolHost:
         loads_table = isinstance(step, ExtendData | ExtendMetadata | RefreshPool)
         for argv in commands(step):
             command = with_low_water(argv, threshold) if loads_table else argv
-            if not isinstance(step, ExtendData | ExtendMetadata) or not self._extended_at_once(command):
-                self._runner.change(command)
-
-    def _extended_at_once(self, argv: Argv) -> bool:
-        """Extend the pool by the LVM that stands by; return False, with nothing done, when none does."""
-        if not self._runner.stands_by:
-            return False
-        before = self._sizes()
-        run = self._runner.change_at_once(argv)
-        if run is not None and self._sizes() == before:
-            # It did nothing, and these are its words.
-            raise failed(run)
-        return run is not None
-
-    def _sizes(self) -> tuple[int, int]:
-        device = self._find_device()
-        status = device.pool_status if device else None
-        return (status.total_data_blocks, status.total_metadata_blocks) if status else (0, 0)
+            (self._runner.change_at_once if loads_table else self._runner.change)(command)
 
     def stand_by(self, *, is_near: bool) -> None:
-        """Have LVM ready while an extension `is_near`, and only then.
-
-        Raises:
-            UnavailableError: LVM is not installed.
-
-        """
-        if is_near:
-            self._runner.stand_by()
-        else:
-            self._runner.stand_down()
+        """Have LVM ready while an extension `is_near`, and only then."""
+        self._standby.set_near(self._pool.name, is_near=is_near)
 
 
 class PoolStore(Store):

@@ -18,7 +18,9 @@ from thinpoolmgr.config import load_config
 from thinpoolmgr.core.report import LOCK_PATH, REPORT_PATH, SCHEMA, MonitorReport
 from thinpoolmgr.errors import ConfigError, LockedError, ThinpoolmgrError
 from thinpoolmgr.host import journald, udev
+from thinpoolmgr.host.standby import Standby
 from thinpoolmgr.monitor.board import Bell, Board
+from thinpoolmgr.monitor.hands import PoolHost, PoolStore
 from thinpoolmgr.monitor.telling import tell, told_config_problem
 from thinpoolmgr.monitor.watch import PoolWatch
 
@@ -50,6 +52,7 @@ class Monitor:
         self._watchdog = watchdog
         self._board = Board()
         self._bell = Bell()
+        self._standby = Standby()
         self._signals: list[int] = []
         self._watches: dict[str, PoolWatch] = {}
         self._started_at = time.time()
@@ -100,7 +103,8 @@ class Monitor:
                 self._board.remove(name)
         for name, pool in self._pools.items():
             if name not in self._watches:
-                self._watches[name] = watch = PoolWatch(pool, self._board, tell)
+                host, store = PoolHost(pool, self._standby), PoolStore(name)
+                self._watches[name] = watch = PoolWatch(pool, self._board, tell, host, store)
                 watch.start()
 
     def _listen(self, events: udev.BlockEvents) -> None:

@@ -5,6 +5,7 @@ What is done follows from what is seen at each look, never from which event came
 
 from __future__ import annotations
 
+import math
 import select
 import threading
 import time
@@ -46,9 +47,8 @@ from thinpoolmgr.core.watch import (
 from thinpoolmgr.cycle import RunError, RunResult, carry_out
 from thinpoolmgr.errors import LockedError, ThinpoolmgrError
 from thinpoolmgr.host.dm_events import Events
-from thinpoolmgr.host.runner import CommandRunner
 from thinpoolmgr.monitor.board import Bell
-from thinpoolmgr.monitor.hands import COMMAND, PoolHost, PoolStore
+from thinpoolmgr.monitor.hands import COMMAND, PoolStore
 from thinpoolmgr.monitor.seam import Event, Pause, Quiet, WatchedHost
 
 if TYPE_CHECKING:
@@ -68,6 +68,8 @@ _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 1.0, 60.0
 _SETTLE_SECONDS = 0.5
 """LVM suspends a pool for a moment whenever it changes it; longer than this, and without its lock, is no moment."""
 _HURRY_SECONDS = 1.0
+_STAND_BY_SECONDS = 600.0
+"""So long after it was last written to, LVM is kept ready for a pool near its threshold: it takes 30 MiB."""
 _MILLISECONDS = 1000
 _TIMED_OUT = (PoolState.OUT_OF_DATA, "error", "queue")
 _STILL = Rate()
@@ -81,21 +83,18 @@ class PoolWatch(threading.Thread):
         pool: DesiredPool,
         board: Board,
         tell: Callable[[Event], None],
-        host: WatchedHost | None = None,
-        store: PoolStore | None = None,
+        host: WatchedHost,
+        store: PoolStore,
     ) -> None:
-        """Watch `pool`, write what is seen on `board`, and `tell` what a person may want to read.
-
-        Without `host` and `store` the pool is one of this host's.
-        """
+        """Watch `pool` on `host`, write what is seen on `board`, and `tell` what a person may want to read."""
         super().__init__(name=f"pool {pool.name}", daemon=True)
         self.pool = pool
         self._board = board
         self._tell = tell
         self._bell = Bell()
         self._stops = threading.Event()
-        self._host = host or PoolHost(pool, CommandRunner())
-        self._store = store or PoolStore(pool.name)
+        self._host = host
+        self._store = store
         self._word = WatchedPool(pool.name, pool.group, pool.lv, PoolState.ABSENT, 0.0)
         self._readings: tuple[Reading, ...] = ()
         self._extension_seconds = _FIRST_GUESS_SECONDS
@@ -103,6 +102,7 @@ class PoolWatch(threading.Thread):
         self._cut_short_since: float | None = None
         self._has_resumed = False
         self._hurries_until = 0.0
+        self._filled_at = -math.inf
 
     def nudge(self) -> None:
         """Have it look now: something happened that may matter."""
@@ -185,6 +185,8 @@ class PoolWatch(threading.Thread):
             return IDLE_SECONDS
         self._readings = recent(self._readings, reading_of(status, view.lv.chunk_bytes, now))
         rate = fill_rate(self._readings)
+        if rate != _STILL:
+            self._filled_at = now
         if view.state not in CAN_GROW:
             self._say(view.state, *self._trouble(view), rate=rate)
             return IDLE_SECONDS
@@ -196,7 +198,8 @@ class PoolWatch(threading.Thread):
         if found is None:
             return 0.0
         self._charge(view, now)
-        self._host.stand_by(is_near=is_near(view, ahead_of(rate, self._extension_seconds)))
+        is_filling = now - self._filled_at < _STAND_BY_SECONDS
+        self._host.stand_by(is_near=is_filling and is_near(view, ahead_of(rate, self._extension_seconds)))
         self._say(view.state, *found, *self._lost_writes(view), rate=rate)
         return seconds_to_next_look(status, view, rate)
 
