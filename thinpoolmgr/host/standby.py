@@ -37,6 +37,7 @@ _RETRY_SECONDS = 600.0
 """After how long what has died by itself is started anew: where LVM's library is missing it always does."""
 _DIED = 5
 """LVM's exit code for a command that failed (lvm(8), DIAGNOSTICS), as which one counts that has not answered."""
+_DYING_SECONDS = 5.0
 _MOST_WORDS_BYTES = 1 << 16
 _WORD = re.compile(r"[A-Za-z0-9_+./:%{}=, -]+", re.ASCII)
 
@@ -142,7 +143,10 @@ class _Process:
                 answer = self._popen.stdout.readline()
         words = os.pread(self._said.fileno(), _MOST_WORDS_BYTES, 0).decode("utf-8", "surrogateescape")
         code = int(answer) if answer else _DIED
-        words += "" if answer else "LVM ended without an answer."
+        if not answer:
+            words += "LVM ended without an answer."
+            with suppress(subprocess.TimeoutExpired):
+                self._popen.wait(_DYING_SECONDS)
         return CompletedRun(tuple(argv), code, "", words, time.monotonic() - started)
 
     def end(self) -> None:
