@@ -126,6 +126,7 @@ def test_a_docker_on_loop_files_is_refused_and_left_running(tool: Tool, loop_dis
     assert is_blank(disk.path)
 
 
+@pytest.mark.campaign
 def test_a_running_docker_that_nobody_can_stop_for_us_is_named(
     tool: Tool, loop_disks: MakeDisk, tmp_path: Path
 ) -> None:

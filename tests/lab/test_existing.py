@@ -172,6 +172,7 @@ def test_extend_takes_a_new_disk_and_spare_disks(tool: Tool, loop_disks: MakeDis
     assert all(is_blank(disk.path) for disk in (first, second, third))
 
 
+@pytest.mark.campaign
 def test_settings_change_while_the_pool_runs(tool: Tool, loop_disks: MakeDisk) -> None:
     disk = loop_disks()
     built(tool, disk)

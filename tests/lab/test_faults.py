@@ -108,6 +108,7 @@ def test_without_the_journal_the_same_volume_is_somebodys(tool: Tool, loop_disks
     assert seqno("docker") == before
 
 
+@pytest.mark.campaign
 def test_an_activation_cut_short_is_finished(tool: Tool, loop_disks: MakeDisk) -> None:
     tool.configure(loop_disks().path)
     tool.succeed(*APPLY)
@@ -121,6 +122,7 @@ def test_an_activation_cut_short_is_finished(tool: Tool, loop_disks: MakeDisk) -
     assert not {name for name in dm_names() if name.startswith("docker")}
 
 
+@pytest.mark.campaign
 def test_a_pool_that_lvm_has_lost_is_taken_out_of_the_kernel(tool: Tool, loop_disks: MakeDisk) -> None:
     disk = loop_disks()
     tool.configure(disk.path)

@@ -18,6 +18,8 @@ from lab_tool import Tool, is_blank, sh
 from thinpoolmgr.lab.loop import LoopDisk
 
 MakeDisk = Callable[..., LoopDisk]
+pytestmark = pytest.mark.campaign
+
 DESTROY = ("destroy", "docker", "--yes", "--allow", "destroy,outage", "--json")
 DEACTIVATE = ("deactivate", "docker", "--yes", "--allow", "outage", "--json")
 SIZE = 3 * 2**30
@@ -82,7 +84,6 @@ def test_a_hung_docker_is_unknown_and_a_pinned_mount_is_named(tool: Tool, loop_d
     assert is_blank(disk.path)
 
 
-@pytest.mark.campaign
 def test_containers_that_outlive_docker_are_named(tool: Tool, loop_disks: MakeDisk, tmp_path: Path) -> None:
     tool.configure(loop_disks(SIZE).path, engine=ENGINE)
     tool.succeed("apply", "--yes")
@@ -104,7 +105,6 @@ def test_containers_that_outlive_docker_are_named(tool: Tool, loop_disks: MakeDi
     tool.succeed(*DESTROY)
 
 
-@pytest.mark.campaign
 def test_what_a_killed_docker_leaves_is_named(tool: Tool, loop_disks: MakeDisk, tmp_path: Path) -> None:
     disk = loop_disks(SIZE)
     tool.configure(disk.path, engine=ENGINE)

@@ -28,6 +28,8 @@ from lab_tool import Tool, dm_names, fingerprint, sh
 from thinpoolmgr.lab.loop import LoopDisk
 
 MakeDisk = Callable[..., LoopDisk]
+pytestmark = pytest.mark.campaign
+
 SIZE = 3 * 2**30
 METADATA = DATA_ROOT / "devicemapper/metadata"
 END_SECONDS = 120.0
@@ -102,7 +104,6 @@ def is_number(path: Path, number: str) -> bool:
     return path.read_text("ascii").strip() == number
 
 
-@pytest.mark.campaign
 def test_a_truncated_record_is_named_and_a_rebuild_begins_with_nothing(used: Tool, tmp_path: Path) -> None:
     record = next(path for path in METADATA.iterdir() if len(path.name) == 64)
     whole = record.read_text("utf-8")
@@ -128,7 +129,6 @@ def test_a_truncated_record_is_named_and_a_rebuild_begins_with_nothing(used: Too
         assert "new" in run_container(load_image(tmp_path), "echo", "new")
 
 
-@pytest.mark.campaign
 def test_a_pool_whose_data_root_is_gone_counts_as_taken(used: Tool, tmp_path: Path) -> None:
     for folder in DATA_ROOT.iterdir():
         shutil.rmtree(folder)
@@ -140,7 +140,6 @@ def test_a_pool_whose_data_root_is_gone_counts_as_taken(used: Tool, tmp_path: Pa
         assert "new" in run_container(load_image(tmp_path), "echo", "new")
 
 
-@pytest.mark.campaign
 def test_the_state_of_another_pool_is_known_by_its_base_device(used: Tool, tmp_path: Path) -> None:
     old = tmp_path / "old"
     shutil.copytree(DATA_ROOT / "devicemapper", old, symlinks=True)
@@ -166,7 +165,6 @@ def test_the_state_of_another_pool_is_known_by_its_base_device(used: Tool, tmp_p
     used.succeed("rebuild", "docker", "--yes", "--allow", "destroy")
 
 
-@pytest.mark.campaign
 def test_loop_files_of_dropped_options_are_told_from_those_that_are_used(used: Tool, tmp_path: Path) -> None:
     right = DAEMON_JSON.read_text("utf-8")
     DAEMON_JSON.write_text(SETTINGS.replace("none", 'none",\n\t"storage-driver": "devicemapper'), "utf-8")
@@ -234,7 +232,6 @@ def require_docker_on_the_pool(tool: Tool, folder: Path) -> None:
     assert findings(tool) == {}
 
 
-@pytest.mark.campaign
 @pytest.mark.parametrize("device", ["docker-thinpool", "docker-thinpoolmeta"])
 def test_a_set_up_of_dockers_own_that_was_killed_is_adopted_and_the_pool_is_made(
     tool: Tool, loop_disks: MakeDisk, tmp_path: Path, device: str
@@ -260,7 +257,6 @@ def test_a_set_up_of_dockers_own_that_was_killed_is_adopted_and_the_pool_is_made
     require_docker_on_the_pool(tool, tmp_path)
 
 
-@pytest.mark.campaign
 @pytest.mark.parametrize(
     ("before", "steps"),
     [
@@ -288,7 +284,6 @@ def test_a_set_up_of_dockers_own_is_adopted_wherever_it_was_killed(
     Path("/etc/lvm/profile/docker-thinpool.profile").unlink(missing_ok=True)
 
 
-@pytest.mark.campaign
 def test_a_volume_with_a_file_system_is_not_adopted_whatever_it_is_called(
     tool: Tool, loop_disks: MakeDisk, tmp_path: Path
 ) -> None:

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from thinpoolmgr.lab.loop import LoopDisk
 
 
-_IN_EVERY_RUN = 4
+_IN_EVERY_RUN = 5
 
 
 def with_campaign(names: Iterable[str]) -> list[ParameterSet]:
-    """Return `names` as parameters: each fourth is for every run, the others are for the campaign."""
+    """Return `names` as parameters: each fifth is for every run, the others are for the campaign."""
     return [
         pytest.param(name, marks=() if place % _IN_EVERY_RUN == 0 else pytest.mark.campaign)
         for place, name in enumerate(names)
