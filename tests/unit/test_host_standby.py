@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
 EXTEND = ("lvextend", "--config", "a{b=0 c=1}", "vg/lv")
 PROGRAM = """\
+told=$0
 echo $$ >>{folder}/started
 {before}
-echo ready
+echo ready >/dev/fd/$told
 while read -r line; do echo "$line" >>{folder}/lines; {answer}; done
 echo >>{folder}/ended
 """
@@ -43,7 +44,7 @@ def _end() -> Iterator[None]:
 class Lvm:
     """What stands by in the tests, and what came of it."""
 
-    def __init__(self, folder: Path, before: str = "", answer: str = "echo said >&2; echo 0") -> None:
+    def __init__(self, folder: Path, before: str = "", answer: str = "echo said >&2; echo 0 >/dev/fd/$told") -> None:
         self.folder = folder
         text = PROGRAM.format(folder=folder, before=before, answer=answer)
         self.standby = Standby(("/bin/sh", "-c", text))
@@ -74,14 +75,17 @@ def wait_until(is_true: Callable[[], bool]) -> None:
 
 
 def test_commands_are_run_one_after_another(tmp_path: Path) -> None:
-    lvm = Lvm(tmp_path, answer='echo "said $line" >&2; echo 0')
+    lvm = Lvm(tmp_path, answer='echo "$line"; echo "said $line" >&2; echo 0 >/dev/fd/$told')
     assert lvm.standby.run(EXTEND) is None
     lvm.near()
     lvm.until_ready()
-    for argv, line in ((EXTEND, 'lvextend --config "a{b=0 c=1}" vg/lv'), (("lvs", "x"), "lvs x")):
+    for argv, line in (
+        (EXTEND, "lvextend --config 'a{b=0 c=1}' vg/lv"),
+        (("lvm", "fullreport", 'a{b="%s"}'), "fullreport 'a{b=\"%s\"}'"),
+    ):
         run = lvm.standby.run(argv)
         assert run is not None
-        assert (run.argv, run.code, run.stderr) == (argv, 0, f"said {line}\n")
+        assert (run.argv, run.code, run.stdout, run.stderr) == (argv, 0, f"{line}\n", f"said {line}\n")
         assert lvm.lines_of("lines")[-1] == line
     assert len(lvm.lines_of("started")) == 1
     lvm.near(is_near=False)
@@ -103,7 +107,7 @@ def test_it_is_there_as_long_as_any_pool_needs_it(tmp_path: Path) -> None:
 
 def test_who_would_have_to_wait_is_not_made_to(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "gate")
-    lvm = Lvm(tmp_path, answer=f"read -r code <{tmp_path}/gate; echo $code")
+    lvm = Lvm(tmp_path, answer=f"read -r code <{tmp_path}/gate; echo $code >/dev/fd/$told")
     lvm.near()
     lvm.until_ready()
     codes: list[int] = []
@@ -191,7 +195,7 @@ def test_a_command_is_run_by_it_or_as_any_other(
         assert hands.recent[-1].startswith("lvextend --config a{b=0 c=1} vg/lv -> 1 (")
 
 
-@pytest.mark.parametrize("word", ['a"b', "a\nb", "a;b", "", "$(x)", "\u00e4"])
+@pytest.mark.parametrize("word", ["a'b", "a\nb", "a;b", "", "$(x)", "\u00e4"])
 def test_a_word_that_would_be_read_otherwise_is_not_given_to_it(word: str, tmp_path: Path) -> None:
     lvm = Lvm(tmp_path)
     lvm.near()

@@ -126,15 +126,24 @@ class CommandRunner:
             raise failed(run)
         return run
 
+    def run_at_once(self, argv: Argv) -> CompletedRun:
+        """Run one of LVM's commands as `run` does, by what stands by for it where something does."""
+        return self._run_by_standby(argv) or self.run(argv)
+
     def change_at_once(self, argv: Argv) -> CompletedRun:
         """Run one of LVM's commands as `change` does, by what stands by for it where something does."""
-        started = time.monotonic()
-        run = self._standby.run(argv) if self._standby else None
+        run = self._run_by_standby(argv)
         if run is None:
             return self.change(argv)
-        self._remember(argv, str(run.code), started)
         if run.code != 0:
             raise failed(run)
+        return run
+
+    def _run_by_standby(self, argv: Argv) -> CompletedRun | None:
+        started = time.monotonic()
+        run = self._standby.run(argv) if self._standby else None
+        if run is not None:
+            self._remember(argv, str(run.code), started)
         return run
 
     def _run(self, argv: Argv, seconds: float, start: _Start) -> CompletedRun:

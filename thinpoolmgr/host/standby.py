@@ -17,7 +17,7 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 from thinpoolmgr.host.runner import (
     CHANGE_SECONDS,
@@ -38,8 +38,7 @@ _RETRY_SECONDS = 600.0
 _DIED = 5
 """LVM's exit code for a command that failed (lvm(8), DIAGNOSTICS), as which one counts that has not answered."""
 _DYING_SECONDS = 5.0
-_MOST_WORDS_BYTES = 1 << 16
-_WORD = re.compile(r"[A-Za-z0-9_+./:%{}=, -]+", re.ASCII)
+_WORD = re.compile(r'[A-Za-z0-9_+./:%{}="@, -]+', re.ASCII)
 
 
 class Standby:
@@ -106,16 +105,22 @@ class Standby:
 
 class _Process:
     def __init__(self, program: Sequence[str]) -> None:
-        self._said = memory_file()
-        self._popen = subprocess.Popen(
-            program,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._said,
-            env=ENVIRONMENT,
-            cwd="/",
-            start_new_session=True,
-        )
+        self._out, self._err = memory_file(), memory_file()
+        answers, told = os.pipe2(os.O_CLOEXEC)
+        self._answers = os.fdopen(answers, "rb")
+        try:
+            self._popen = subprocess.Popen(
+                (*program, str(told)),
+                stdin=subprocess.PIPE,
+                stdout=self._out,
+                stderr=self._err,
+                env=ENVIRONMENT,
+                cwd="/",
+                start_new_session=True,
+                pass_fds=(told,),
+            )
+        finally:
+            os.close(told)
         self._is_ready = False
 
     def has_ended(self) -> bool:
@@ -125,40 +130,46 @@ class _Process:
         self._popen.wait()
 
     def is_ready(self) -> bool:
-        if not self._is_ready and self._popen.stdout is not None:
-            has_said = select.select([self._popen.stdout], [], [], 0)[0]
-            self._is_ready = bool(has_said) and bool(self._popen.stdout.readline())
+        if not self._is_ready:
+            has_said = select.select([self._answers], [], [], 0)[0]
+            self._is_ready = bool(has_said) and bool(self._answers.readline())
         return self._is_ready and not self.has_ended()
 
     def run(self, argv: Argv, line: str) -> CompletedRun:
         started = time.monotonic()
-        # By its descriptor: the offset is shared with LVM, and a file object would not see what was written since.
-        os.ftruncate(self._said.fileno(), 0)
-        os.lseek(self._said.fileno(), 0, os.SEEK_SET)
+        for said in (self._out, self._err):
+            # By its descriptor: the offset is shared with LVM, and a file object keeps what it has read.
+            os.ftruncate(said.fileno(), 0)
+            os.lseek(said.fileno(), 0, os.SEEK_SET)
         answer = b""
         with terminated_after(self._popen, CHANGE_SECONDS), suppress(OSError):
-            if self._popen.stdin is not None and self._popen.stdout is not None:
+            if self._popen.stdin is not None:
                 self._popen.stdin.write(f"{line}\n".encode("ascii"))
                 self._popen.stdin.flush()
-                answer = self._popen.stdout.readline()
-        words = os.pread(self._said.fileno(), _MOST_WORDS_BYTES, 0).decode("utf-8", "surrogateescape")
+                answer = self._answers.readline()
+        out, err = _content_of(self._out), _content_of(self._err)
         code = int(answer) if answer else _DIED
         if not answer:
-            words += "LVM ended without an answer."
+            err += "LVM ended without an answer."
             with suppress(subprocess.TimeoutExpired):
                 self._popen.wait(_DYING_SECONDS)
-        return CompletedRun(tuple(argv), code, "", words, time.monotonic() - started)
+        return CompletedRun(tuple(argv), code, out, err, time.monotonic() - started)
 
     def end(self) -> None:
         """End its input, and with that itself, and forget what it says; it is not waited for."""
-        for stream in (self._popen.stdin, self._popen.stdout, self._said):
+        for stream in (self._popen.stdin, self._answers, self._out, self._err):
             if stream is not None:
                 with suppress(OSError):
                     stream.close()
 
 
+def _content_of(file: BinaryIO) -> str:
+    return os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode("utf-8", "surrogateescape")
+
+
 def _line(argv: Argv) -> str:
-    """Return `argv` as a line of LVM's, which knows double quotes; empty where that cannot say it."""
-    if not all(_WORD.fullmatch(word) for word in argv):
+    """Return `argv` as a line of LVM's, which knows both kinds of quotes; empty where that cannot say it."""
+    words = argv[1:] if argv[0] == "lvm" else argv
+    if not all(_WORD.fullmatch(word) for word in words):
         return ""
-    return " ".join(f'"{word}"' if " " in word else word for word in argv)
+    return " ".join(f"'{word}'" if " " in word or '"' in word else word for word in words)

@@ -157,7 +157,7 @@ class PoolHost:
 
     def _ask_lvm(self, device: DmDevice | None) -> None:
         before = self._present_mark() or ()
-        state = lvm.read_lvm(self._runner.run, self._pool.group)
+        state = lvm.read_lvm(self._runner.run_at_once, self._pool.group)
         self._asked_at = self.seconds()
         self._groups = tuple(group for group in state.groups if group.name == self._pool.group)
         self._trouble, self._known_uuid = state.trouble, device.uuid if device else ""
