@@ -32,6 +32,8 @@ DISK_BYTES = 4 << 30
 FOLDER = Path("/lab")
 DMEVENTD_PID = Path("/run/dmeventd.pid")
 UP_SECONDS = 60.0
+# systemd/thinpoolmgr-monitor.service, Nice=
+UNIT_NICE = "-18"
 POOL_CONFIGURATION = f"""
 [pools.{{group}}]
 thin_pool = "{LV}"
@@ -153,10 +155,10 @@ class Monitor(Watcher):
         return ""
 
     def start(self) -> None:
-        """Start the daemon; what it says is in /lab/monitor.log."""
+        """Start the daemon, as urgent as its unit has it (dmeventd makes itself so); it writes to /lab/monitor.log."""
         with (FOLDER / "monitor.log").open("ab") as log:
             self._process = subprocess.Popen(
-                ("thinpoolmgr", "--config", str(self.config), "monitor"),
+                ("nice", "-n", UNIT_NICE, "thinpoolmgr", "--config", str(self.config), "monitor"),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
