@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from msgspec import Struct
@@ -144,17 +144,18 @@ def carry_out(  # noqa: PLR0913, PLR0917 - the parts of a run
     the host is to become, before the run begins: it is called when the plan is approved, which a plan without steps
     then needs, too. After a kill behind it `apply` does the rest; after one before it nothing has happened.
 
+    While a person is asked the lock is free; what was agreed to must still be the plan when it is taken again.
+
     Raises:
-        StalePlanError: the host, or what it should be, is not what the plan of `bound_to` was made for.
+        StalePlanError: the host, or what it should be, is not what the plan of `bound_to` was made for, or that was
+            agreed to.
         ThinpoolmgrError: nothing was begun: refused, not approved, locked, or the journal needs a person.
         RunError: a step went wrong, or a signal came; its cause has the exit code.
 
     """
-    with store.lock(command):
-        runs = store.read_runs()
-        snapshot = host.observe()
-        runs = _recover(runs, snapshot)
-        memory = remember([run for _, run in runs], snapshot.boot_id)
+    with ExitStack() as lock:
+        lock.enter_context(store.lock(command))
+        runs, snapshot, memory = _recall(host, store)
         plan = planner(snapshot, memory)
         if bound_to is not None:
             require_fresh(bound_to, plan)
@@ -163,9 +164,14 @@ def carry_out(  # noqa: PLR0913, PLR0917 - the parts of a run
             _close_unfinished(runs, plan.request, snapshot)
             return RunResult("", "nothing", notes=plan.notes, warnings=plan.warnings)
         reporter.show_plan(plan)
-        memory = replace(memory, request=plan.request)
+        if not approval.yes:
+            # A person may think for hours, and the monitor must be able to extend pools meanwhile.
+            lock.close()
         if approve(plan, approval, reporter.confirm):
-            require_same_plan(planner(host.observe(), memory), plan)
+            lock.enter_context(store.lock(command))
+            runs, snapshot, memory = _recall(host, store)
+            require_same_plan(planner(snapshot, replace(memory, request=plan.request)), plan)
+        memory = replace(memory, request=plan.request)
         if prepare is not None:
             prepare()
         if not plan.steps:
@@ -186,6 +192,14 @@ def carry_out(  # noqa: PLR0913, PLR0917 - the parts of a run
         finally:
             run_file.close()
         return RunResult(name, "done", tuple(run.results), plan.notes)
+
+
+def _recall(host: Host, store: Store) -> tuple[list[tuple[Path, Run]], Snapshot, Memory]:
+    """Look at the host and settle what the journal left open; only under the lock, as it may write to the journal."""
+    runs = store.read_runs()
+    snapshot = host.observe()
+    runs = _recover(runs, snapshot)
+    return runs, snapshot, remember([run for _, run in runs], snapshot.boot_id)
 
 
 def _after(memory: Memory, plan: Plan) -> Memory:

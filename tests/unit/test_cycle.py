@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
@@ -211,6 +212,41 @@ def test_a_host_that_changed_while_the_question_was_open_makes_the_plan_stale(st
     with pytest.raises(StalePlanError) as caught:
         run(host, store, approval=Approval(), listener=listener)
     assert (caught.value.exit_code, host.performed, written(tmp_path)) == (4, [], ["run/lock"])
+
+
+def test_others_may_change_the_host_while_a_person_is_asked(store: Store) -> None:
+    host, listener = support.FakeHost(support.snapshot()), support.Listener(answer=True)
+    others: list[str] = []
+
+    def change_something_else() -> None:
+        with store.lock("monitor"):
+            others.append("monitor")
+
+    listener.on_confirm = change_something_else
+    assert run(host, store, approval=Approval(), listener=listener).outcome == "done"
+    assert (others, listener.asked, len(host.performed)) == (["monitor"], 1, 2)
+
+
+def test_what_another_run_did_while_the_question_was_open_is_not_done_again(store: Store) -> None:
+    host, listener = support.FakeHost(support.snapshot()), support.Listener(answer=True)
+
+    def apply_too() -> None:
+        run(host, store)
+
+    listener.on_confirm = apply_too
+    with pytest.raises(StalePlanError, match="changed while the question was open"):
+        run(host, store, approval=Approval(), listener=listener)
+    assert (len(host.performed), len(store.read_runs())) == (2, 1)
+
+
+def test_a_yes_while_another_run_has_the_lock_does_nothing(store: Store) -> None:
+    host, listener = support.FakeHost(support.snapshot()), support.Listener(answer=True)
+    with ExitStack() as other:
+        listener.on_confirm = lambda: other.enter_context(store.lock("destroy"))
+        with pytest.raises(LockedError) as caught:
+            run(host, store, approval=Approval(), listener=listener)
+        assert ", destroy, since" in caught.value.details
+    assert (host.performed, store.read_runs()) == ([], [])
 
 
 def test_a_yes_at_the_terminal_carries_the_plan_out(store: Store) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
+import termios
 from dataclasses import dataclass, field
 
 import pytest
@@ -322,6 +323,34 @@ def test_what_a_thin_device_stands_on_is_in_its_table(table: str, below: tuple[s
     (device,) = dm.list_dm_devices(FakeKernel((thin,)).control())
 
     assert device.depends_on == below
+
+
+def test_what_is_asked_of_a_pool_leaves_other_threads_running() -> None:
+    # the status of a pool waits for the disk of its metadata; CPython keeps its lock in fcntl.ioctl above 1024 bytes
+    kernel = FakeKernel((FakeDevice("p", targets=((8, "thin-pool", POOL_LINE, "253:1 253:2 128 0 0"),)),))
+    assert dm.read_device("p", kernel.control()) is not None
+    assert dm.event_number("p", kernel.control()) == 0
+    assert {call[3] for call in kernel.calls} == {1024}
+
+
+def test_a_large_buffer_does_not_go_through_fcntl(monkeypatch: pytest.MonkeyPatch) -> None:
+    def small_only(_descriptor: int, _request: int, buffer: bytearray) -> None:
+        assert len(buffer) <= 1024
+
+    reader, writer = os.pipe()
+    os.write(writer, b"seven b")
+    monkeypatch.setattr("fcntl.ioctl", small_only)
+    monkeypatch.setattr(dm, "request_code", lambda number: number)
+    with dm.Control.open(f"/proc/self/fd/{writer}") as control:
+        buffer = bytearray(4096)
+        control._ioctl(termios.FIONREAD, buffer)
+        assert struct.unpack_from("=I", buffer) == (7,)
+        control._ioctl(termios.FIONREAD, bytearray(1024))
+        with pytest.raises(OSError, match="Inappropriate ioctl") as caught:
+            control._ioctl(dm.TABLE_STATUS, bytearray(4096))
+    assert caught.value.errno == errno.ENOTTY
+    os.close(reader)
+    os.close(writer)
 
 
 def test_a_table_larger_than_the_first_buffer_is_asked_for_again() -> None:

@@ -55,7 +55,9 @@ _THIN_TABLE = re.compile(r"(\d+:\d+) \d+(?: (\d+:\d+))?")
 
 _VERSION = (4, 0, 0)  # the kernel refuses callers with a newer minor than its own
 _LIST_BYTES = 64 * 1024
-_DEVICE_BYTES = 4 * 1024
+# fcntl.ioctl gives up Python's global lock (GIL) up to here only (CPython 3.11 to 3.13, fcntlmodule.c, IOCTL_BUFSZ).
+_MOST_FCNTL_BYTES = 1024
+_DEVICE_BYTES = _MOST_FCNTL_BYTES
 _MOST_BYTES = 256 * 1024 * 1024
 _MOST_TYPE_NAME_BYTES = 15
 
@@ -201,7 +203,7 @@ class Control:
         except OSError as error:
             raise explain_error(error, path) from error
         return cls(
-            lambda number, buffer: fcntl.ioctl(descriptor, request_code(number), buffer),
+            lambda number, buffer: _ioctl(descriptor, request_code(number), buffer),
             lambda: os.close(descriptor),
         )
 
@@ -229,6 +231,20 @@ class Control:
             size_bytes *= 2
             if size_bytes > _MOST_BYTES:
                 raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE), name)
+
+
+def _ioctl(descriptor: int, request: int, buffer: bytearray) -> None:
+    """Call ioctl without Python's global lock: what waits for a hanging disk must not stop other threads."""
+    if len(buffer) <= _MOST_FCNTL_BYTES:
+        fcntl.ioctl(descriptor, request, buffer)
+        return
+    import ctypes  # noqa: PLC0415 - costs memory, and what the monitor asks all the time is smaller
+
+    ioctl = ctypes.CDLL(None, use_errno=True).ioctl
+    ioctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)
+    if ioctl(descriptor, request, (ctypes.c_char * len(buffer)).from_buffer(buffer)) < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 @contextmanager
