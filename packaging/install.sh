@@ -4,6 +4,12 @@
 # usage: install.sh PREFIX [DESTDIR], with PREFIX as /usr or /usr/local
 set -eu
 prefix=${1:?} destination=${2:-}
+case $prefix in
+*[!A-Za-z0-9/._+-]*) # neither sed's pattern nor ExecStart= takes it as it is
+    echo "install.sh: PREFIX may have letters, digits and /._+- only: $prefix" >&2
+    exit 2
+    ;;
+esac
 cd "$(dirname "$0")/.."
 
 put() { # FOLDER FILE...

@@ -75,6 +75,19 @@ def load_config(explicit: Path | None = None, edited: Mapping[str, str] | None =
     return LoadedConfig(desired, merged, origins, tuple(map(str, paths)), texts)
 
 
+def file_stamps(explicit: Path | None = None) -> tuple[tuple[str, int, int, int], ...]:
+    """Return what changes whenever a file of the configuration does: path, time, size and inode of each."""
+    paths = [explicit] if explicit else [MAIN_FILE, DROP_IN_FOLDER, *sorted(DROP_IN_FOLDER.glob("*.toml"))]
+    stamps = []
+    for path in paths:
+        try:
+            status = path.stat()
+        except OSError:
+            continue
+        stamps.append((str(path), status.st_mtime_ns, status.st_size, status.st_ino))
+    return tuple(stamps)
+
+
 def _find_files(explicit: Path | None) -> list[Path]:
     if explicit is not None:
         return [explicit]

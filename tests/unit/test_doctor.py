@@ -718,6 +718,9 @@ def test_nobody_who_extends_is_told_of_where_the_monitor_is_to() -> None:
     assert (found.severity, found.target) == ("info", "docker/thinpool")
     assert "systemctl enable --now thinpoolmgr-monitor" in found.resolution
     assert "MONITOR_NOT_RUNNING" not in find(support.snapshot(support.disk()), facts=alone)
+    assert "MONITOR_NOT_RUNNING" not in find(host(), facts=HostFacts(watched=("docker",)))
+    found = find(host(), facts=HostFacts(watched=("other",)))["MONITOR_NOT_RUNNING"]
+    assert (found.summary.endswith("does not look at it"), "restart" in found.resolution) == (True, True)
     config = replace(DESIRED.pools[0].config, extend=replace(DESIRED.pools[0].config.extend, monitor="none"))
     nobody = replace(DESIRED, pools=(replace(DESIRED.pools[0], config=config),))
     assert all(found.code != "MONITOR_NOT_RUNNING" for found in diagnose(nobody, host(), Journal(), alone))

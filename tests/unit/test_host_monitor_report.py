@@ -13,6 +13,8 @@ from thinpoolmgr.host.monitor_report import is_running, read_report
 if TYPE_CHECKING:
     from pathlib import Path
 
+BAD_TEXT = b'{"schema":1,"pid":1,"started_at":1.0,"written_at":1.0,"config_problem":"\xff"}'
+
 
 def test_a_report_is_read_as_it_was_written(tmp_path: Path) -> None:
     path = tmp_path / "monitor.json"
@@ -21,7 +23,7 @@ def test_a_report_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert read_report(path) == report(watched())
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"schema": 1}', b"\xff"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"schema": 1}', b"\xff", BAD_TEXT, b'{"x":' + b"[" * 100_000])
 def test_what_is_no_report_is_none(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "monitor.json").write_bytes(content)
     assert read_report(tmp_path / "monitor.json") is None

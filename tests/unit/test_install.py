@@ -88,4 +88,18 @@ def test_both_engines_wait_for_it() -> None:
         has = settings(CHECKOUT / f"systemd/{engine}.service.d/thinpoolmgr.conf")
         assert ("Requires", "thinpoolmgr-apply.service") in has
         assert ("After", "thinpoolmgr-apply.service") in has
-        assert ("AssertPathExists", "!/run/thinpoolmgr/not-ready") in has
+        assert ("AssertPathExists", "|!/run/thinpoolmgr/not-ready") in has
+        assert ("AssertPathExistsGlob", "|!/etc/thinpoolmgr/{thinpoolmgr.toml,conf.d/*.toml}") in has
+
+
+@pytest.mark.parametrize("prefix", ["/opt/a b", "/opt/a&b"])
+def test_a_prefix_that_units_cannot_carry_is_refused(tmp_path: Path, prefix: str) -> None:
+    ended = subprocess.run(
+        ["sh", "packaging/install.sh", prefix, str(tmp_path)], cwd=CHECKOUT, capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stderr.count("\n"), list(tmp_path.iterdir())) == (2, 1, [])
+
+
+def test_no_hand_stops_what_engines_require_and_the_monitor_waits_for_no_run() -> None:
+    assert ("RefuseManualStop", "yes") in settings(CHECKOUT / "systemd/thinpoolmgr-apply.service")
+    assert "thinpoolmgr-apply" not in dict(settings(CHECKOUT / "systemd/thinpoolmgr-monitor.service"))["After"]

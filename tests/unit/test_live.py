@@ -120,6 +120,10 @@ def test_what_a_running_monitor_knows_is_shown_and_a_missing_one_is_missed() -> 
     assert (pool.watched, pool.is_unwatched) == (watched(), False)
     (pool,) = Eyes(support.desired(), HEALTHY).look(0.0).pools
     assert (pool.watched, pool.is_unwatched) == (None, True)
+    (pool,) = Eyes(support.desired(), HEALTHY, report()).look(0.0).pools
+    assert (pool.watched, pool.is_unwatched) == (None, True)
+    late = replace(report(watched()), written_at=500.0)
+    assert Eyes(support.desired(), HEALTHY, late).look(0.0).pools[0].is_unwatched
     other = support.desired(support.pool(extend={"monitor": "dmeventd"}))
     assert not Eyes(other, HEALTHY).look(0.0).pools[0].is_unwatched
 

@@ -34,5 +34,6 @@ def monitor(context: click.Context) -> None:
     config = [os.path.abspath(options.config)] if options.config else []
     # One heap for all threads: they allocate little, and glibc would give each one of its own (mallopt(3)).
     environment = {**os.environ, "MALLOC_ARENA_MAX": "1"}
+    # -P: nothing is imported from the folder that root happens to stand in.
     # A shell is not meant here, whatever the rule says.
-    os.execve(sys.executable, [sys.executable, "-m", "thinpoolmgr.monitor", *config], environment)  # noqa: S606
+    os.execve(sys.executable, [sys.executable, "-P", "-m", "thinpoolmgr.monitor", *config], environment)  # noqa: S606

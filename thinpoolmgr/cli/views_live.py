@@ -126,7 +126,7 @@ def _is_soon(trend: Trend | None) -> bool:
 
 def _monitor(pool: LivePool, now: float) -> Iterator[Word]:
     if pool.is_unwatched:
-        yield "does not run: nothing extends this pool", "yellow"
+        yield "does not watch it: nothing extends this pool", "yellow"
     watched = pool.watched
     if watched is not None:
         yield ", ".join(_known(watched, now)), "red" if _went_wrong(watched) else ""

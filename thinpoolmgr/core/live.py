@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from thinpoolmgr.core.documents import PoolDocument, StatusDocument
 from thinpoolmgr.core.findings import FINDINGS, Finding
 from thinpoolmgr.core.lifecycle import view_pool
-from thinpoolmgr.core.report import MonitorReport, WatchedPool
+from thinpoolmgr.core.report import MonitorReport, WatchedPool, watched_names
 from thinpoolmgr.core.trend import Reading, Trend, keep, trend_of
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class LivePool(Struct, frozen=True):
     watched: WatchedPool | None = None
     """What the monitor knows of it; None: no monitor runs, or it does not have this pool."""
     is_unwatched: bool = False
-    """The monitor is to extend it, and does not run."""
+    """The monitor is to extend it, and does not run, or does not look at it."""
 
 
 class LiveStatus(Struct, frozen=True):
@@ -86,7 +86,7 @@ def _live(pool: PoolDocument, wanted: DesiredPool | None, readings: Readings, re
     data, metadata = (trend_of(readings.get((pool.name, part), ())) for part in ("data", "metadata"))
     watched = next((each for each in report.pools if each.name == pool.name), None) if report else None
     is_its = wanted is not None and wanted.config.extend.monitor == "thinpoolmgr"
-    return LivePool(pool, data, metadata, watched, is_its and report is None)
+    return LivePool(pool, data, metadata, watched, is_its and not (report and pool.name in watched_names(report)))
 
 
 def with_monitors(findings: tuple[Finding, ...], report: MonitorReport | None) -> tuple[Finding, ...]:

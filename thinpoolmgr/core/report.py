@@ -9,6 +9,7 @@ REPORT_PATH = "/run/thinpoolmgr/monitor.json"
 LOCK_PATH = "/run/thinpoolmgr/monitor.lock"
 """Held by the monitor for as long as it runs."""
 SCHEMA = 1
+_STALE_SECONDS = 120.0
 
 
 class LastExtension(Struct, frozen=True, omit_defaults=True):
@@ -63,6 +64,11 @@ class MonitorReport(Struct, frozen=True):
     pools: tuple[WatchedPool, ...] = ()
     config_problem: str = ""
     """Why the configuration that was to be reloaded is not in use: the last good one is."""
+
+
+def watched_names(report: MonitorReport) -> tuple[str, ...]:
+    """Return the pools that the monitor looks at: not one that has not answered for two minutes."""
+    return tuple(pool.name for pool in report.pools if report.written_at - pool.looked_at < _STALE_SECONDS)
 
 
 def decode_report(content: bytes) -> MonitorReport:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from thinpoolmgr.core.findings import Cookie, HostFacts
-from thinpoolmgr.core.report import LOCK_PATH
+from thinpoolmgr.core.report import LOCK_PATH, watched_names
 from thinpoolmgr.host.locks import is_flocked
+from thinpoolmgr.host.monitor_report import read_report
 from thinpoolmgr.host.runner import find_program
 
 if TYPE_CHECKING:
@@ -23,7 +24,9 @@ def read_facts(desired: DesiredState, semaphores: Path = _SEMAPHORES) -> HostFac
     """Return missing tools, also of the engines of `desired`, udev's cookies, and whether the monitor runs."""
     wanted = (*_TOOLS, *(f"mkfs.{engine.config.filesystem}" for engine in desired.engines))
     missing = tuple(tool for tool in dict.fromkeys(wanted) if not find_program(tool))
-    return HostFacts(missing, _read_cookies(semaphores), is_flocked(LOCK_PATH))
+    report = read_report()
+    watched = watched_names(report) if report else None
+    return HostFacts(missing, _read_cookies(semaphores), is_flocked(LOCK_PATH), watched)
 
 
 def _read_cookies(path: Path) -> tuple[Cookie, ...]:

@@ -13,7 +13,7 @@ def read_report(path: str | Path = REPORT_PATH) -> MonitorReport | None:
     """Return the monitor's report; None: there is none, or it is another version's."""
     try:
         report = decode_report(Path(path).read_bytes())
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return report if report.schema == SCHEMA else None
 

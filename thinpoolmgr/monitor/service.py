@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from thinpoolmgr.config import load_config
+from thinpoolmgr.config import file_stamps, load_config
 from thinpoolmgr.core.report import LOCK_PATH, REPORT_PATH, SCHEMA, MonitorReport
 from thinpoolmgr.errors import ConfigError, LockedError, ThinpoolmgrError
 from thinpoolmgr.host import journald, udev
@@ -35,6 +35,7 @@ _REPORT_SECONDS = 15.0
 _STOP_SECONDS = 60.0
 """How long a command that is under way is waited for; it goes on when we end (KillMode= of the unit)."""
 _PING_SECONDS = 1.0
+_ENDING_SECONDS = 0.2
 _MILLISECONDS = 1000
 
 
@@ -57,6 +58,8 @@ class Monitor:
         self._watches: dict[str, PoolWatch] = {}
         self._started_at = time.time()
         self._problem = ""
+        # Taken before the files are read: a change in between is seen at the next turn.
+        self._stamps = file_stamps(config)
         self._pools = self._load()
 
     def _load(self) -> dict[str, DesiredPool]:
@@ -112,10 +115,10 @@ class Monitor:
         for source in (events, self._bell, self._board.bell):
             poll.register(source, select.POLLIN)
         while True:
+            self._reload_changed()
             self._watch_all()
             self._write_report()
-            if self._watchdog is not None:
-                self._watchdog.ping()
+            self._ping()
             ready = {descriptor for descriptor, _ in poll.poll(self._pause() * _MILLISECONDS)}
             if events.fileno() in ready and events.take():
                 for watch in self._watches.values():
@@ -127,13 +130,27 @@ class Monitor:
                     return
                 self._reload()
 
+    def _ping(self) -> None:
+        # ping() of the library sends nothing for as long as the clock was set back.
+        if self._watchdog is not None:
+            self._watchdog.notify()
+
     def _pause(self) -> float:
+        if any(self._pools.get(name) != watch.pool for name, watch in self._watches.items()):
+            # It was told to stop, and what takes its place begins when it has.
+            return _ENDING_SECONDS
         if self._watchdog is None or not self._watchdog.is_enabled:
             return _REPORT_SECONDS
         return min(_REPORT_SECONDS, self._watchdog.timeout_td.total_seconds() / 4)
 
+    def _reload_changed(self) -> None:
+        """Read the configuration again if its files changed: nobody must be told to, and no pool is left alone."""
+        if file_stamps(self._config) != self._stamps:
+            self._reload()
+
     def _reload(self) -> None:
         """Read the configuration again; a wrong one changes nothing but what is told."""
+        self._stamps = file_stamps(self._config)
         try:
             self._pools = self._load()
         except ConfigError as error:
@@ -150,8 +167,7 @@ class Monitor:
         for watch in self._watches.values():
             while watch.is_alive() and time.monotonic() < until:
                 watch.join(_PING_SECONDS)
-                if self._watchdog is not None:
-                    self._watchdog.ping()
+                self._ping()
 
     def _write_report(self) -> None:
         report = MonitorReport(SCHEMA, os.getpid(), self._started_at, time.time(), self._board.read(), self._problem)
@@ -160,9 +176,9 @@ class Monitor:
             with open(new, "wb") as file:
                 file.write(msgspec.json.encode(report))
             os.replace(new, REPORT_PATH)
-        except OSError as error:
+        except (OSError, UnicodeEncodeError) as error:
             # It is for others to read; the pools are watched all the same.
-            journald.send(f"{REPORT_PATH} cannot be written: {error.strerror}", journald.WARNING)
+            journald.send(f"{REPORT_PATH} cannot be written: {error}", journald.WARNING)
 
 
 def _only_one() -> int:

@@ -51,6 +51,8 @@ class HostFacts(Struct, frozen=True):
     cookies: tuple[Cookie, ...] = ()
     has_monitor: bool = True
     """Whether the monitor runs."""
+    watched: tuple[str, ...] | None = None
+    """The pools that it says it looks at; None: it has not said."""
 
 
 class Journal(Struct, frozen=True):
@@ -116,12 +118,17 @@ def tool_sightings(facts: HostFacts, journal: Journal) -> list[Sighting]:
 
 
 def watch_sightings(facts: HostFacts, view: PoolView) -> list[Sighting]:
-    """Return that nobody extends the pool of `view`, which is the monitor's, because that does not run."""
+    """Return that nobody extends the pool of `view`: the monitor, whose it is, does not run, or look at it."""
     is_its = view.pool.config.extend.monitor == "thinpoolmgr"
-    if facts.has_monitor or not is_its or view.status is None or view.state is PoolState.FOREIGN:
+    name, path = view.pool.name, view.pool.path
+    is_watched = facts.has_monitor and (facts.watched is None or name in facts.watched)
+    if is_watched or not is_its or view.status is None or view.state is PoolState.FOREIGN:
         return []
-    evidence = f"pools.{view.pool.name}.extend.monitor is thinpoolmgr, and no monitor holds its lock"
-    return [sight("MONITOR_NOT_RUNNING", view.pool.path, evidence, pool=view.pool.name, path=view.pool.path)]
+    what, why = "does not run", "no monitor holds its lock"
+    if facts.has_monitor:
+        what, why = "does not look at it", "the monitor's report does not have it, or looked at two minutes ago"
+    evidence = f"pools.{name}.extend.monitor is thinpoolmgr, and {why}"
+    return [sight("MONITOR_NOT_RUNNING", path, evidence, pool=name, path=path, what=what)]
 
 
 def _killed_at(journal: Journal) -> list[tuple[float, str, str]]:

@@ -118,8 +118,9 @@ FINDINGS: Mapping[str, Kind] = {
     ),
     "MONITOR_NOT_RUNNING": Kind(
         "info",
-        "nobody extends {path} before it is full: the monitor does not run",
-        "Run: systemctl enable --now thinpoolmgr-monitor. Without systemd: thinpoolmgr monitor, kept running by what "
+        "nobody extends {path} before it is full: the monitor {what}",
+        "Run: systemctl enable --now thinpoolmgr-monitor; where it runs: systemctl restart thinpoolmgr-monitor. "
+        "Without systemd: thinpoolmgr monitor, kept running by what "
         'you have. If nobody is to extend it: pools.{pool}.extend.monitor = "none".',
         in_status=False,
     ),

@@ -1,0 +1,53 @@
+"""The monitor's main loop: when it reads its configuration again, how long it waits, and what never ends it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import support
+
+from thinpoolmgr.monitor import service
+from thinpoolmgr.monitor.service import Monitor
+
+CONFIG = 'version = 1\n[pools.docker]\ndevices = ["/dev/disk/by-id/x"]\n'
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "thinpoolmgr.toml"
+    path.write_text(CONFIG)
+    return path
+
+
+def test_a_configuration_that_changed_is_read_again_unasked(config: Path) -> None:
+    monitor = Monitor(config, None)
+    config.write_text(f'{CONFIG}[pools.docker.extend]\nmonitor = "dmeventd"\n')
+    monitor._reload_changed()
+    assert monitor._pools == {}
+    config.write_text("nonsense")
+    monitor._reload_changed()
+    assert monitor._problem
+
+
+def test_what_takes_the_place_of_a_watch_does_not_wait_long(config: Path) -> None:
+    monitor = Monitor(config, None)
+    assert monitor._pause() == 15
+    monitor._watches["other"] = SimpleNamespace(pool=support.pool())  # type: ignore[assignment]
+    assert monitor._pause() < 1
+
+
+def test_the_watchdog_hears_of_it_whatever_the_clock_says(config: Path) -> None:
+    heard: list[str] = []
+    watchdog = SimpleNamespace(ping=lambda: heard.append("ping"), notify=lambda: heard.append("notify"))
+    monitor = Monitor(config, watchdog)  # type: ignore[arg-type]
+    monitor._ping()
+    assert heard == ["notify"]
+
+
+def test_a_text_that_is_no_text_does_not_end_it(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "REPORT_PATH", str(tmp_path / "monitor.json"))
+    monitor = Monitor(config, None)
+    monitor._problem = "\udcff"
+    monitor._write_report()
