@@ -58,7 +58,7 @@ ACTS = {
 HEAD = """# What the simulated host and the kernel agree on
 
 Each scenario below is played twice, with the same code: on the host in memory, which `--simulate`, the property tests
-and a rebuild's look ahead rely on, and on LVM and device-mapper of the lab's kernel: each fourth by `make lab`, the
+and a rebuild's look ahead rely on, and on LVM and device-mapper of the lab's kernel: each fifth by `make lab`, the
 others by `make campaign`. After every line the outcome, the steps and all that is observed of the host must be the same
 on both; `reduce` in `tests/scenarios/play.py` says what is left out, because no two hosts share it. This page is made
 from `tests/scenarios/table.py`: `RENEW_GOLDEN=1 make property` makes it anew.
