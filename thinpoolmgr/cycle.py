@@ -21,7 +21,19 @@ from msgspec.structs import replace
 from thinpoolmgr import __version__
 from thinpoolmgr.approval import Approval, approve, raise_refusals, require_fresh, require_same_plan
 from thinpoolmgr.core.conditions import Condition, condition_of, why_not_done
-from thinpoolmgr.core.journal import Began, Doing, Done, Ended, Failed, Record, Run, remember, settles, unfinished_runs
+from thinpoolmgr.core.journal import (
+    Began,
+    Doing,
+    Done,
+    Ended,
+    Failed,
+    Record,
+    Run,
+    may_settle,
+    remember,
+    settles,
+    unfinished_runs,
+)
 from thinpoolmgr.core.model import Snapshot
 from thinpoolmgr.core.plan import Memory, Plan, PlanFile, Request, StepResult
 from thinpoolmgr.core.steps import (
@@ -161,7 +173,7 @@ def carry_out(  # noqa: PLR0913, PLR0917 - the parts of a run
             require_fresh(bound_to, plan)
         raise_refusals(plan.refusals)
         if not plan.steps and prepare is None:
-            _close_unfinished(runs, plan.request, snapshot)
+            _close_unfinished(command, runs, plan.request, snapshot)
             return RunResult("", "nothing", notes=plan.notes, warnings=plan.warnings)
         reporter.show_plan(plan)
         if not approval.yes:
@@ -175,7 +187,7 @@ def carry_out(  # noqa: PLR0913, PLR0917 - the parts of a run
         if prepare is not None:
             prepare()
         if not plan.steps:
-            _close_unfinished(runs, plan.request, snapshot)
+            _close_unfinished(command, runs, plan.request, snapshot)
             return RunResult("", "nothing", notes=plan.notes)
         name, run_file = store.new_run(command)
         try:
@@ -185,7 +197,7 @@ def carry_out(  # noqa: PLR0913, PLR0917 - the parts of a run
                 run.perform_all(plan)
                 run.require_finished(planner(run.snapshot, _after(memory, plan)))
                 not_settled = [(path, other) for path, other in runs if not settles(plan.request, other)]
-                _close_unfinished(not_settled, plan.request, run.snapshot)
+                _close_unfinished(command, not_settled, plan.request, run.snapshot)
             except ThinpoolmgrError as error:
                 # The journal could not be written: what was done until then must be told all the same.
                 raise RunError(name, tuple(run.results), error) from error
@@ -268,11 +280,11 @@ def _needs_person(path: Path, step: Step, snapshot: Snapshot) -> NeedsPersonErro
     return NeedsPersonError(summary, details, resolution)
 
 
-def _close_unfinished(runs: list[tuple[Path, Run]], request: Request | None, snapshot: Snapshot) -> None:
+def _close_unfinished(command: str, runs: list[tuple[Path, Run]], request: Request | None, snapshot: Snapshot) -> None:
     """Nothing is left to do for `request`, so what was interrupted and belongs to it is finished, too."""
     unfinished = unfinished_runs([run for _, run in runs])
     for path, run in runs:
-        if run in unfinished and settles(request, run, snapshot):
+        if run in unfinished and may_settle(command, request, run) and settles(request, run, snapshot):
             _append(path, Ended("done", now()))
 
 

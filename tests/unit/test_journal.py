@@ -407,3 +407,11 @@ def test_a_journal_of_before_there_were_requests_can_be_read() -> None:
     del old["request"]
     (record,) = decode_records(line_of(msgspec.json.encode(old)))
     assert record == BEGAN
+
+
+def test_the_monitor_settles_no_run_of_others() -> None:
+    begun = fold_run([Began("r", "apply", "t", ())])
+    ended = fold_run([Began("m", "monitor", "t", ()), Ended("done", "t")])
+    assert begun is not None
+    assert ended is not None
+    assert unfinished_runs([begun, ended]) == [begun]

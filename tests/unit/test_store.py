@@ -194,3 +194,12 @@ def test_rubbish_at_the_end_is_cut_off_before_more_is_written(store: Store, tmp_
 def test_other_files_in_the_folder_are_not_read(store: Store, tmp_path: Path) -> None:
     write(tmp_path, WHOLE).with_name("notes.txt").write_text("x")
     assert len(store.read_runs()) == 1
+
+
+def test_a_full_run_folder_takes_no_lock_away(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_fd: int, _content: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with store.lock("apply"):
+        assert store.is_locked()

@@ -232,15 +232,30 @@ def remember(runs: list[Run], boot_id: str) -> Memory:
 def unfinished_runs(runs: list[Run]) -> list[Run]:
     """Return the runs of `runs`, oldest first, of which something may still be half done."""
     trailing: list[Run] = []
-    ended_well: list[Request | None] = []
+    ended_well: list[Run] = []
     made_anew: set[str] = set()
     for run in reversed(runs):
         if not run.is_unfinished:
-            ended_well.append(run.began.request)
-        elif not _is_of_the_past(run, made_anew) and not any(settles(request, run) for request in ended_well):
+            ended_well.append(run)
+        elif not _is_of_the_past(run, made_anew) and not any(_has_settled(later, run) for later in ended_well):
             trailing.insert(0, run)
         made_anew |= {step.group for step in run.steps_with(run.done) if isinstance(step, CreateThinPool)}
     return trailing
+
+
+def may_settle(command: str, request: Request | None, unfinished: Run) -> bool:
+    """Whether a run of `command` may end an `unfinished` one: the monitor sees too little to end any but its own."""
+    began = unfinished.began
+    return command != "monitor" or (began.command == command and (request is None) == (began.request is None))
+
+
+def _has_settled(later: Run, unfinished: Run) -> bool:
+    if later.began.command == "monitor":
+        pools = {step.pool for step in later.began.steps}
+        if not {step.pool for step in unfinished.began.steps} <= pools:
+            return False
+    request = later.began.request
+    return may_settle(later.began.command, request, unfinished) and settles(request, unfinished)
 
 
 def _is_of_the_past(run: Run, made_anew: set[str]) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -129,8 +129,10 @@ class Store:
                 raise LockedError(
                     summary, f"Holder of {self._lock_file}: {holder}", "Wait until it has ended."
                 ) from error
-            os.ftruncate(fd, 0)
-            _write_all(fd, f"pid {os.getpid()}, {command}, since {now()}\n".encode())
+            # The text only tells others who holds the lock: where there is no room for it, the lock holds all the same.
+            with suppress(OSError):
+                os.ftruncate(fd, 0)
+                _write_all(fd, f"pid {os.getpid()}, {command}, since {now()}\n".encode())
             yield
         finally:
             os.close(fd)
@@ -148,6 +150,8 @@ class Store:
         for path in sorted(self._runs.glob("*.jsonl")):
             try:
                 run = fold_run(decode_records(path.read_bytes()))
+            except FileNotFoundError:
+                continue  # The monitor forgets its old runs at any time, of one pool while another one reads.
             except (DamagedJournalError, OSError) as error:
                 summary = f"the journal {path} cannot be trusted"
                 resolution = "See whether a run was interrupted (its lines are readable JSON), then move the file away."

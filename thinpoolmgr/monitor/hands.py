@@ -225,7 +225,7 @@ class PoolStore(Store):
 
         """
         runs = unfinished_runs([run for _, run in self.read_runs()])
-        return [run for run in runs if run.began.command == COMMAND]
+        return [run for run in runs if run.began.command == COMMAND and run.outcome is None]
 
     def forget_old_runs(self) -> None:
         """Delete all but the newest of the monitor's own runs for this pool that ended well: they come by thousands."""
