@@ -62,7 +62,10 @@ def installed(wait_seconds: int = 60) -> Iterator[InstalledTool]:
     try:
         yield InstalledTool()
     finally:
-        sh("systemctl", "stop", *ENGINES, APPLY, MONITOR, check=False)
+        sh("systemctl", "stop", *ENGINES, MONITOR, check=False)
+        # It refuses to be stopped: engines would stop with it.
+        sh("systemctl", "kill", "--kill-whom=main", APPLY, check=False)
+        wait_until(lambda: sh("systemctl", "is-active", APPLY, check=False).strip() in {"inactive", "failed"}, 60)
         for path in _files() - before:
             path.unlink()
         PROGRAM.write_text(shim, "utf-8")
