@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import select
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import pytest
@@ -19,7 +19,7 @@ from thinpoolmgr.core.plan import Request
 from thinpoolmgr.core.report import MonitorReport, Sighting, WatchedPool, decode_report
 from thinpoolmgr.core.steps import ExtendData, ExtendMetadata, ExtendVolumeGroup, Step, TakeCharge
 from thinpoolmgr.core.watch import STEPS
-from thinpoolmgr.errors import CommandFailedError, ConfigError, LockedError, RefusedError
+from thinpoolmgr.errors import CommandFailedError, ConfigError, LockedError, NeedsPersonError, RefusedError
 from thinpoolmgr.host import journald, lvm
 from thinpoolmgr.host.lvm import LvmState
 from thinpoolmgr.host.runner import CommandRunner, CompletedRun
@@ -388,7 +388,8 @@ def test_a_pool_that_hangs_for_a_moment_is_left_alone(lab: Lab) -> None:
     assert lab.host.view().device.suspended  # type: ignore[union-attr]
 
 
-def test_what_an_earlier_monitor_began_is_finished(lab: Lab) -> None:
+def interrupted(lab: Lab) -> tuple[ExtendData, Request]:
+    """Return an extension of the lab's pool, and what was asked for by it."""
     lv = lab.host.view().lv
     assert lv is not None
     size = lv.size_bytes + 8 * support.EXTENT
@@ -403,26 +404,31 @@ def test_what_an_earlier_monitor_began_is_finished(lab: Lab) -> None:
         chunk_bytes=support.CHUNK,
         id="01",
     )
+    return step, request
+
+
+def test_what_an_earlier_monitor_began_is_finished(lab: Lab) -> None:
+    step, request = interrupted(lab)
     _, run_file = PoolStore("docker", lab.folder, lab.lock_file).new_run("monitor")
     run_file.append(Began("r", "monitor", "t", (step,), request=request))
     run_file.close()
     lab.use(0.2)
     lab.look()
-    assert lab.host.view().lv.size_bytes == size  # type: ignore[union-attr]
+    assert lab.host.view().lv.size_bytes == request.data_bytes  # type: ignore[union-attr]
     assert lab.watch._store.unfinished() == []
 
 
 def test_runs_of_other_pools_that_are_under_way_are_none_of_its_business(tmp_path: Path) -> None:
     step = replace(BEFORE[ExtendData][0], pool="other", id="01")
     store = PoolStore("docker", tmp_path, tmp_path / "lock")
-    for outcome in (None, "done"):
-        _, run_file = store.new_run("monitor")
-        run_file.append(Began("r", "monitor", "t", (step,)))
+    for command, outcome in (("apply", None), ("monitor", None), ("apply", "done"), ("monitor", "done")):
+        _, run_file = store.new_run(command)
+        run_file.append(Began("r", command, "t", (step,)))
         if outcome:
             run_file.append(Ended("done", "t"))
         run_file.close()
-    assert len(Store(tmp_path, tmp_path / "lock").read_runs()) == 2
-    assert [run.outcome for _, run in store.read_runs()] == ["done"]
+    assert len(Store(tmp_path, tmp_path / "lock").read_runs()) == 4
+    assert [(run.began.command, run.outcome) for _, run in store.read_runs()] == [("apply", "done")]
 
 
 def test_old_runs_of_its_own_are_forgotten(tmp_path: Path) -> None:
@@ -436,6 +442,83 @@ def test_old_runs_of_its_own_are_forgotten(tmp_path: Path) -> None:
     store.forget_old_runs()
     commands = [run.began.command for _, run in store.read_runs()]
     assert (commands.count("apply"), commands.count("monitor")) == (1, 50)
+
+
+def test_failed_runs_are_forgotten_too_and_one_that_was_killed_is_not(tmp_path: Path) -> None:
+    store = PoolStore("docker", tmp_path, tmp_path / "lock")
+    step = replace(BEFORE[ExtendData][0], pool="docker", id="01")
+    outcomes: list[Literal["failed"] | None] = [None]
+    outcomes += ["failed"] * 60
+    for outcome in outcomes:
+        _, run_file = store.new_run("monitor")
+        run_file.append(Began("r", "monitor", "t", (step,)))
+        if outcome:
+            run_file.append(Ended(outcome, "t"))
+        run_file.close()
+    store.forget_old_runs()
+    assert [run.outcome for _, run in store.read_runs()] == [None, *["failed"] * 50]
+
+
+@pytest.mark.parametrize(("pool", "stops"), [("other", False), ("docker", True)])
+def test_only_a_damaged_run_of_its_own_stops_a_pool(tmp_path: Path, pool: str, *, stops: bool) -> None:
+    store = PoolStore("docker", tmp_path, tmp_path / "lock")
+    _, run_file = store.new_run("apply")
+    run_file.append(Began("r", "apply", "t", (replace(BEFORE[ExtendData][0], pool=pool, id="01"),)))
+    run_file.close()
+    with run_file.path.open("ab") as file:
+        file.write(b"damaged\nand more\n")
+    if stops:
+        with pytest.raises(NeedsPersonError):
+            store.read_runs()
+    else:
+        assert store.read_runs() == []
+    with pytest.raises(NeedsPersonError):
+        Store(tmp_path, tmp_path / "lock").read_runs()
+
+
+def test_a_file_of_which_nothing_can_be_read_stops_every_pool(tmp_path: Path) -> None:
+    store = PoolStore("docker", tmp_path, tmp_path / "lock")
+    _, run_file = store.new_run("apply")
+    run_file.close()
+    run_file.path.write_bytes(b"damaged\nand more\n")
+    with pytest.raises(NeedsPersonError):
+        store.read_runs()
+
+
+def test_what_has_ended_well_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = PoolStore("docker", tmp_path, tmp_path / "lock")
+    for pool in ("docker", "other"):
+        _, run_file = store.new_run("monitor")
+        run_file.append(Began("r", "monitor", "t", (replace(BEFORE[ExtendData][0], pool=pool, id="01"),)))
+        run_file.append(Ended("done", "t"))
+        run_file.close()
+    before = store.read_runs()
+    assert [[step.pool for step in run.began.steps] for _, run in before] == [["docker"]]
+    monkeypatch.setattr(type(tmp_path), "read_bytes", None)
+    assert store.read_runs() == before
+
+
+def test_a_resume_that_had_to_wait_is_made_up_for(lab: Lab) -> None:
+    step, request = interrupted(lab)
+    _, run_file = PoolStore("docker", lab.folder, lab.lock_file).new_run("monitor")
+    run_file.append(Began("r", "monitor", "t", (step,), request=request))
+    run_file.close()
+    lab.use(0.2)
+    with Store(lab.folder, lab.lock_file).lock("apply"):
+        assert lab.look() > 0.0
+    lab.look()
+    assert lab.host.view().lv.size_bytes == request.data_bytes  # type: ignore[union-attr]
+
+
+def test_a_run_that_failed_is_not_finished_after_a_start(lab: Lab) -> None:
+    step, request = interrupted(lab)
+    _, run_file = PoolStore("docker", lab.folder, lab.lock_file).new_run("monitor")
+    run_file.append(Began("r", "monitor", "t", (step,), request=request))
+    run_file.append(Ended("failed", "t"))
+    run_file.close()
+    lab.use(0.2)
+    lab.look(3)
+    assert lab.did() == [TakeCharge]
 
 
 @pytest.mark.parametrize("kind", [kind for kind in BEFORE if not issubclass(kind, STEPS)])
@@ -507,6 +590,21 @@ class TestWhenLvmIsAsked:
         monkeypatch.setattr(CommandRunner, "change", lambda _self, _argv: None)
         host.perform(BEFORE[TakeCharge][0])
         assert self.look(host) == 3
+
+    def test_once_a_minute_for_what_the_mark_does_not_tell(self, host: PoolHost) -> None:
+        settled = self.look(host, 20)
+        assert self.look(host, 1, after=50.0) == settled
+        assert self.look(host, 1, after=20.0) == settled + 1
+        assert self.look(host, 1, after=50.0) <= settled + 2
+
+    @pytest.mark.parametrize("trouble", ["missing", "duplicate"])
+    def test_again_and_again_while_a_disk_is_missing_or_there_twice(self, host: PoolHost, trouble: str) -> None:
+        (group,) = self.groups
+        self.groups = (replace(group, pvs=(replace(group.pvs[0], **{trouble: True}),)),)
+        assert self.look(host, 4) <= 2
+        self.groups = (group,)
+        self.look(host, 1, after=2.0)
+        assert host.observe().groups == (group,)
 
     def test_seldom_where_a_disk_cannot_be_read_or_lvm_lists_no_group(self, host: PoolHost) -> None:
         self.mark = None

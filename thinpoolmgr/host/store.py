@@ -146,19 +146,18 @@ class Store:
         """
         if not self._runs.is_dir():
             return []
-        runs = []
-        for path in sorted(self._runs.glob("*.jsonl")):
-            try:
-                run = fold_run(decode_records(path.read_bytes()))
-            except FileNotFoundError:
-                continue  # The monitor forgets its old runs at any time, of one pool while another one reads.
-            except (DamagedJournalError, OSError) as error:
-                summary = f"the journal {path} cannot be trusted"
-                resolution = "See whether a run was interrupted (its lines are readable JSON), then move the file away."
-                raise NeedsPersonError(summary, str(error), resolution) from error
-            if run is not None:
-                runs.append((path, run))
-        return runs
+        read = ((path, self._read_run(path)) for path in sorted(self._runs.glob("*.jsonl")))
+        return [(path, run) for path, run in read if run is not None]
+
+    def _read_run(self, path: Path) -> Run | None:
+        try:
+            return fold_run(decode_records(path.read_bytes()))
+        except FileNotFoundError:
+            return None  # The monitor forgets its old runs at any time, of one pool while another one reads.
+        except (DamagedJournalError, OSError) as error:
+            summary = f"the journal {path} cannot be trusted"
+            resolution = "See whether a run was interrupted (its lines are readable JSON), then move the file away."
+            raise NeedsPersonError(summary, str(error), resolution) from error
 
     def read_leniently(self) -> tuple[StoredRun, ...]:
         """Return what can be read of all recorded runs, oldest first; a damaged file is one of them, never an error."""

@@ -11,6 +11,8 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from thinpoolmgr.core.commands import commands, with_low_water
 from thinpoolmgr.core.desired import DesiredState
 from thinpoolmgr.core.journal import unfinished_runs
@@ -19,7 +21,7 @@ from thinpoolmgr.core.model import DmDevice, Snapshot
 from thinpoolmgr.core.names import pool_dm_name
 from thinpoolmgr.core.steps import ExtendData, ExtendMetadata, ExtendVolumeGroup, RefreshPool
 from thinpoolmgr.core.watch import STEPS
-from thinpoolmgr.errors import RefusedError
+from thinpoolmgr.errors import NeedsPersonError, RefusedError
 from thinpoolmgr.host import dm, lvm
 from thinpoolmgr.host.pvlabel import Mark, group_mark
 from thinpoolmgr.host.runner import CommandRunner
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 
 COMMAND = "monitor"
 _KEPT_RUNS = 50
-_UNSURE_SECONDS = 1.5
+_UNSURE_SECONDS, _LONGEST_SECONDS = 1.5, 60.0
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
@@ -148,9 +150,11 @@ class PoolHost:
         if device.uuid != self._known_uuid:
             return False
         if self._mark is None:
-            # Only LVM knows, because a disk cannot be read, or it lists no such group: not to be asked at every look.
+            # Only LVM knows: a disk cannot be read, is missing or there twice, or it lists no such group. Not to be asked
+            # at every look.
             return self.seconds() - self._asked_at < _UNSURE_SECONDS
-        return self._mark == self._present_mark()
+        # Who watches the pool, and a second disk with the same metadata, is not in the mark.
+        return self.seconds() - self._asked_at < _LONGEST_SECONDS and self._mark == self._present_mark()
 
     def _present_mark(self) -> Mark | None:
         return group_mark(pv.path for group in self._groups for pv in group.pvs if not pv.missing)
@@ -166,7 +170,8 @@ class PoolHost:
         is_same = any(mark and mark in before for mark in after) and not any(
             dict(before).get(path, mark) != mark for path, mark in after
         )
-        self._mark = after if is_same else None
+        is_whole = not any(pv.missing or pv.duplicate for group in self._groups for pv in group.pvs)
+        self._mark = after if is_same and is_whole else None
 
     def perform(self, step: Step) -> None:
         """Carry out `step`, if it is one of the monitor's.
@@ -203,16 +208,39 @@ class PoolStore(Store):
         """Read and write the runs of the pool with this name."""
         super().__init__(*args, shares_lock=True)
         self._pool = pool
+        self._known: dict[Path, Run | None] = {}
 
     def read_runs(self) -> list[tuple[Path, Run]]:
-        """Return the recorded runs, oldest first, without those of other pools that are not ended.
+        """Return the recorded runs, oldest first, without those of other pools that are the monitor's, or not ended.
 
         Raises:
-            NeedsPersonError: a file is damaged.
+            NeedsPersonError: a file is damaged, and may be of this pool.
 
         """
         runs = super().read_runs()
         return [(path, run) for path, run in runs if not run.is_unfinished or self._is_of_pool(run)]
+
+    def _read_run(self, path: Path) -> Run | None:
+        """Return a run; those of the monitor that have ended well are read once: they come by thousands."""
+        if path in self._known:
+            return self._known[path]
+        try:
+            run = super()._read_run(path)
+        except NeedsPersonError:
+            if not self._is_of_others(path):
+                raise
+            return None
+        if run is not None and run.began.command == COMMAND and not run.is_unfinished:
+            run = self._known[path] = run if self._is_of_pool(run) else None
+        return run
+
+    def _is_of_others(self, path: Path) -> bool:
+        """Whether a damaged file tells, before all else, that its steps are those of other pools."""
+        try:
+            steps = msgspec.json.decode(path.read_bytes().partition(b"\n")[0].partition(b" ")[2])["steps"]
+            return bool(steps) and all(step["pool"] != self._pool for step in steps)
+        except (OSError, msgspec.DecodeError, KeyError, TypeError):
+            return False
 
     def _is_of_pool(self, run: Run) -> bool:
         return any(step.pool == self._pool for step in run.began.steps)
@@ -228,14 +256,15 @@ class PoolStore(Store):
         return [run for run in runs if run.began.command == COMMAND and run.outcome is None]
 
     def forget_old_runs(self) -> None:
-        """Delete all but the newest of the monitor's own runs for this pool that ended well: they come by thousands."""
+        """Delete all but the newest of the monitor's own runs for this pool, of those that have come to an end."""
         ended = [
             path
             for path, run in self.read_runs()
-            if run.began.command == COMMAND and not run.is_unfinished and self._is_of_pool(run)
+            if run.began.command == COMMAND and run.outcome is not None and self._is_of_pool(run)
         ]
         for path in ended[:-_KEPT_RUNS]:
             path.unlink(missing_ok=True)
+        self._known = {path: run for path, run in self._known.items() if path.exists()}
 
 
 def _read_boot_id() -> str:

@@ -231,13 +231,14 @@ class PoolWatch(threading.Thread):
         """Finish, once, what an earlier monitor was killed in; return whether there was anything."""
         if self._has_resumed or view.lv is None:
             return False
-        self._has_resumed = True
         begun = [run.began.request for run in self._store.unfinished()]
-        for request in begun:
-            if request is not None and request.is_settled and request.lv_uuid == view.lv.uuid:
-                self._grow(view, request)
-                return True
-        return False
+        mine = (r for r in begun if r is not None and r.is_settled and r.lv_uuid == view.lv.uuid)
+        request = next(mine, None)
+        if request is not None:
+            self._grow(view, request)
+        # Not before: while another run has the lock this one is still to be finished.
+        self._has_resumed = True
+        return request is not None
 
     def _charge(self, view: PoolView, now: float) -> None:
         if not self._is_paused("charge", now) and plan_charge(view).steps:
@@ -314,9 +315,12 @@ class PoolWatch(threading.Thread):
             self._pause(what, now, code, error)
             return None
         self._pauses.pop(what, None)
+        self._forget_old_runs()
+        return result
+
+    def _forget_old_runs(self) -> None:
         with suppress(ThinpoolmgrError, OSError):
             self._store.forget_old_runs()
-        return result
 
     def _pause(self, what: str, now: float, code: str, error: ThinpoolmgrError) -> None:
         old = self._pauses.get(what)
@@ -325,6 +329,7 @@ class PoolWatch(threading.Thread):
         with suppress(ThinpoolmgrError):
             # What a command that failed has changed is no reason to try it again at once.
             self._host.observe()
+        self._forget_old_runs()
         self._pauses[what] = Pause(now + length, length, Sighting(code, self.pool.path, summary), self._host.mark)
 
     def _is_paused(self, what: str, now: float) -> bool:
