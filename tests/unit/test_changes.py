@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from thinpoolmgr.core.changes import room_of
 from thinpoolmgr.core.commands import commands
 from thinpoolmgr.core.desired import MAX_METADATA_BYTES
 from thinpoolmgr.core.model import Signature
@@ -510,3 +511,13 @@ def test_an_inactive_pool_is_activated_and_changed_in_one_plan() -> None:
 def test_everything_at_once_converges(way: Any) -> None:
     shot = way(support.with_spare(support.with_free_disk(SMALL, SDC), 0))
     converged(shot, support.pool("docker", *BOTH, when_full="error", extend={"monitor": "dmeventd"}))
+
+
+def test_a_disk_that_is_closed_to_lvm_gives_a_pool_no_room() -> None:
+    (group,) = support.healthy().groups
+    group = replace(group, free_extents=7)
+    closed = replace(group.pvs[0], free_bytes=group.free_extents * group.extent_bytes, is_allocatable=False)
+    lv = group.find_lv("thinpool")
+    assert lv is not None
+    assert room_of(group, lv, [], []).free == 7
+    assert room_of(replace(group, pvs=(closed,)), lv, [], []).free == 0

@@ -189,3 +189,5 @@ class TestWhenToLookAgain:
 
 def test_what_comes_is_the_rate_times_twice_the_time_an_extension_takes() -> None:
     assert ahead_of(Rate(100.0, 7.0), 3.0) == Ahead(600, 42)
+    # an extension that waited for a lock for an hour tells nothing of the next one
+    assert ahead_of(Rate(100.0, 7.0), 3600.0) == Ahead(6000, 420)

@@ -23,6 +23,7 @@ PV = {
     "pv_missing": "",
     "pv_duplicate": "",
     "pv_tags": "",
+    "pv_allocatable": "allocatable",
 }
 VG = {
     "vg_name": "docker",
@@ -189,3 +190,11 @@ def test_when_a_volume_was_made_is_asked_for_in_seconds(text: str, expected: flo
     (group,), _ = parse_report(report(lv=[LV | {"lv_time": text}]))
     assert group.lvs[0].made_at == expected
     assert 'report{time_format="%s"}' in report_command()
+
+
+@pytest.mark.parametrize(("changes", "left"), [({}, 5), ({"pv_allocatable": ""}, 4), ({"pv_missing": "missing"}, 4)])
+def test_what_is_free_on_a_disk_that_is_closed_to_lvm_is_no_room(changes: dict[str, str], left: int) -> None:
+    other = {**PV, "pv_name": "/dev/sdc", "pv_free": "16777216"}
+    text = report(vg=[{**VG, "vg_free_count": "5"}], pv=[{**PV, **changes}, other])
+    (group,), _ = parse_report(text)
+    assert (group.free_extents, group.allocatable_extents) == (5, left)

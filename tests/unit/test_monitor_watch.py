@@ -354,12 +354,67 @@ def test_what_nobody_thought_of_does_not_end_the_watch(lab: Lab, monkeypatch: py
     assert lab.codes() == []
 
 
-def test_one_that_had_to_wait_for_the_lock_is_not_busy(lab: Lab) -> None:
+def test_one_that_waits_for_the_lock_is_not_busy_and_says_so_when_it_lasts(lab: Lab) -> None:
     lab.use(0.9)
     with Store(lab.folder, lab.lock_file).lock("apply"):
         lab.look()
-        lab.watch._board.put(lab.watch._word)
-        assert lab.word.busy_since is None
+        assert (lab.word.busy_since, lab.codes()) == (None, [])
+        told = len(lab.told)
+        lab.look(60, after=1.0)
+        assert lab.codes() == ["EXTENSION_FAILED"]
+        assert "waits for another run of thinpoolmgr" in lab.word.findings[0].summary
+        assert "apply" in lab.word.findings[0].summary
+        assert len(lab.told) == told + 1
+    lab.look(2)
+    assert (lab.word.extensions_done, lab.codes()) == (1, [])
+
+
+def test_an_attempt_that_takes_longer_than_its_pause_is_not_repeated_at_once(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.use(0.2)
+    lab.look()
+    lab.use(0.9)
+    attempts = []
+
+    def fail(step: Step) -> None:
+        attempts.append(step)
+        lab.host.time += 130.0
+        raise CommandFailedError("lvextend failed", "it waited for a lock", "")
+
+    monkeypatch.setattr(lab.host, "perform", fail)
+    lab.look(2, after=0.1)
+    assert len(attempts) == 1
+    assert "it waited for a lock" in lab.told[-1].pool.findings[0].summary
+
+
+def test_metadata_as_large_as_they_can_be_are_not_blamed_on_the_configuration(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.use(0.2)
+    lab.look()
+    lab.use(0.2, 0.9)
+    monkeypatch.setattr("thinpoolmgr.monitor.watch.extension_request", lambda _view, _growth: None)
+    lab.look()
+    assert lab.codes() == ["EXTENSION_AT_LIMIT"]
+    assert lab.word.findings[0].summary.endswith("dm-thin knows no larger metadata")
+
+
+def test_a_spare_that_is_in_the_group_already_is_not_looked_at_again_and_again(lab: Lab) -> None:
+    lab.use(0.2)
+    lab.look()
+    lab.host.spares = ("/dev/sdc",)
+    for _ in range(3):
+        lab.use(0.95)
+        lab.look()
+    assert lab.host.snapshot.groups[0].free_extents == 0
+    lab.use(0.95)
+    looks = []
+    observe = lab.host.observe
+    lab.host.observe = lambda: looks.append(lab.host.reads_all) or observe()  # type: ignore[func-returns-value, method-assign]
+    lab.look(20, after=0.04)
+    assert looks.count(True) <= 2
+    assert lab.codes() == ["EXTENSION_NO_ROOM"]
 
 
 def test_pools_share_the_lock_and_nobody_else_does(tmp_path: Path) -> None:
@@ -543,6 +598,19 @@ def test_its_commands_keep_dmeventd_away_and_the_mark_where_it_belongs(monkeypat
         ("lvchange", "--monitor", "n", "docker/thinpool"),
         ("lvchange", *settings, "--refresh", "docker/thinpool"),
     ]
+
+
+def test_a_spare_that_is_in_the_group_by_another_name_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk, other = tmp_path / "disk", tmp_path / "other"
+    for path in (disk, other):
+        path.touch()
+    link = tmp_path / "link"
+    link.symlink_to(disk)
+    host = PoolHost(support.pool(extend={}, spare_devices=[str(link), str(other), str(tmp_path / "none")]), Standby())
+    assert host.spare_paths() == (str(link), str(other))
+    (group,) = support.healthy().groups
+    monkeypatch.setattr(host, "_groups", (replace(group, pvs=(replace(group.pvs[0], path=str(disk)),)),))
+    assert host.spare_paths() == (str(other),)
 
 
 class TestWhenLvmIsAsked:

@@ -138,7 +138,7 @@ def room_of(group: VolumeGroup, lv: LogicalVolume, added: list[Disk], freed: lis
         metadata=ceil_to(lv.metadata_bytes, extent) // extent,
         spare=group.spare.size_bytes // extent if group.spare else 0,
         total=group.extent_count + more,
-        free=group.free_extents + more + sum(ceil_to(left.size_bytes, extent) // extent for left in freed),
+        free=group.allocatable_extents + more + sum(ceil_to(left.size_bytes, extent) // extent for left in freed),
         extent_bytes=extent,
     )
 

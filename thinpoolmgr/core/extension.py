@@ -28,6 +28,8 @@ Part = Literal["data", "metadata"]
 _MOST_STEPS = 100
 _RATE_SECONDS, _BURST_SECONDS = 10.0, 1.0
 """How far back a fill rate looks: what filled a pool a minute ago may be over, and what began just now counts."""
+FARTHEST_SECONDS = 60.0
+"""Farther ahead is nothing taken, however long the last extension waited: what a group has given is not given back."""
 _MARGIN = 2.0
 """An extension is taken to last so many times as long as the last ones did: LVM may wait for a lock, or for udev."""
 IDLE_SECONDS = 1.0
@@ -101,7 +103,7 @@ def _average(readings: Sequence[Reading]) -> Rate:
 
 def ahead_of(rate: Rate, extension_seconds: float) -> Ahead:
     """Return what will be used more when an extension of so many seconds is through, with a margin."""
-    seconds = extension_seconds * _MARGIN
+    seconds = min(extension_seconds * _MARGIN, FARTHEST_SECONDS)
     return Ahead(int(rate.data * seconds), int(rate.metadata * seconds))
 
 

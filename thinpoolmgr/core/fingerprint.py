@@ -96,7 +96,7 @@ def _group(group: VolumeGroup, memory: Memory) -> Facts:
         )
         for lv in group.lvs
     ]
-    pvs = [(pv.path, pv.uuid, pv.size_bytes, pv.missing, pv.duplicate) for pv in group.pvs]
+    pvs = [(pv.path, pv.uuid, pv.size_bytes, pv.missing, pv.duplicate, pv.is_allocatable) for pv in group.pvs]
     sizes = (group.extent_bytes, group.extent_count, group.free_extents)
     is_known = OUR_TAG in group.tags or group.uuid in memory.our_groups
     return (group.uuid, group.attr, group.tags, group.system_id, sizes, pvs, sorted(lvs, key=str), is_known)

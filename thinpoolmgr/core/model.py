@@ -83,6 +83,8 @@ class PhysicalVolume(Struct, frozen=True):
     missing: bool = False
     duplicate: bool = False
     tags: tuple[str, ...] = ()
+    is_allocatable: bool = True
+    """Whether LVM puts anything new on it (pvchange --allocatable)."""
 
 
 class LogicalVolume(Struct, frozen=True):
@@ -157,6 +159,12 @@ class VolumeGroup(Struct, frozen=True):
     def spare(self) -> LogicalVolume | None:
         """LVM's spare for the metadata of all pools of the group; None when there is none."""
         return next((lv for lv in self.lvs if lv.name.endswith("_pmspare")), None)
+
+    @property
+    def allocatable_extents(self) -> int:
+        """The free extents that LVM would use: not those on PVs that are closed to it, or missing."""
+        closed = sum(pv.free_bytes for pv in self.pvs if pv.missing or not pv.is_allocatable)
+        return max(0, self.free_extents - closed // self.extent_bytes)
 
     def find_lv(self, name: str) -> LogicalVolume | None:
         """Return the LV called `name` (without brackets), or None when there is none."""

@@ -272,7 +272,7 @@ def _plan_new_pool(
     additions, unfit = add_disks(view, added, snapshot, memory)
     refusals += unfit
     more = sum(extents_on(disk, group.extent_bytes) for disk in added)
-    free = group.free_extents + freed // group.extent_bytes + more
+    free = group.allocatable_extents + freed // group.extent_bytes + more
     sizes = None if refusals else _fit(pool, group.extent_count + more, free, group.extent_bytes, refusals)
     if refusals or sizes is None:
         return [], refusals

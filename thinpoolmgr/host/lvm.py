@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _LOCK_FOLDER = "/run/lock/lvm"
 _COLUMNS = {
     "vg": "vg_name,vg_uuid,vg_attr,vg_tags,vg_extent_size,vg_extent_count,vg_free_count,vg_seqno,vg_systemid",
-    "pv": "pv_name,pv_uuid,pv_size,dev_size,pv_free,pv_missing,pv_duplicate,pv_tags",
+    "pv": "pv_name,pv_uuid,pv_size,dev_size,pv_free,pv_missing,pv_duplicate,pv_tags,pv_allocatable",
     "lv": "lv_name,lv_uuid,lv_attr,lv_tags,lv_size,lv_dm_path,data_lv,metadata_lv,pool_lv,lv_health_status,"
     "lv_when_full,lv_metadata_size,lv_profile,lv_time",
     "seg": "lv_uuid,segtype,chunk_size,discards,zero,devices,transaction_id,seg_monitor",
@@ -174,6 +174,7 @@ def _pv(row: Row) -> PhysicalVolume:
         missing=bool(row["pv_missing"]),
         duplicate=bool(row["pv_duplicate"]),
         tags=_words(row["pv_tags"]),
+        is_allocatable=bool(row["pv_allocatable"]),
     )
 
 

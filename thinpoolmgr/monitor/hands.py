@@ -75,8 +75,10 @@ class PoolHost:
         return time.monotonic()
 
     def spare_paths(self) -> tuple[str, ...]:
-        """Return the spare disks of the configuration that are there."""
-        return tuple(path for path in self._pool.config.spare_devices if os.path.exists(path))
+        """Return the spare disks of the configuration that are there, and not in the group yet."""
+        in_group = {os.path.realpath(pv.path) for group in self._groups for pv in group.pvs}
+        there = (path for path in self._pool.config.spare_devices if os.path.exists(path))
+        return tuple(path for path in there if os.path.realpath(path) not in in_group)
 
     def is_changed_by_others(self) -> bool:
         """Whether a command of LVM's is changing the group just now."""
@@ -150,8 +152,7 @@ class PoolHost:
         if device.uuid != self._known_uuid:
             return False
         if self._mark is None:
-            # Only LVM knows: a disk cannot be read, is missing or there twice, or it lists no such group. Not to be asked
-            # at every look.
+            # Only LVM knows: a disk cannot be read, is missing or there twice, or it lists no such group.
             return self.seconds() - self._asked_at < _UNSURE_SECONDS
         # Who watches the pool, and a second disk with the same metadata, is not in the mark.
         return self.seconds() - self._asked_at < _LONGEST_SECONDS and self._mark == self._present_mark()

@@ -52,7 +52,7 @@ class WatchedHost(Host, Protocol):
         ...
 
     def spare_paths(self) -> tuple[str, ...]:
-        """Return the spare disks of the configuration that are there."""
+        """Return the spare disks of the configuration that are there, and not in the group yet."""
         ...
 
     def stand_by(self, *, is_near: bool) -> None:

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from thinpoolmgr.approval import Approval
 from thinpoolmgr.core.changes import room_of
 from thinpoolmgr.core.extension import (
+    FARTHEST_SECONDS,
     FASTEST_SECONDS,
     IDLE_SECONDS,
     NEAR_SECONDS,
@@ -68,6 +69,7 @@ _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 1.0, 60.0
 _SETTLE_SECONDS = 0.5
 """LVM suspends a pool for a moment whenever it changes it; longer than this, and without its lock, is no moment."""
 _HURRY_SECONDS = 1.0
+_PATIENCE_SECONDS = 10.0
 _STAND_BY_SECONDS = 600.0
 """So long after it was last written to, LVM is kept ready for a pool near its threshold: it takes 30 MiB."""
 _MILLISECONDS = 1000
@@ -103,6 +105,7 @@ class PoolWatch(threading.Thread):
         self._has_resumed = False
         self._hurries_until = 0.0
         self._filled_at = -math.inf
+        self._waits_since: float | None = None
 
     def nudge(self) -> None:
         """Have it look now: something happened that may matter."""
@@ -160,10 +163,10 @@ class PoolWatch(threading.Thread):
     def look(self) -> float:
         """Look at the pool once, do what is to be done; return after how many seconds to look again at the latest."""
         try:
-            return self._look()
-        except LockedError:
+            pause = self._look()
+        except LockedError as error:
             # Somebody changes this host; what that comes to is seen at the next look.
-            self._word = replace(self._word, busy_since=None)
+            self._wait_for_others(error)
             return IDLE_SECONDS / 4
         except ThinpoolmgrError as error:
             self._say(self._word.state, Sighting("STATE_UNKNOWN", self.pool.path, error.summary))
@@ -174,6 +177,18 @@ class PoolWatch(threading.Thread):
             )
             self._say(self._word.state, Sighting("BUG", self.pool.path, what))
             return IDLE_SECONDS
+        self._waits_since = None
+        return pause
+
+    def _wait_for_others(self, error: LockedError) -> None:
+        """Tell of another run that has had the lock for long, while this pool needed something."""
+        now = self._host.seconds()
+        self._waits_since = now if self._waits_since is None else self._waits_since
+        found = self._word.findings
+        if now - self._waits_since >= _PATIENCE_SECONDS:
+            summary = f"{self.pool.path} waits for another run of thinpoolmgr: {error.details}"
+            found = (Sighting("EXTENSION_FAILED", self.pool.path, summary),)
+        self._say(self._word.state, *found)
 
     def _look(self) -> float:
         view = self._host.view()
@@ -225,7 +240,7 @@ class PoolWatch(threading.Thread):
         is_settled = now - self._cut_short_since >= _SETTLE_SECONDS and not self._host.is_changed_by_others()
         if not is_settled or self._is_paused("mend", now):
             return False
-        return self._try("mend", now, lambda snapshot, _: plan_mending(view_pool(self.pool, snapshot))) is not None
+        return self._try("mend", lambda snapshot, _: plan_mending(view_pool(self.pool, snapshot))) is not None
 
     def _resume(self, view: PoolView) -> bool:
         """Finish, once, what an earlier monitor was killed in; return whether there was anything."""
@@ -242,7 +257,7 @@ class PoolWatch(threading.Thread):
 
     def _charge(self, view: PoolView, now: float) -> None:
         if not self._is_paused("charge", now) and plan_charge(view).steps:
-            self._try("charge", now, lambda snapshot, _: plan_charge(view_pool(self.pool, snapshot)))
+            self._try("charge", lambda snapshot, _: plan_charge(view_pool(self.pool, snapshot)))
 
     def _extend(self, view: PoolView, rate: Rate, now: float) -> list[Sighting] | None:
         """Extend the pool if it needs to be; return what stands against it, or None when it was extended."""
@@ -263,7 +278,7 @@ class PoolWatch(threading.Thread):
         """Bring the pool to the sizes of the settled `request`; return whether anything was done for that."""
         began = self._host.seconds()
         self._begin(view)
-        result = self._try("extend", began, self._growth_planner(request))
+        result = self._try("extend", self._growth_planner(request))
         self._end(request, result, began)
         return result is not None and result.outcome == "done"
 
@@ -277,11 +292,13 @@ class PoolWatch(threading.Thread):
                 continue
             self._host.reads_all = True
             try:
-                result = self._try(path, now, self._spare_planner(path, request), "EXTENSION_NO_ROOM")
+                result = self._try(path, self._spare_planner(path, request), "EXTENSION_NO_ROOM")
             finally:
                 self._host.reads_all = False
             if result is not None and result.outcome == "done":
                 return None
+            if result is not None:
+                self._pause(path, "EXTENSION_NO_ROOM", ThinpoolmgrError(f"{path} cannot be added", "", ""))
         refused = [pause.sighting.summary for what, pause in self._pauses.items() if what.startswith("/")]
         summary = f"{self.pool.path} needs to grow, and there is no room in its group {self.pool.group}"
         because = f"; spare disks were refused: {'; '.join(refused)}" if refused else ", nor a spare disk"
@@ -299,20 +316,21 @@ class PoolWatch(threading.Thread):
 
     def _at_limit(self, view: PoolView) -> Sighting:
         limit = self.pool.config.extend.max_size
-        summary = f"{self.pool.path} needs to grow ({view.because}) and may not: extend.max_size is {limit}"
+        because = f"extend.max_size is {limit}" if limit != "none" else "dm-thin knows no larger metadata"
+        summary = f"{self.pool.path} needs to grow ({view.because}) and may not: {because}"
         return Sighting("EXTENSION_AT_LIMIT", self.pool.path, summary)
 
-    def _try(self, what: str, now: float, planner: Planner, code: str = "EXTENSION_FAILED") -> RunResult | None:
+    def _try(self, what: str, planner: Planner, code: str = "EXTENSION_FAILED") -> RunResult | None:
         """Carry out a plan; return how it went, or None when it failed, and is not tried for a while."""
         try:
             result = carry_out(COMMAND, planner, self._host, self._store, Quiet(), Approval(yes=True))
         except LockedError:
             raise
         except RunError as error:
-            self._pause(what, now, code, error.cause)
+            self._pause(what, code, error.cause)
             return None
         except ThinpoolmgrError as error:
-            self._pause(what, now, code, error)
+            self._pause(what, code, error)
             return None
         self._pauses.pop(what, None)
         self._forget_old_runs()
@@ -322,7 +340,7 @@ class PoolWatch(threading.Thread):
         with suppress(ThinpoolmgrError, OSError):
             self._store.forget_old_runs()
 
-    def _pause(self, what: str, now: float, code: str, error: ThinpoolmgrError) -> None:
+    def _pause(self, what: str, code: str, error: ThinpoolmgrError) -> None:
         old = self._pauses.get(what)
         length = min(old.seconds * 2, _LONGEST_PAUSE_SECONDS) if old else _FIRST_PAUSE_SECONDS
         summary = f"{error.summary}: {error.details}" if error.details else error.summary
@@ -330,7 +348,8 @@ class PoolWatch(threading.Thread):
             # What a command that failed has changed is no reason to try it again at once.
             self._host.observe()
         self._forget_old_runs()
-        self._pauses[what] = Pause(now + length, length, Sighting(code, self.pool.path, summary), self._host.mark)
+        until = self._host.seconds() + length
+        self._pauses[what] = Pause(until, length, Sighting(code, self.pool.path, summary), self._host.mark)
 
     def _is_paused(self, what: str, now: float) -> bool:
         """Whether this failed lately; a change of the group ends the pause at once."""
@@ -350,7 +369,7 @@ class PoolWatch(threading.Thread):
         if result is not None:
             # More metadata have a larger reserve, which counts as used: that is no filling.
             self._readings = ()
-            self._extension_seconds += _WEIGHT * (taken - self._extension_seconds)
+            self._extension_seconds += _WEIGHT * (min(taken, FARTHEST_SECONDS) - self._extension_seconds)
         outcome = "done" if result is not None else self._pauses["extend"].sighting.code
         steps = sum(step.seconds for step in result.steps) if result else 0.0
         last = LastExtension(time.time(), part, outcome, steps, taken)
@@ -360,6 +379,7 @@ class PoolWatch(threading.Thread):
             extensions_done=self._word.extensions_done + is_done,
             extensions_failed=self._word.extensions_failed + (result is None),
             last_extension=last,
+            findings=self._word.findings if result is not None else (self._pauses["extend"].sighting,),
         )
         self._board.put(self._word)
         self._tell(Event(self._word, extended=request if is_done else None))
