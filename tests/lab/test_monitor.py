@@ -146,6 +146,38 @@ def test_a_stuck_group_delays_no_other(tool: Tool, loop_disks: MakeDisk) -> None
         monitor.wait(extended(1), "a")
 
 
+@contextmanager
+def hanging_commit(layer: str, pool: str) -> Iterator[None]:
+    """Suspend the disk below a pool's metadata while a commit is under way; who asks for its status waits, too."""
+    sh("dmsetup", "suspend", "--noflush", "--nolockfs", layer)
+    commit = subprocess.Popen(["dmsetup", "message", pool, "0", "create_thin 99"])
+    try:
+        yield
+    finally:
+        sh("dmsetup", "resume", layer)
+        commit.wait(lab.WAIT_SECONDS)
+
+
+@pytest.mark.campaign
+def test_a_hanging_metadata_disk_delays_no_other_pool(tool: Tool, loop_disks: MakeDisk) -> None:
+    below, disk = loop_disks().path, loop_disks().path
+    sh("dmsetup", "create", "layer", "--table", f"0 {(1 << 30) // 512 - 2048} linear {below} 2048")
+    disks = {"a": "/dev/mapper/layer", "b": disk}
+    pools = "".join(f'[pools.{name}]\ndevices = ["{path}"]\n{SMALL}' for name, path in disks.items())
+    tool.config.write_text(f"version = 1\n{pools}")
+    tool.succeed("apply", "--yes")
+    with lab.running(tool, name="b") as monitor, lab.thin_device("b-thinpool", "tb") as tb:
+        monitor.wait(lambda pool: pool.state == "healthy", "a")
+        with hanging_commit("layer", "a-thinpool"):
+            monitor.reload()
+            lab.fill(tb, 170 * MIB)
+            # no more than that it sets about it: LVM itself may wait for the disk that hangs
+            monitor.wait(lambda pool: pool.busy_since is not None or pool.extensions_done > 0, "b")
+        monitor.wait(extended(1), "b")
+    sh("vgchange", "--quiet", "-an", "a")
+    sh("dmsetup", "remove", "--retry", "layer")
+
+
 @pytest.mark.campaign
 def test_a_pool_that_needs_a_check_is_not_extended(tool: Tool, loop_disks: MakeDisk) -> None:
     tool.configure(loop_disks().path, extra=SMALL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -231,3 +232,23 @@ def test_without_a_configuration_docker_starts_as_ever(tool: InstalledTool) -> N
     assert not tool.config.exists()
     sh("systemctl", "start", DOCKER)
     assert (state(DOCKER), runs_of(APPLY) > 0, storage()[0]) == ("active", True, storage()[0])
+
+
+@pytest.mark.campaign
+def test_a_configuration_that_is_given_up_holds_nobody_up(hasty: InstalledTool) -> None:
+    hasty.want(BY_SERIAL)
+    assert not has_started(DOCKER)
+    assert NOT_READY.exists()
+    hasty.config.unlink()
+    assert has_started(DOCKER), log_of(DOCKER)
+
+
+@pytest.mark.campaign
+def test_a_running_docker_is_not_stopped_through_the_unit(tool: InstalledTool, loop_disks: MakeDisk) -> None:
+    tool.want(on(loop_disks(SIZE)))
+    assert has_started(DOCKER)
+    for verb in ("stop", "restart"):
+        refused = subprocess.run(["systemctl", verb, APPLY], capture_output=True, text=True, check=False)
+        assert (refused.returncode != 0, "may be requested by dependency only" in refused.stderr) == (True, True)
+    assert has_started(APPLY), log_of(APPLY)
+    assert state(DOCKER) == "active"
