@@ -6,6 +6,7 @@ import fcntl
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -169,7 +170,9 @@ def test_a_hanging_metadata_disk_delays_no_other_pool(tool: Tool, loop_disks: Ma
     with lab.running(tool, name="b") as monitor, lab.thin_device("b-thinpool", "tb") as tb:
         monitor.wait(lambda pool: pool.state == "healthy", "a")
         with hanging_commit("layer", "a-thinpool"):
-            monitor.reload()
+            # by then pool a was looked at, and its thread hangs
+            since = time.time()
+            monitor.wait(lambda pool: pool.looked_at > since + 3, "b")
             lab.fill(tb, 170 * MIB)
             # no more than that it sets about it: LVM itself may wait for the disk that hangs
             monitor.wait(lambda pool: pool.busy_since is not None or pool.extensions_done > 0, "b")
