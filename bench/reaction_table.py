@@ -19,7 +19,7 @@ TITLES = {
     "room": "new disk in a full group to extended, s",
     "undisturbed": "data threshold to extended, of two pools the second, s",
     "stuck": "the same later, while the first one's group is locked for 45 s, s",
-    "race": "out of space while 1 GiB is written, s",
+    "race": "out of space while 1.5 GiB are written, s",
 }
 HEADER = "| {} | values | least | median | 99th percentile | greatest |\n|---|---|---|---|---|---|"
 NOISE_KIB = 256

@@ -400,6 +400,15 @@ def test_metadata_as_large_as_they_can_be_are_not_blamed_on_the_configuration(
     assert lab.word.findings[0].summary.endswith("dm-thin knows no larger metadata")
 
 
+def test_a_pool_that_goes_away_is_told_of_once(lab: Lab) -> None:
+    lab.use(0.2)
+    lab.look(2)
+    told = len(lab.told)
+    lab.host.snapshot = replace(lab.host.snapshot, dm_devices=())
+    lab.look(3)
+    assert [event.pool.state for event in lab.told[told:]] == ["inactive"]
+
+
 def test_a_spare_that_is_in_the_group_already_is_not_looked_at_again_and_again(lab: Lab) -> None:
     lab.use(0.2)
     lab.look()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import select
 import signal
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from thinpoolmgr.cycle import deferred_signals
@@ -52,16 +52,20 @@ def waiting() -> Iterator[Waiter]:
     """Let signals end waits while this is open, instead of the program."""
     read_fd, write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
-    def wake(*_: object) -> None:
-        # A pipe that is full has been heard.
-        with suppress(BlockingIOError):
-            os.write(write_fd, b"x")
+    def pass_by(*_: object) -> None:
+        """Let a signal end a wait, and do nothing else."""
 
-    with deferred_signals(wake) as came:
-        old = signal.signal(signal.SIGWINCH, wake)
-        try:
-            yield Waiter(read_fd, came)
-        finally:
-            signal.signal(signal.SIGWINCH, old)
-            os.close(read_fd)
-            os.close(write_fd)
+    # The C part of a handler writes to it: Python's own part runs between two instructions only, and a wait that begins
+    # just then would not end (signal.set_wakeup_fd).
+    before = signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
+    try:
+        with deferred_signals(pass_by) as came:
+            old = signal.signal(signal.SIGWINCH, pass_by)
+            try:
+                yield Waiter(read_fd, came)
+            finally:
+                signal.signal(signal.SIGWINCH, old)
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(read_fd)
+        os.close(write_fd)

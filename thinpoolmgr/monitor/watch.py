@@ -74,6 +74,7 @@ _STAND_BY_SECONDS = 600.0
 """So long after it was last written to, LVM is kept ready for a pool near its threshold: it takes 30 MiB."""
 _MILLISECONDS = 1000
 _TIMED_OUT = (PoolState.OUT_OF_DATA, "error", "queue")
+_GONE = (PoolState.ABSENT, PoolState.INACTIVE)
 _STILL = Rate()
 
 
@@ -385,7 +386,7 @@ class PoolWatch(threading.Thread):
         self._tell(Event(self._word, extended=request if is_done else None))
 
     def _say(self, state: str, *found: Sighting, rate: Rate = _STILL) -> None:
-        old = self._word.findings
+        old, is_gone = self._word.findings, state in _GONE and self._word.state not in _GONE
         self._word = replace(
             self._word,
             state=state,
@@ -396,5 +397,5 @@ class PoolWatch(threading.Thread):
             findings=found,
         )
         self._board.put(self._word)
-        if [sighting.code for sighting in old] != [sighting.code for sighting in found]:
+        if is_gone or [sighting.code for sighting in old] != [sighting.code for sighting in found]:
             self._tell(Event(self._word))
