@@ -198,3 +198,9 @@ def test_what_is_free_on_a_disk_that_is_closed_to_lvm_is_no_room(changes: dict[s
     text = report(vg=[{**VG, "vg_free_count": "5"}], pv=[{**PV, **changes}, other])
     (group,), _ = parse_report(text)
     assert (group.free_extents, group.allocatable_extents) == (5, left)
+
+
+def test_a_disk_without_a_group_is_not_closed_to_lvm() -> None:
+    text = json.dumps({"report": [{"vg": [], "pv": [{**PV, "pv_allocatable": ""}]}]})
+    _, (orphan,) = parse_report(text)
+    assert orphan.is_allocatable

@@ -84,7 +84,7 @@ class PhysicalVolume(Struct, frozen=True):
     duplicate: bool = False
     tags: tuple[str, ...] = ()
     is_allocatable: bool = True
-    """Whether LVM puts anything new on it (pvchange --allocatable)."""
+    """Whether LVM puts anything new on it (pvchange --allocatable), or could if it were in a group."""
 
 
 class LogicalVolume(Struct, frozen=True):

@@ -142,7 +142,8 @@ def parse_report(stdout: str) -> tuple[tuple[VolumeGroup, ...], tuple[PhysicalVo
         if rows and rows[0]:
             groups.append(_group(rows[0], pvs, report))
         else:
-            orphans += pvs
+            # LVM calls none allocatable that is in no group.
+            orphans += (msgspec.structs.replace(pv, is_allocatable=True) for pv in pvs)
     return tuple(groups), tuple(orphans)
 
 
