@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from thinpoolmgr.core.model import Snapshot
 
 SCHEMA = 1
+MONITOR = "monitor"
+"""The command of the runs that the monitor begins by itself."""
 Outcome = Literal["done", "failed", "interrupted"]
 
 
@@ -246,11 +248,11 @@ def unfinished_runs(runs: list[Run]) -> list[Run]:
 def may_settle(command: str, request: Request | None, unfinished: Run) -> bool:
     """Whether a run of `command` may end an `unfinished` one: the monitor sees too little to end any but its own."""
     began = unfinished.began
-    return command != "monitor" or (began.command == command and (request is None) == (began.request is None))
+    return command != MONITOR or (began.command == command and (request is None) == (began.request is None))
 
 
 def _has_settled(later: Run, unfinished: Run) -> bool:
-    if later.began.command == "monitor":
+    if later.began.command == MONITOR:
         pools = {step.pool for step in later.began.steps}
         if not {step.pool for step in unfinished.began.steps} <= pools:
             return False

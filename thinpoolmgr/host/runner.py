@@ -267,9 +267,8 @@ def memory_file() -> BinaryIO:
 
 def content_of(file: BinaryIO) -> str:
     """Return what a command wrote to `file`; undecodable bytes are kept as surrogates."""
-    # The command wrote through the same open file, and moved its position.
-    file.seek(0)
-    return file.read().decode("utf-8", "surrogateescape")
+    # By its descriptor: the command shares its position, and a file object keeps what it has read.
+    return os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode("utf-8", "surrogateescape")
 
 
 def find_program(name: str) -> str:

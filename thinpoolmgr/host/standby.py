@@ -17,12 +17,13 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import TYPE_CHECKING, Final
 
 from thinpoolmgr.host.runner import (
     CHANGE_SECONDS,
     ENVIRONMENT,
     CompletedRun,
+    content_of,
     memory_file,
     terminated_after,
 )
@@ -138,7 +139,7 @@ class _Process:
     def run(self, argv: Argv, line: str) -> CompletedRun:
         started = time.monotonic()
         for said in (self._out, self._err):
-            # By its descriptor: the offset is shared with LVM, and a file object keeps what it has read.
+            # LVM shares the position, and writes on from there.
             os.ftruncate(said.fileno(), 0)
             os.lseek(said.fileno(), 0, os.SEEK_SET)
         answer = b""
@@ -147,7 +148,7 @@ class _Process:
                 self._popen.stdin.write(f"{line}\n".encode("ascii"))
                 self._popen.stdin.flush()
                 answer = self._answers.readline()
-        out, err = _content_of(self._out), _content_of(self._err)
+        out, err = content_of(self._out), content_of(self._err)
         code = int(answer) if answer else _DIED
         if not answer:
             err += "LVM ended without an answer."
@@ -161,10 +162,6 @@ class _Process:
             if stream is not None:
                 with suppress(OSError):
                     stream.close()
-
-
-def _content_of(file: BinaryIO) -> str:
-    return os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode("utf-8", "surrogateescape")
 
 
 def _line(argv: Argv) -> str:

@@ -15,7 +15,7 @@ import msgspec
 
 from thinpoolmgr.core.commands import commands, with_low_water
 from thinpoolmgr.core.desired import DesiredState
-from thinpoolmgr.core.journal import unfinished_runs
+from thinpoolmgr.core.journal import MONITOR, unfinished_runs
 from thinpoolmgr.core.lifecycle import below, view_pool
 from thinpoolmgr.core.model import DmDevice, Snapshot
 from thinpoolmgr.core.names import pool_dm_name
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from thinpoolmgr.core.steps import Step
     from thinpoolmgr.host.standby import Standby
 
-COMMAND = "monitor"
 _KEPT_RUNS = 50
 _UNSURE_SECONDS, _LONGEST_SECONDS = 1.5, 60.0
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
@@ -231,7 +230,7 @@ class PoolStore(Store):
             if not self._is_of_others(path):
                 raise
             return None
-        if run is not None and run.began.command == COMMAND and not run.is_unfinished:
+        if run is not None and run.began.command == MONITOR and not run.is_unfinished:
             run = self._known[path] = run if self._is_of_pool(run) else None
         return run
 
@@ -254,14 +253,14 @@ class PoolStore(Store):
 
         """
         runs = unfinished_runs([run for _, run in self.read_runs()])
-        return [run for run in runs if run.began.command == COMMAND and run.outcome is None]
+        return [run for run in runs if run.began.command == MONITOR and run.outcome is None]
 
     def forget_old_runs(self) -> None:
         """Delete all but the newest of the monitor's own runs for this pool, of those that have come to an end."""
         ended = [
             path
             for path, run in self.read_runs()
-            if run.began.command == COMMAND and run.outcome is not None and self._is_of_pool(run)
+            if run.began.command == MONITOR and run.outcome is not None and self._is_of_pool(run)
         ]
         for path in ended[:-_KEPT_RUNS]:
             path.unlink(missing_ok=True)

@@ -33,6 +33,7 @@ from thinpoolmgr.core.extension import (
     recent,
     seconds_to_next_look,
 )
+from thinpoolmgr.core.journal import MONITOR
 from thinpoolmgr.core.lifecycle import PoolState, view_pool
 from thinpoolmgr.core.plan import Plan, Request
 from thinpoolmgr.core.report import LastExtension, Sighting, WatchedPool
@@ -49,7 +50,7 @@ from thinpoolmgr.cycle import RunError, RunResult, carry_out
 from thinpoolmgr.errors import LockedError, ThinpoolmgrError
 from thinpoolmgr.host.dm_events import Events
 from thinpoolmgr.monitor.board import Bell
-from thinpoolmgr.monitor.hands import COMMAND, PoolStore
+from thinpoolmgr.monitor.hands import PoolStore
 from thinpoolmgr.monitor.seam import Event, Pause, Quiet, WatchedHost
 
 if TYPE_CHECKING:
@@ -324,7 +325,7 @@ class PoolWatch(threading.Thread):
     def _try(self, what: str, planner: Planner, code: str = "EXTENSION_FAILED") -> RunResult | None:
         """Carry out a plan; return how it went, or None when it failed, and is not tried for a while."""
         try:
-            result = carry_out(COMMAND, planner, self._host, self._store, Quiet(), Approval(yes=True))
+            result = carry_out(MONITOR, planner, self._host, self._store, Quiet(), Approval(yes=True))
         except LockedError:
             raise
         except RunError as error:
