@@ -8,7 +8,7 @@ from pathlib import Path
 import support
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_monitor_watch import Lab, with_disk, with_room
+from watch_lab import Lab, with_disk, with_room
 
 from thinpoolmgr.core.lifecycle import PoolState
 from thinpoolmgr.core.watch import STEPS, trouble_of

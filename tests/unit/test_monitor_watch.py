@@ -1,149 +1,33 @@
-"""The monitor's watch on the in-memory host, its hands on none, and what its threads tell each other."""
+"""The monitor's watch on the in-memory host."""
 
 from __future__ import annotations
 
-import select
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import msgspec
 import pytest
 import support
 from msgspec.structs import replace
-from test_conditions import BEFORE
+from watch_lab import SPARE, Lab, with_disk, with_room
 
-from thinpoolmgr.core.guards import disk_ref
 from thinpoolmgr.core.journal import Began, Ended
-from thinpoolmgr.core.lifecycle import view_pool
 from thinpoolmgr.core.model import Signature
 from thinpoolmgr.core.plan import Request
-from thinpoolmgr.core.report import MonitorReport, Sighting, WatchedPool, decode_report
-from thinpoolmgr.core.steps import ExtendData, ExtendMetadata, ExtendVolumeGroup, Step, TakeCharge
-from thinpoolmgr.core.watch import STEPS
-from thinpoolmgr.errors import CommandFailedError, ConfigError, LockedError, NeedsPersonError, RefusedError
-from thinpoolmgr.host import journald, lvm
-from thinpoolmgr.host.lvm import LvmState
-from thinpoolmgr.host.runner import CommandRunner, CompletedRun
-from thinpoolmgr.host.standby import Standby
+from thinpoolmgr.core.steps import ExtendData, ExtendVolumeGroup, Step, TakeCharge
+from thinpoolmgr.errors import CommandFailedError
 from thinpoolmgr.host.store import Store
-from thinpoolmgr.monitor import hands
-from thinpoolmgr.monitor.board import Bell, Board
-from thinpoolmgr.monitor.hands import PoolHost, PoolStore
-from thinpoolmgr.monitor.seam import Event
-from thinpoolmgr.monitor.telling import tell, told_config_problem
-from thinpoolmgr.monitor.watch import PoolWatch
-from thinpoolmgr.sim.changes import suspend, take_charge
+from thinpoolmgr.monitor.hands import PoolStore
+from thinpoolmgr.sim.changes import suspend
 from thinpoolmgr.sim.faults import Fails, Lies
-from thinpoolmgr.sim.host import SimulatedHost
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from thinpoolmgr.core.commands import Argv
-    from thinpoolmgr.core.desired import DesiredPool
-    from thinpoolmgr.core.lifecycle import PoolView
     from thinpoolmgr.core.model import Snapshot
-
-TOTAL = 19456
-SPARE = "/dev/sdd"
-
-
-class PoolInMemory(SimulatedHost):
-    """The in-memory host as a watch sees it."""
-
-    reads_all = False
-    locked = False
-    time = 1000.0
-    stands_by = False
-    spares: tuple[str, ...] = ()
-
-    def __init__(self, pool: DesiredPool, snapshot: Snapshot) -> None:
-        super().__init__(snapshot)
-        self._pool = pool
-
-    @property
-    def mark(self) -> tuple[tuple[str, bytes], ...]:
-        return (("disk", repr(self.snapshot.groups).encode()),)
-
-    def view(self) -> PoolView:
-        return view_pool(self._pool, self.observe())
-
-    def is_changed_by_others(self) -> bool:
-        return self.locked
-
-    def seconds(self) -> float:
-        return self.time
-
-    def spare_paths(self) -> tuple[str, ...]:
-        return self.spares
-
-    def stand_by(self, *, is_near: bool) -> None:
-        self.stands_by = is_near
-
-    def perform(self, step: Step) -> None:
-        super().perform(step)
-        if isinstance(step, ExtendData | ExtendMetadata):
-            # the mark goes with each of its commands
-            mark = TakeCharge(reason="r", group=step.group, lv=step.lv, threshold_percent=80)
-            self.snapshot = take_charge(self.snapshot, mark)
-
-
-class Lab:
-    """One watch, its clock and its host."""
-
-    def __init__(self, folder: Path, snapshot: Snapshot, pool: DesiredPool | None = None) -> None:
-        self.pool = pool or support.pool()
-        self.host = PoolInMemory(self.pool, snapshot)
-        self.folder, self.lock_file = folder / "state", folder / "lock"
-        self.told: list[Event] = []
-        self.board = Board()
-        store = PoolStore(self.pool.name, self.folder, self.lock_file)
-        self.watch = PoolWatch(self.pool, self.board, self.told.append, self.host, store)
-
-    def use(self, data: float = 0.1, metadata: float = 0.1, **changes: Any) -> None:
-        (device,) = (d for d in self.host.snapshot.dm_devices if d.pool_status)
-        assert device.pool_status is not None
-        total = device.pool_status
-        self.host.snapshot = support.with_status(
-            self.host.snapshot,
-            used_data_blocks=int(data * total.total_data_blocks),
-            used_metadata_blocks=int(metadata * total.total_metadata_blocks),
-            **changes,
-        )
-
-    def look(self, times: int = 1, after: float = 1.0) -> float:
-        wait = 0.0
-        for _ in range(times):
-            self.host.time += after
-            wait = self.watch.look()
-        return wait
-
-    @property
-    def word(self) -> WatchedPool:
-        (word,) = self.board.read()
-        return word
-
-    def codes(self) -> list[str]:
-        return [found.code for found in self.word.findings]
-
-    def did(self) -> list[type[Step]]:
-        return [type(step) for step in self.host.took_effect]
 
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Lab:
     return Lab(tmp_path, with_room(support.healthy()))
-
-
-def with_disk(shot: Snapshot, path: str = "/dev/sdc") -> Snapshot:
-    return support.with_free_disk(shot, support.disk(path))
-
-
-def with_room(shot: Snapshot) -> Snapshot:
-    """Put a second disk into the group."""
-    shot = with_disk(shot)
-    disk = shot.find_disk("/dev/sdc")
-    assert disk is not None
-    return support.apply_step(shot, ExtendVolumeGroup(reason="r", group="docker", disks=(disk_ref(disk),)))
 
 
 def test_a_quiet_pool_is_taken_charge_of_and_left_alone(lab: Lab) -> None:
@@ -426,12 +310,6 @@ def test_a_spare_that_is_in_the_group_already_is_not_looked_at_again_and_again(l
     assert lab.codes() == ["EXTENSION_NO_ROOM"]
 
 
-def test_pools_share_the_lock_and_nobody_else_does(tmp_path: Path) -> None:
-    one, two = (PoolStore(name, tmp_path, tmp_path / "lock") for name in ("a", "b"))
-    with one.lock("monitor"), two.lock("monitor"), pytest.raises(LockedError):
-        Store(tmp_path, tmp_path / "lock").lock("apply").__enter__()
-
-
 def test_what_hangs_is_resumed_when_nobody_is_at_it(lab: Lab) -> None:
     lab.use(0.2)
     lab.look()
@@ -482,86 +360,6 @@ def test_what_an_earlier_monitor_began_is_finished(lab: Lab) -> None:
     assert lab.watch._store.unfinished() == []
 
 
-def test_runs_of_other_pools_that_are_under_way_are_none_of_its_business(tmp_path: Path) -> None:
-    step = replace(BEFORE[ExtendData][0], pool="other", id="01")
-    store = PoolStore("docker", tmp_path, tmp_path / "lock")
-    for command, outcome in (("apply", None), ("monitor", None), ("apply", "done"), ("monitor", "done")):
-        _, run_file = store.new_run(command)
-        run_file.append(Began("r", command, "t", (step,)))
-        if outcome:
-            run_file.append(Ended("done", "t"))
-        run_file.close()
-    assert len(Store(tmp_path, tmp_path / "lock").read_runs()) == 4
-    assert [(run.began.command, run.outcome) for _, run in store.read_runs()] == [("apply", "done")]
-
-
-def test_old_runs_of_its_own_are_forgotten(tmp_path: Path) -> None:
-    store = PoolStore("docker", tmp_path, tmp_path / "lock")
-    step = replace(BEFORE[ExtendData][0], pool="docker", id="01")
-    for command in ["apply", *["monitor"] * 60]:
-        _, run_file = store.new_run(command)
-        run_file.append(Began("r", command, "t", (step,)))
-        run_file.append(Ended("done", "t"))
-        run_file.close()
-    store.forget_old_runs()
-    commands = [run.began.command for _, run in store.read_runs()]
-    assert (commands.count("apply"), commands.count("monitor")) == (1, 50)
-
-
-def test_failed_runs_are_forgotten_too_and_one_that_was_killed_is_not(tmp_path: Path) -> None:
-    store = PoolStore("docker", tmp_path, tmp_path / "lock")
-    step = replace(BEFORE[ExtendData][0], pool="docker", id="01")
-    outcomes: list[Literal["failed"] | None] = [None]
-    outcomes += ["failed"] * 60
-    for outcome in outcomes:
-        _, run_file = store.new_run("monitor")
-        run_file.append(Began("r", "monitor", "t", (step,)))
-        if outcome:
-            run_file.append(Ended(outcome, "t"))
-        run_file.close()
-    store.forget_old_runs()
-    assert [run.outcome for _, run in store.read_runs()] == [None, *["failed"] * 50]
-
-
-@pytest.mark.parametrize(("pool", "stops"), [("other", False), ("docker", True)])
-def test_only_a_damaged_run_of_its_own_stops_a_pool(tmp_path: Path, pool: str, *, stops: bool) -> None:
-    store = PoolStore("docker", tmp_path, tmp_path / "lock")
-    _, run_file = store.new_run("apply")
-    run_file.append(Began("r", "apply", "t", (replace(BEFORE[ExtendData][0], pool=pool, id="01"),)))
-    run_file.close()
-    with run_file.path.open("ab") as file:
-        file.write(b"damaged\nand more\n")
-    if stops:
-        with pytest.raises(NeedsPersonError):
-            store.read_runs()
-    else:
-        assert store.read_runs() == []
-    with pytest.raises(NeedsPersonError):
-        Store(tmp_path, tmp_path / "lock").read_runs()
-
-
-def test_a_file_of_which_nothing_can_be_read_stops_every_pool(tmp_path: Path) -> None:
-    store = PoolStore("docker", tmp_path, tmp_path / "lock")
-    _, run_file = store.new_run("apply")
-    run_file.close()
-    run_file.path.write_bytes(b"damaged\nand more\n")
-    with pytest.raises(NeedsPersonError):
-        store.read_runs()
-
-
-def test_what_has_ended_well_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = PoolStore("docker", tmp_path, tmp_path / "lock")
-    for pool in ("docker", "other"):
-        _, run_file = store.new_run("monitor")
-        run_file.append(Began("r", "monitor", "t", (replace(BEFORE[ExtendData][0], pool=pool, id="01"),)))
-        run_file.append(Ended("done", "t"))
-        run_file.close()
-    before = store.read_runs()
-    assert [[step.pool for step in run.began.steps] for _, run in before] == [["docker"]]
-    monkeypatch.setattr(type(tmp_path), "read_bytes", None)
-    assert store.read_runs() == before
-
-
 def test_a_resume_that_had_to_wait_is_made_up_for(lab: Lab) -> None:
     step, request = interrupted(lab)
     _, run_file = PoolStore("docker", lab.folder, lab.lock_file).new_run("monitor")
@@ -583,191 +381,3 @@ def test_a_run_that_failed_is_not_finished_after_a_start(lab: Lab) -> None:
     lab.use(0.2)
     lab.look(3)
     assert lab.did() == [TakeCharge]
-
-
-@pytest.mark.parametrize("kind", [kind for kind in BEFORE if not issubclass(kind, STEPS)])
-def test_its_hands_take_no_other_step(kind: type[Step], monkeypatch: pytest.MonkeyPatch) -> None:
-    ran: list[object] = []
-    monkeypatch.setattr(CommandRunner, "_run", lambda *args: ran.append(args))
-    host = PoolHost(support.pool(), Standby())
-    with pytest.raises(RefusedError, match="does not carry out"):
-        host.perform(BEFORE[kind][0])
-    assert ran == []
-
-
-def test_its_commands_keep_dmeventd_away_and_the_mark_where_it_belongs(monkeypatch: pytest.MonkeyPatch) -> None:
-    ran: list[tuple[str, ...]] = []
-    monkeypatch.setattr(CommandRunner, "change", lambda _self, argv: ran.append(argv))
-    host = PoolHost(support.pool(), Standby())
-    for kind in (ExtendData, TakeCharge):
-        host.perform(BEFORE[kind][0])
-    settings = ("--config", "activation{monitoring=0 udev_sync=0 thin_pool_autoextend_threshold=80}")
-    assert ran == [
-        ("lvextend", *settings, "--extents", "2500", "docker/thinpool"),
-        ("lvchange", "--monitor", "n", "docker/thinpool"),
-        ("lvchange", *settings, "--refresh", "docker/thinpool"),
-    ]
-
-
-def test_a_spare_that_is_in_the_group_by_another_name_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    disk, other = tmp_path / "disk", tmp_path / "other"
-    for path in (disk, other):
-        path.touch()
-    link = tmp_path / "link"
-    link.symlink_to(disk)
-    host = PoolHost(support.pool(extend={}, spare_devices=[str(link), str(other), str(tmp_path / "none")]), Standby())
-    assert host.spare_paths() == (str(link), str(other))
-    (group,) = support.healthy().groups
-    monkeypatch.setattr(host, "_groups", (replace(group, pvs=(replace(group.pvs[0], path=str(disk)),)),))
-    assert host.spare_paths() == (str(other),)
-
-
-class TestWhenLvmIsAsked:
-    """`PoolHost` with the kernel's and LVM's answers put in."""
-
-    @pytest.fixture
-    def host(self, monkeypatch: pytest.MonkeyPatch) -> PoolHost:
-        shot = support.healthy()
-        device = next(device for device in shot.dm_devices if device.pool_status)
-        self.asked = 0
-        self.groups = shot.groups
-        self.mark: object = (("/dev/sdb", b"1"),)
-        self.time = 100.0
-
-        def read_lvm(_run: object, group: str) -> LvmState:
-            assert group == "docker"
-            self.asked += 1
-            return LvmState(self.groups)
-
-        monkeypatch.setattr(lvm, "read_lvm", read_lvm)
-        monkeypatch.setattr(hands, "group_mark", lambda paths: self.mark if list(paths) else None)
-        monkeypatch.setattr(PoolHost, "seconds", lambda _self: self.time)
-        monkeypatch.setattr(PoolHost, "_find_device", lambda _self: device)
-        monkeypatch.setattr(PoolHost, "_parts", lambda _self, _device: ())
-        return PoolHost(support.pool(), Standby())
-
-    def look(self, host: PoolHost, times: int = 1, after: float = 0.25) -> int:
-        for _ in range(times):
-            self.time += after
-            host.view()
-        return self.asked
-
-    def test_once_and_then_only_when_the_metadata_change(self, host: PoolHost) -> None:
-        # the second time makes sure that nothing changed while it was asked first
-        assert self.look(host, 20) == 2
-        self.mark = (("/dev/sdb", b"2"),)
-        assert self.look(host, 1) == 3
-        self.look(host, 8)
-        settled = self.asked
-        assert settled <= 4
-        assert self.look(host, 20) == settled
-
-    def test_after_each_step_of_its_own(self, host: PoolHost, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.look(host, 20)
-        monkeypatch.setattr(CommandRunner, "change", lambda _self, _argv: None)
-        host.perform(BEFORE[TakeCharge][0])
-        assert self.look(host) == 3
-
-    def test_once_a_minute_for_what_the_mark_does_not_tell(self, host: PoolHost) -> None:
-        settled = self.look(host, 20)
-        assert self.look(host, 1, after=50.0) == settled
-        assert self.look(host, 1, after=20.0) == settled + 1
-        assert self.look(host, 1, after=50.0) <= settled + 2
-
-    @pytest.mark.parametrize("trouble", ["missing", "duplicate"])
-    def test_again_and_again_while_a_disk_is_missing_or_there_twice(self, host: PoolHost, trouble: str) -> None:
-        (group,) = self.groups
-        self.groups = (replace(group, pvs=(replace(group.pvs[0], **{trouble: True}),)),)
-        assert self.look(host, 4) <= 2
-        self.groups = (group,)
-        self.look(host, 1, after=2.0)
-        assert host.observe().groups == (group,)
-
-    def test_seldom_where_a_disk_cannot_be_read_or_lvm_lists_no_group(self, host: PoolHost) -> None:
-        self.mark = None
-        assert self.look(host, 12) <= 3
-        self.groups = ()
-        before = self.asked
-        assert self.look(host, 12) <= before + 3
-        assert self.look(host, 1, after=5.0) > before
-
-
-@pytest.mark.parametrize("code", [0, 5])
-def test_a_pool_is_extended_by_the_lvm_that_stands_by(code: int) -> None:
-    class Ready(Standby):
-        def run(self, argv: Argv) -> CompletedRun | None:
-            return CompletedRun(tuple(argv), code, "", "Insufficient free space", 0.1)
-
-    host = PoolHost(support.pool(), Ready())
-    if code == 0:
-        host.perform(BEFORE[ExtendData][0])
-        (line,) = host.recent_commands
-        assert line.startswith("lvextend --config")
-    else:
-        with pytest.raises(CommandFailedError) as caught:
-            host.perform(BEFORE[ExtendData][0])
-        assert "Insufficient free space" in caught.value.details
-
-
-def test_the_board_rings_for_what_lasts() -> None:
-    board, poll = Board(), select.poll()
-    poll.register(board.bell, select.POLLIN)
-    word = WatchedPool("docker", "docker", "thinpool", "healthy", 1.0)
-    board.put(word)
-    assert poll.poll(0)
-    board.bell.hush()
-    board.put(replace(word, looked_at=2.0, data_bytes_per_second=5.0))
-    assert not poll.poll(0)
-    board.put(replace(word, findings=(Sighting("POOL_TIGHT", "t", "s"),)))
-    assert poll.poll(0)
-    assert board.read() == (replace(word, findings=(Sighting("POOL_TIGHT", "t", "s"),)),)
-    board.remove("docker")
-    assert board.read() == ()
-
-
-def test_a_bell_rings_until_it_is_hushed() -> None:
-    bell, poll = Bell(), select.poll()
-    poll.register(bell, select.POLLIN)
-    bell.hush()
-    bell.ring()
-    bell.ring()
-    assert poll.poll(0)
-    bell.hush()
-    assert not poll.poll(0)
-    bell.close()
-
-
-def test_the_report_is_read_as_it_was_written() -> None:
-    report = MonitorReport(1, 7, 1.0, 2.0, (WatchedPool("a", "b", "c", "healthy", 1.0),))
-    assert decode_report(msgspec.json.encode(report)) == report
-
-
-@pytest.fixture
-def entries(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, dict[str, object]]]:
-    sent: list[tuple[str, int, dict[str, object]]] = []
-    monkeypatch.setattr(journald, "send", lambda message, priority, **fields: sent.append((message, priority, fields)))
-    return sent
-
-
-def test_what_the_watch_tells_goes_to_the_journal(lab: Lab, entries: list[tuple[str, int, dict[str, object]]]) -> None:
-    lab.use(0.2)
-    lab.look()
-    lab.use(0.85)
-    lab.look()
-    lab.use(0.2, needs_check=True)
-    lab.look()
-    lab.use(0.2, needs_check=False)
-    lab.look()
-    for event in lab.told:
-        tell(event)
-    (extended, sick, well) = entries
-    assert "docker/thinpool was extended: data to" in extended[0]
-    assert extended[1:] == (journald.NOTICE, {"event": "extension-done", "pool": "docker"})
-    assert sick[1:] == (journald.ERROR, {"code": "POOL_NEEDS_CHECK", "pool": "docker", "target": "docker/thinpool"})
-    assert well == ("docker/thinpool is healthy", journald.NOTICE, {"pool": "docker"})
-
-
-def test_a_configuration_that_is_wrong_is_told_of(entries: list[tuple[str, int, dict[str, object]]]) -> None:
-    told_config_problem(ConfigError("x.toml is wrong", "pools.docker: devices"))
-    message = "the configuration stays as it was: x.toml is wrong: pools.docker: devices"
-    assert entries == [(message, journald.WARNING, {"code": "CONFIG"})]
