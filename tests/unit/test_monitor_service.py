@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import select
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,6 +12,7 @@ import pytest
 import support
 
 from thinpoolmgr.monitor import service
+from thinpoolmgr.monitor.board import Bell
 from thinpoolmgr.monitor.service import Monitor
 
 CONFIG = 'version = 1\n[pools.docker]\ndevices = ["/dev/disk/by-id/x"]\n'
@@ -44,6 +48,28 @@ def test_the_watchdog_hears_of_it_whatever_the_clock_says(config: Path) -> None:
     monitor = Monitor(config, watchdog)  # type: ignore[arg-type]
     monitor._ping()
     assert heard == ["notify"]
+
+
+def test_a_signal_that_came_before_the_wait_ends_it(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "REPORT_PATH", str(tmp_path / "monitor.json"))
+    numbers = (signal.SIGHUP, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+    monitor, events = Monitor(config, None), SimpleNamespace(fileno=Bell().fileno, take=lambda: False)
+    monitor._pools = {}
+    signals = service._signals_to(*numbers)
+    try:
+        for number in numbers:
+            os.kill(os.getpid(), number)
+        assert select.select([signals], [], [], 0)[0]
+        monitor._listen(events, signals)  # type: ignore[arg-type]
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert os.read(signals, 9) == bytes([signal.SIGHUP])
+    finally:
+        signal.set_wakeup_fd(-1)
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 def test_a_text_that_is_no_text_does_not_end_it(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

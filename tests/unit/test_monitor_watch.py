@@ -245,12 +245,46 @@ def test_one_that_waits_for_the_lock_is_not_busy_and_says_so_when_it_lasts(lab: 
         assert (lab.word.busy_since, lab.codes()) == (None, [])
         told = len(lab.told)
         lab.look(60, after=1.0)
-        assert lab.codes() == ["EXTENSION_FAILED"]
+        assert lab.codes() == ["MONITOR_WAITS"]
         assert "waits for another run of thinpoolmgr" in lab.word.findings[0].summary
         assert "apply" in lab.word.findings[0].summary
         assert len(lab.told) == told + 1
     lab.look(2)
     assert (lab.word.extensions_done, lab.codes()) == (1, [])
+
+
+def test_the_rate_is_told_while_it_waits(lab: Lab) -> None:
+    lab.use(0.5)
+    lab.look()
+    lab.use(0.9)
+    with Store(lab.folder, lab.lock_file).lock("apply"):
+        lab.look()
+        assert lab.word.data_bytes_per_second > 0
+
+
+def test_half_as_much_is_tried_after_each_failure(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.use(0.2)
+    lab.look()
+    lab.use(0.9)
+    lv = lab.host.view().lv
+    assert lv is not None
+    before, tried, perform = lv.size_bytes // support.EXTENT, [], lab.host.perform
+
+    def refuse_much(step: Step) -> None:
+        if isinstance(step, ExtendData):
+            tried.append(step.data_extents - before)
+            if tried[-1] > most:
+                raise CommandFailedError("lvextend failed", "Insufficient suitable allocatable extents", "")
+        perform(step)
+
+    monkeypatch.setattr(lab.host, "perform", refuse_much)
+    most = 100
+    lab.look(8, after=70.0)
+    assert lab.word.extensions_done == 1
+    whole = tried[0]
+    assert tried[1:4] == [-(-whole // parts) for parts in (2, 4, 8)]
+    # what worked is no reason to go on with less
+    assert tried[4] > most
 
 
 def test_an_attempt_that_takes_longer_than_its_pause_is_not_repeated_at_once(
@@ -273,8 +307,10 @@ def test_an_attempt_that_takes_longer_than_its_pause_is_not_repeated_at_once(
 
 
 def test_metadata_as_large_as_they_can_be_are_not_blamed_on_the_configuration(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pool = support.pool(extend={"max_size": "100GiB"})
+    lab = Lab(tmp_path, with_room(support.healthy()), pool)
     lab.use(0.2)
     lab.look()
     lab.use(0.2, 0.9)

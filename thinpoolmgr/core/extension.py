@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 Part = Literal["data", "metadata"]
 _MOST_STEPS = 100
+_MOST_HALVINGS = 30
 _RATE_SECONDS, _BURST_SECONDS = 10.0, 1.0
 """How far back a fill rate looks: what filled a pool a minute ago may be over, and what began just now counts."""
 FARTHEST_SECONDS = 60.0
@@ -151,15 +152,20 @@ def needed_growth(view: PoolView, ahead: Ahead) -> Growth | None:
         return None
     lv, extent = view.lv, view.group.extent_bytes
     data, metadata = lv.size_bytes // extent, ceil_to(lv.metadata_bytes, extent) // extent
-    is_due = [_is_due(view, what, size, ahead) for what, size in _parts(lv)]
-    if not any(is_due):
+    due = due_parts(view, ahead)
+    if not due:
         return None
-    if is_due[0]:
+    if "data" in due:
         data = max(data, _grown_data(view, lv, extent, _MOST_STEPS, ahead) // extent)
-    if is_due[1]:
+    if "metadata" in due:
         size = _grown(view, "metadata", metadata * extent, extent, _MOST_STEPS, ahead)
         metadata = max(metadata, min(size, floor_to(MAX_METADATA_BYTES, extent)) // extent)
     return Growth(data, metadata)
+
+
+def due_parts(view: PoolView, ahead: Ahead) -> tuple[Part, ...]:
+    """Return what has reached its threshold, or would be full before an extension is through."""
+    return tuple(what for what, size in _parts(view.lv) if _is_due(view, what, size, ahead)) if view.lv else ()
 
 
 def is_near(view: PoolView, ahead: Ahead) -> bool:
@@ -191,6 +197,17 @@ def cut_to_room(wanted: Growth, view: PoolView, room: Room) -> Growth:
         )
         if data > room.data:
             break
+    return grown_for(view.pool, room, data, metadata)
+
+
+def cut_after(failures: int, growth: Growth, view: PoolView, room: Room) -> Growth:
+    """Return how much of `growth` is tried after so many attempts that failed: half as much after each.
+
+    Not all that is free can be used: LVM's allocation policy may want it in one piece, or on certain disks (lvm(8)).
+    """
+    parts = 2 ** min(failures, _MOST_HALVINGS)
+    data = room.data - (room.data - growth.data) // parts
+    metadata = room.metadata - (room.metadata - growth.metadata) // parts
     return grown_for(view.pool, room, data, metadata)
 
 

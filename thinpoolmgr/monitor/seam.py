@@ -31,6 +31,7 @@ class Pause(Struct, frozen=True):
     seconds: float
     sighting: Sighting
     mark: Mark | None
+    failures: int
 
 
 class WatchedHost(Host, Protocol):

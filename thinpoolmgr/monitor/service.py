@@ -19,7 +19,7 @@ from thinpoolmgr.core.report import LOCK_PATH, REPORT_PATH, SCHEMA, MonitorRepor
 from thinpoolmgr.errors import ConfigError, LockedError, ThinpoolmgrError
 from thinpoolmgr.host import journald, udev
 from thinpoolmgr.host.standby import Standby
-from thinpoolmgr.monitor.board import Bell, Board
+from thinpoolmgr.monitor.board import Board
 from thinpoolmgr.monitor.hands import PoolHost, PoolStore
 from thinpoolmgr.monitor.telling import tell, told_config_problem
 from thinpoolmgr.monitor.watch import PoolWatch
@@ -37,6 +37,7 @@ _STOP_SECONDS = 60.0
 _PING_SECONDS = 1.0
 _ENDING_SECONDS = 0.2
 _MILLISECONDS = 1000
+_MOST_SIGNALS = 4096
 
 
 class Monitor:
@@ -52,9 +53,7 @@ class Monitor:
         self._config = config
         self._watchdog = watchdog
         self._board = Board()
-        self._bell = Bell()
         self._standby = Standby()
-        self._signals: list[int] = []
         self._watches: dict[str, PoolWatch] = {}
         self._started_at = time.time()
         self._problem = ""
@@ -77,20 +76,15 @@ class Monitor:
         """
         lock = _only_one()
         try:
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-                signal.signal(number, self._note_signal)
+            signals = _signals_to(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
             events = udev.BlockEvents()
             self._watch_all()
             if self._watchdog is not None:
                 self._watchdog.ready()
-            self._listen(events)
+            self._listen(events, signals)
             self._stop()
         finally:
             os.close(lock)
-
-    def _note_signal(self, number: int, _frame: object) -> None:
-        self._signals.append(number)
-        self._bell.ring()
 
     def _watch_all(self) -> None:
         """Have one watch for each pool of the configuration, begun anew where its part of it changed.
@@ -110,9 +104,9 @@ class Monitor:
                 self._watches[name] = watch = PoolWatch(pool, self._board, tell, host, store)
                 watch.start()
 
-    def _listen(self, events: udev.BlockEvents) -> None:
+    def _listen(self, events: udev.BlockEvents, signals: int) -> None:
         poll = select.poll()
-        for source in (events, self._bell, self._board.bell):
+        for source in (events, signals, self._board.bell):
             poll.register(source, select.POLLIN)
         while True:
             self._reload_changed()
@@ -123,10 +117,9 @@ class Monitor:
             if events.fileno() in ready and events.take():
                 for watch in self._watches.values():
                     watch.nudge()
-            self._bell.hush()
             self._board.bell.hush()
-            while self._signals:
-                if self._signals.pop(0) != signal.SIGHUP:
+            if signals in ready:
+                if set(os.read(signals, _MOST_SIGNALS)) != {signal.SIGHUP}:
                     return
                 self._reload()
 
@@ -179,6 +172,19 @@ class Monitor:
         except (OSError, UnicodeEncodeError) as error:
             # It is for others to read; the pools are watched all the same.
             journald.send(f"{REPORT_PATH} cannot be written: {error}", journald.WARNING)
+
+
+def _signals_to(*numbers: int) -> int:
+    """Return a descriptor from which the numbers of these signals are read as they come, a byte each.
+
+    The C part of a handler writes them: Python's own part runs between two instructions only, and a wait that begins
+    just then would not end (signal.set_wakeup_fd).
+    """
+    reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    for number in numbers:
+        signal.signal(number, lambda *_: None)
+    return reading
 
 
 def _only_one() -> int:

@@ -24,7 +24,9 @@ from thinpoolmgr.core.extension import (
     Rate,
     Reading,
     ahead_of,
+    cut_after,
     cut_to_room,
+    due_parts,
     extension_request,
     fill_rate,
     is_near,
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from thinpoolmgr.core.desired import DesiredPool
+    from thinpoolmgr.core.extension import Part
     from thinpoolmgr.core.lifecycle import PoolView
     from thinpoolmgr.core.model import Snapshot
     from thinpoolmgr.core.plan import Memory
@@ -171,14 +174,14 @@ class PoolWatch(threading.Thread):
             self._wait_for_others(error)
             return IDLE_SECONDS / 4
         except ThinpoolmgrError as error:
+            pause = IDLE_SECONDS
             self._say(self._word.state, Sighting("STATE_UNKNOWN", self.pool.path, error.summary))
-            return IDLE_SECONDS
         except Exception as error:  # noqa: BLE001 - the loop of a daemon: a pool that nobody watches any more is worse
             what = (
                 f"something unexpected happened while {self.pool.path} was looked at: {type(error).__name__}: {error}"
             )
+            pause = IDLE_SECONDS
             self._say(self._word.state, Sighting("BUG", self.pool.path, what))
-            return IDLE_SECONDS
         self._waits_since = None
         return pause
 
@@ -188,9 +191,9 @@ class PoolWatch(threading.Thread):
         self._waits_since = now if self._waits_since is None else self._waits_since
         found = self._word.findings
         if now - self._waits_since >= _PATIENCE_SECONDS:
-            summary = f"{self.pool.path} waits for another run of thinpoolmgr: {error.details}"
-            found = (Sighting("EXTENSION_FAILED", self.pool.path, summary),)
-        self._say(self._word.state, *found)
+            summary = f"{self.pool.path} needs a change, and waits for another run of thinpoolmgr: {error.details}"
+            found = (Sighting("MONITOR_WAITS", self.pool.path, summary),)
+        self._say(self._word.state, *found, rate=fill_rate(self._readings))
 
     def _look(self) -> float:
         view = self._host.view()
@@ -263,16 +266,20 @@ class PoolWatch(threading.Thread):
 
     def _extend(self, view: PoolView, rate: Rate, now: float) -> list[Sighting] | None:
         """Extend the pool if it needs to be; return what stands against it, or None when it was extended."""
-        wanted = needed_growth(view, ahead_of(rate, self._extension_seconds))
+        ahead = ahead_of(rate, self._extension_seconds)
+        wanted = needed_growth(view, ahead)
         if wanted is None or view.group is None or view.lv is None:
             return []
         request = extension_request(view, wanted)
         if request is None:
-            return [self._at_limit(view)]
-        fits = extension_request(view, cut_to_room(wanted, view, room_of(view.group, view.lv, [], [])))
-        if fits is None:
+            return [self._at_limit(view, due_parts(view, ahead))]
+        room = room_of(view.group, view.lv, [], [])
+        fits = cut_to_room(wanted, view, room)
+        failed = self._pauses.get("extend")
+        request_now = extension_request(view, cut_after(failed.failures if failed else 0, fits, view, room))
+        if request_now is None:
             return self._take_spare(request, now)
-        if not self._is_paused("extend", now) and self._grow(view, fits):
+        if not self._is_paused("extend", now) and self._grow(view, request_now):
             return None
         return [self._pauses["extend"].sighting] if "extend" in self._pauses else []
 
@@ -316,9 +323,12 @@ class PoolWatch(threading.Thread):
 
         return plan
 
-    def _at_limit(self, view: PoolView) -> Sighting:
-        limit = self.pool.config.extend.max_size
-        because = f"extend.max_size is {limit}" if limit != "none" else "dm-thin knows no larger metadata"
+    def _at_limit(self, view: PoolView, due: tuple[Part, ...]) -> Sighting:
+        limits = {
+            "data": f"extend.max_size is {self.pool.config.extend.max_size}",
+            "metadata": "dm-thin knows no larger metadata",
+        }
+        because = ", and ".join(limits[part] for part in due)
         summary = f"{self.pool.path} needs to grow ({view.because}) and may not: {because}"
         return Sighting("EXTENSION_AT_LIMIT", self.pool.path, summary)
 
@@ -351,7 +361,8 @@ class PoolWatch(threading.Thread):
             self._host.observe()
         self._forget_old_runs()
         until = self._host.seconds() + length
-        self._pauses[what] = Pause(until, length, Sighting(code, self.pool.path, summary), self._host.mark)
+        failures = old.failures + 1 if old else 1
+        self._pauses[what] = Pause(until, length, Sighting(code, self.pool.path, summary), self._host.mark, failures)
 
     def _is_paused(self, what: str, now: float) -> bool:
         """Whether this failed lately; a change of the group ends the pause at once."""

@@ -91,7 +91,7 @@ def _evidence(view: PoolView) -> str:
     elif lv is not None:
         parts.append(f"LVM lists it as {lv.segment_type} with lv_attr {lv.attr}")
     if group is not None and view.state in {PoolState.TIGHT, PoolState.OUT_OF_DATA, PoolState.OUT_OF_METADATA}:
-        parts.append(f"{format_size(group.free_extents * group.extent_bytes)} free in the group {group.name}")
+        parts.append(f"{format_size(group.allocatable_extents * group.extent_bytes)} free in the group {group.name}")
     if group is not None and (missing := [pv.uuid for pv in group.pvs if pv.missing]):
         parts.append(f"missing physical volumes: {', '.join(missing)}")
     return "; ".join(parts) or view.because

@@ -116,6 +116,13 @@ FINDINGS: Mapping[str, Kind] = {
         "and at once when anything changes in the group; by hand: thinpoolmgr extend {pool}",
         in_status=False,
     ),
+    "MONITOR_WAITS": Kind(
+        "warning",
+        "the monitor waits for another run of thinpoolmgr before it changes {path}",
+        "See what runs (thinpoolmgr history; ps -C thinpoolmgr). Let it end, or end it with Ctrl-C: it stops after its "
+        "step. The monitor goes on by itself.",
+        in_status=False,
+    ),
     "MONITOR_NOT_RUNNING": Kind(
         "info",
         "nobody extends {path} before it is full: the monitor {what}",
