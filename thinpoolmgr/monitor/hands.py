@@ -2,13 +2,18 @@
 
 Nothing that wipes, removes, unmounts or moves can be reached from here; an import contract and a test hold it to that.
 LVM is asked only when the metadata of the group have changed since it was asked last, which a few bytes of the disks
-tell, and only about this one group: a report waits for the lock of each group that it tells of.
+tell, and only about this one group and on its own disks: a report waits for the lock of each group that it tells of,
+and any command for each disk that it reads. What neither those bytes nor these disks tell (that another disk says it is
+one of them, who watches the pool) is asked of all disks once a minute, by a thread that nothing waits for.
 """
 
 from __future__ import annotations
 
+import math
 import os
+import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -21,7 +26,7 @@ from thinpoolmgr.core.model import DmDevice, Snapshot
 from thinpoolmgr.core.names import pool_dm_name
 from thinpoolmgr.core.steps import ExtendData, ExtendMetadata, ExtendVolumeGroup, RefreshPool
 from thinpoolmgr.core.watch import STEPS
-from thinpoolmgr.errors import NeedsPersonError, RefusedError
+from thinpoolmgr.errors import NeedsPersonError, RefusedError, ThinpoolmgrError
 from thinpoolmgr.host import dm, lvm
 from thinpoolmgr.host.pvlabel import Mark, group_mark
 from thinpoolmgr.host.runner import CommandRunner
@@ -35,10 +40,12 @@ if TYPE_CHECKING:
     from thinpoolmgr.core.lifecycle import PoolView
     from thinpoolmgr.core.model import VolumeGroup
     from thinpoolmgr.core.steps import Step
+    from thinpoolmgr.host.lvm import LvmState
     from thinpoolmgr.host.standby import Standby
 
 _KEPT_RUNS = 50
 _UNSURE_SECONDS, _LONGEST_SECONDS = 1.5, 60.0
+_OF_ONE_GROUP = frozenset({"lvextend", "lvchange"})
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
@@ -54,7 +61,10 @@ class PoolHost:
         self._trouble: tuple[str, ...] = ()
         self._mark: Mark | None = None
         self._known_uuid = ""
-        self._asked_at = 0.0
+        self._asked_at = self._asked_all_at = -math.inf
+        self._knows_devices: bool | None = None
+        self._asking: threading.Thread | None = None
+        self._is_stale = self._is_doubtful = False
         self._boot_id = _read_boot_id()
         self.reads_all = False
         """Whether `observe` looks at spare disks, too: all that `apply` looks at."""
@@ -104,6 +114,8 @@ class PoolHost:
         device = self._find_device()
         if not self._is_current(device):
             self._ask_lvm(device)
+        elif device:
+            self._ask_all()
         devices = (device, *self._parts(device)) if device else ()
         return Snapshot(groups=self._groups, lvm_trouble=self._trouble, dm_devices=devices, boot_id=self._boot_id)
 
@@ -148,20 +160,20 @@ class PoolHost:
             # There is nothing to extend; what LVM told of a pool that was deactivated is not true of the next one.
             self._groups, self._mark, self._known_uuid = (), None, ""
             return True
-        if device.uuid != self._known_uuid:
+        if device.uuid != self._known_uuid or self._is_stale:
             return False
         if self._mark is None:
             # Only LVM knows: a disk cannot be read, is missing or there twice, or it lists no such group.
             return self.seconds() - self._asked_at < _UNSURE_SECONDS
-        # Who watches the pool, and a second disk with the same metadata, is not in the mark.
-        return self.seconds() - self._asked_at < _LONGEST_SECONDS and self._mark == self._present_mark()
+        return self._mark == self._present_mark()
 
     def _present_mark(self) -> Mark | None:
         return group_mark(pv.path for group in self._groups for pv in group.pvs if not pv.missing)
 
     def _ask_lvm(self, device: DmDevice | None) -> None:
         before = self._present_mark() or ()
-        state = lvm.read_lvm(self._runner.run_at_once, self._pool.group)
+        self._is_stale = False
+        state = self._read_group()
         self._asked_at = self.seconds()
         self._groups = tuple(group for group in state.groups if group.name == self._pool.group)
         self._trouble, self._known_uuid = state.trouble, device.uuid if device else ""
@@ -170,8 +182,39 @@ class PoolHost:
         is_same = any(mark and mark in before for mark in after) and not any(
             dict(before).get(path, mark) != mark for path, mark in after
         )
-        is_whole = not any(pv.missing or pv.duplicate for group in self._groups for pv in group.pvs)
-        self._mark = after if is_same and is_whole else None
+        self._mark = after if is_same and _is_whole(self._groups) else None
+
+    def _read_group(self) -> LvmState:
+        """Return LVM's word on the group, from its own disks where they are known and are all there is to it."""
+        if own := self._own_disks():
+            state = lvm.read_lvm(self._runner.run_at_once, self._pool.group, own)
+            if state.groups and _is_whole(state.groups):
+                return state
+        self._is_doubtful, self._asked_all_at = False, self.seconds()
+        return lvm.read_lvm(self._runner.run_at_once, self._pool.group)
+
+    def _own_disks(self) -> tuple[str, ...]:
+        """Return the disks that LVM is to be held to; none while it must read all."""
+        if not self._groups or self._is_doubtful or not _is_whole(self._groups):
+            return ()
+        if self._knows_devices is None:
+            self._knows_devices = lvm.knows_devices(self._runner.run)
+        return tuple(pv.path for group in self._groups for pv in group.pvs) if self._knows_devices else ()
+
+    def _ask_all(self) -> None:
+        """Ask all disks, once a minute, whether they say the same; while one of them hangs nothing comes of it."""
+        is_due = self.seconds() - self._asked_all_at >= _LONGEST_SECONDS
+        if is_due and (self._asking is None or not self._asking.is_alive()):
+            self._asked_all_at = self.seconds()
+            self._asking = threading.Thread(target=self._compare, name=f"{self._pool.name}-all", daemon=True)
+            self._asking.start()
+
+    def _compare(self) -> None:
+        with suppress(ThinpoolmgrError):
+            found = lvm.read_lvm(CommandRunner().run, self._pool.group).groups
+            groups = tuple(group for group in found if group.name == self._pool.group)
+            self._is_doubtful = not _is_whole(groups)
+            self._is_stale = groups != self._groups
 
     def perform(self, step: Step) -> None:
         """Carry out `step`, if it is one of the monitor's.
@@ -194,6 +237,8 @@ class PoolHost:
         loads_table = isinstance(step, ExtendData | ExtendMetadata | RefreshPool)
         for argv in commands(step):
             command = with_low_water(argv, threshold) if loads_table else argv
+            if argv[0] in _OF_ONE_GROUP:
+                command = lvm.held_to(command, self._own_disks())
             (self._runner.change_at_once if loads_table else self._runner.change)(command)
 
     def stand_by(self, *, is_near: bool) -> None:
@@ -265,6 +310,10 @@ class PoolStore(Store):
         for path in ended[:-_KEPT_RUNS]:
             path.unlink(missing_ok=True)
         self._known = {path: run for path, run in self._known.items() if path.exists()}
+
+
+def _is_whole(groups: tuple[VolumeGroup, ...]) -> bool:
+    return not any(pv.missing or pv.duplicate for group in groups for pv in group.pvs)
 
 
 def _read_boot_id() -> str:
