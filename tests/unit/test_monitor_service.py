@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import select
 import signal
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import support
+from msgspec.structs import replace
 
+from thinpoolmgr.core.report import WatchedPool
 from thinpoolmgr.monitor import service
 from thinpoolmgr.monitor.board import Bell
+from thinpoolmgr.monitor.seam import Event
 from thinpoolmgr.monitor.service import Monitor
 
 CONFIG = 'version = 1\n[pools.docker]\ndevices = ["/dev/disk/by-id/x"]\n'
@@ -70,6 +74,22 @@ def test_a_signal_that_came_before_the_wait_ends_it(
         signal.set_wakeup_fd(-1)
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
+
+
+def test_a_watch_that_hangs_is_told_of_once_and_when_it_is_over(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Event] = []
+    monkeypatch.setattr(service, "tell", told.append)
+    monitor, word = Monitor(config, None), WatchedPool("docker", "docker", "thinpool", "healthy", 1.0)
+    watch = SimpleNamespace(began_at=time.monotonic() - 31, is_alive=lambda: True)
+    monitor._watches["docker"] = watch  # type: ignore[assignment]
+    for _ in range(3):
+        (found,) = monitor._with_hanging(word).findings
+        assert (found.code, found.target) == ("MONITOR_HANGS", "docker/thinpool")
+    assert "it does not answer" in found.summary
+    assert "a command on it" in monitor._with_hanging(replace(word, busy_since=1.0)).findings[0].summary
+    watch.began_at = time.monotonic()
+    assert [monitor._with_hanging(word), monitor._with_hanging(word)] == [word, word]
+    assert [[found.code for found in event.pool.findings] for event in told] == [["MONITOR_HANGS"], []]
 
 
 def test_a_text_that_is_no_text_does_not_end_it(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

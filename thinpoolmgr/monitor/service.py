@@ -13,14 +13,16 @@ import time
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec.structs import replace
 
 from thinpoolmgr.config import file_stamps, load_config
-from thinpoolmgr.core.report import LOCK_PATH, REPORT_PATH, SCHEMA, MonitorReport
+from thinpoolmgr.core.report import LOCK_PATH, REPORT_PATH, SCHEMA, MonitorReport, Sighting
 from thinpoolmgr.errors import ConfigError, LockedError, ThinpoolmgrError
 from thinpoolmgr.host import journald, udev
 from thinpoolmgr.host.standby import Standby
 from thinpoolmgr.monitor.board import Board
 from thinpoolmgr.monitor.hands import PoolHost, PoolStore
+from thinpoolmgr.monitor.seam import Event
 from thinpoolmgr.monitor.telling import tell, told_config_problem
 from thinpoolmgr.monitor.watch import PoolWatch
 
@@ -30,10 +32,12 @@ if TYPE_CHECKING:
     from systemd_watchdog.systemd_watchdog import WatchDog
 
     from thinpoolmgr.core.desired import DesiredPool
+    from thinpoolmgr.core.report import WatchedPool
 
 _REPORT_SECONDS = 15.0
 _STOP_SECONDS = 60.0
 """How long a command that is under way is waited for; it goes on when we end (KillMode= of the unit)."""
+_HANGING_SECONDS = 30.0
 _PING_SECONDS = 1.0
 _ENDING_SECONDS = 0.2
 _MILLISECONDS = 1000
@@ -56,6 +60,7 @@ class Monitor:
         self._standby = Standby()
         self._watches: dict[str, PoolWatch] = {}
         self._started_at = time.time()
+        self._hanging: set[str] = set()
         self._problem = ""
         # Taken before the files are read: a change in between is seen at the next turn.
         self._stamps = file_stamps(config)
@@ -162,8 +167,26 @@ class Monitor:
                 watch.join(_PING_SECONDS)
                 self._ping()
 
+    def _with_hanging(self, pool: WatchedPool) -> WatchedPool:
+        """Return what is said of a pool, and of its watch, which cannot say itself that it hangs; tell of it once."""
+        watch = self._watches.get(pool.name)
+        seconds = time.monotonic() - watch.began_at if watch is not None and watch.is_alive() else 0.0
+        if seconds < _HANGING_SECONDS:
+            if pool.name in self._hanging:
+                self._hanging.remove(pool.name)
+                tell(Event(pool))
+            return pool
+        what = "a command on it has not ended" if pool.busy_since is not None else "it does not answer"
+        summary = f"{pool.group}/{pool.lv} is not looked after: for {seconds:.0f} s {what}"
+        pool = replace(pool, findings=(Sighting("MONITOR_HANGS", f"{pool.group}/{pool.lv}", summary),))
+        if pool.name not in self._hanging:
+            self._hanging.add(pool.name)
+            tell(Event(pool))
+        return pool
+
     def _write_report(self) -> None:
-        report = MonitorReport(SCHEMA, os.getpid(), self._started_at, time.time(), self._board.read(), self._problem)
+        pools = tuple(self._with_hanging(pool) for pool in self._board.read())
+        report = MonitorReport(SCHEMA, os.getpid(), self._started_at, time.time(), pools, self._problem)
         new = f"{REPORT_PATH}.new"
         try:
             with open(new, "wb") as file:

@@ -111,6 +111,8 @@ class PoolWatch(threading.Thread):
         self._hurries_until = 0.0
         self._filled_at = -math.inf
         self._waits_since: float | None = None
+        self.began_at = host.seconds()
+        """When it last began to look; long ago: it hangs, in a look or in what it does."""
 
     def nudge(self) -> None:
         """Have it look now: something happened that may matter."""
@@ -143,6 +145,7 @@ class PoolWatch(threading.Thread):
                 # Armed before the look: whatever happens from here on ends the wait.
                 events.arm()
                 self._bell.hush()
+                self.began_at = self._host.seconds()
                 self._wait(events, self._hurried(self.look()))
         finally:
             events.close()

@@ -123,6 +123,13 @@ FINDINGS: Mapping[str, Kind] = {
         "step. The monitor goes on by itself.",
         in_status=False,
     ),
+    "MONITOR_HANGS": Kind(
+        "error",
+        "{path} is not looked after: the monitor waits for its disk, or for a command on it",
+        "See what hangs: dmesg | tail; thinpoolmgr doctor; ps -eo pid,stat,wchan:30,args | grep lvm. Other pools are "
+        "looked after, and this one is as soon as the wait is over.",
+        in_status=False,
+    ),
     "MONITOR_NOT_RUNNING": Kind(
         "info",
         "nobody extends {path} before it is full: the monitor {what}",
