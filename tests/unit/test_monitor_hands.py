@@ -308,3 +308,24 @@ def test_a_pool_is_extended_by_the_lvm_that_stands_by(code: int) -> None:
         with pytest.raises(CommandFailedError) as caught:
             host.perform(BEFORE[ExtendData][0])
         assert "Insufficient free space" in caught.value.details
+
+
+def test_who_has_to_wait_for_a_lock_leaves_what_stands_by_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[str] = []
+
+    class Ready(Standby):
+        def run(self, argv: Argv) -> CompletedRun | None:
+            used.append("stands by")
+            return CompletedRun(tuple(argv), 0, "", "", 0.1)
+
+    def start(_self: CommandRunner, argv: Argv, *_: object) -> CompletedRun:
+        used.append("started")
+        return CompletedRun(tuple(argv), 0, "", "", 0.1)
+
+    monkeypatch.setattr(CommandRunner, "_run", start)
+    host = PoolHost(support.pool(), Ready())
+    for is_locked in (True, False):
+        monkeypatch.setattr(lvm, "is_group_locked", lambda _group, is_locked=is_locked: is_locked)
+        host.perform(BEFORE[ExtendData][0])
+        host._read_group()
+    assert used == ["started", "started", "stands by", "stands by"]

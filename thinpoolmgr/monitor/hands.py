@@ -35,12 +35,14 @@ from thinpoolmgr.host.store import Store
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from thinpoolmgr.core.commands import Argv
     from thinpoolmgr.core.desired import DesiredPool
     from thinpoolmgr.core.journal import Run
     from thinpoolmgr.core.lifecycle import PoolView
     from thinpoolmgr.core.model import VolumeGroup
     from thinpoolmgr.core.steps import Step
     from thinpoolmgr.host.lvm import LvmState
+    from thinpoolmgr.host.runner import CompletedRun
     from thinpoolmgr.host.standby import Standby
 
 _KEPT_RUNS = 50
@@ -187,11 +189,18 @@ class PoolHost:
     def _read_group(self) -> LvmState:
         """Return LVM's word on the group, from its own disks where they are known and are all there is to it."""
         if own := self._own_disks():
-            state = lvm.read_lvm(self._runner.run_at_once, self._pool.group, own)
+            state = lvm.read_lvm(self._read_at_once, self._pool.group, own)
             if state.groups and _is_whole(state.groups):
                 return state
         self._is_doubtful, self._asked_all_at = False, self.seconds()
-        return lvm.read_lvm(self._runner.run_at_once, self._pool.group)
+        return lvm.read_lvm(self._read_at_once, self._pool.group)
+
+    def _read_at_once(self, argv: Argv) -> CompletedRun:
+        # What stands by is there for all pools: who has to wait for a lock must not keep it from the others.
+        return (self._runner.run if self.is_changed_by_others() else self._runner.run_at_once)(argv)
+
+    def _change_at_once(self, argv: Argv) -> CompletedRun:
+        return (self._runner.change if self.is_changed_by_others() else self._runner.change_at_once)(argv)
 
     def _own_disks(self) -> tuple[str, ...]:
         """Return the disks that LVM is to be held to; none while it must read all."""
@@ -239,7 +248,7 @@ class PoolHost:
             command = with_low_water(argv, threshold) if loads_table else argv
             if argv[0] in _OF_ONE_GROUP:
                 command = lvm.held_to(command, self._own_disks())
-            (self._runner.change_at_once if loads_table else self._runner.change)(command)
+            (self._change_at_once if loads_table else self._runner.change)(command)
 
     def stand_by(self, *, is_near: bool) -> None:
         """Have LVM ready while an extension `is_near`, and only then."""
