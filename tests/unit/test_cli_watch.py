@@ -75,6 +75,26 @@ def test_each_interval_has_its_lines(cli: Cli, monkeypatch: pytest.MonkeyPatch) 
     assert out.splitlines()[1].count("0 B/s") == 2
 
 
+def test_a_later_look_that_fails_does_not_end_it(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+
+    def fail_once(_host: support.FakeHost) -> None:
+        looks.append(1)
+        if len(looks) == 2:
+            raise UnavailableError("no device-mapper")
+        if len(looks) == 3:
+            end()()
+
+    monkeypatch.setattr(watch, "WHOLE_LOOK_SECONDS", 0.0)
+    cli.host.on_observe = fail_once
+    code, out, err = cli("status", "--watch", "--interval", "0.2")
+    assert (code, err) == (130, "")
+    first, second, third = out.splitlines()
+    assert ("cannot look: no device-mapper" in second, "pool docker tight" in first, "pool docker" in third) == (
+        True,
+    ) * 3
+
+
 def test_an_error_ends_it_as_it_would_end_status(cli: Cli) -> None:
     def fail(_host: support.FakeHost) -> None:
         raise UnavailableError("no device-mapper")

@@ -155,6 +155,13 @@ class TestRoom:
         assert cut_to_room(Growth(3000, METADATA), view(), room(2)) == Growth(DATA + 2, METADATA)
         assert cut_to_room(Growth(3000, METADATA), view(), room(0)) == Growth(DATA, METADATA)
 
+    def test_what_is_not_one_block_more_is_no_room(self) -> None:
+        found = view()
+        assert found.lv is not None
+        large = replace(found, lv=replace(found.lv, chunk_bytes=4 * EXTENT))
+        assert cut_to_room(Growth(3000, METADATA), large, room(3)) == Growth(DATA, METADATA)
+        assert cut_to_room(Growth(3000, METADATA), large, room(4)) == Growth(DATA + 4, METADATA)
+
     def test_more_data_than_the_metadata_can_map_take_metadata(self) -> None:
         grown = cut_to_room(Growth(60 * DATA, METADATA), view(), room(100 * DATA))
         assert (grown.data, grown.metadata) == (60 * DATA, -(-60 * DATA * 8 * 64 // EXTENT))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -36,9 +37,14 @@ def test_a_report_of_another_version_is_not_understood(tmp_path: Path) -> None:
 
 
 def test_a_number_that_another_process_got_since_is_not_the_monitor(tmp_path: Path) -> None:
-    assert not is_running(report(), tmp_path)
-    (tmp_path / "42").mkdir()
-    (tmp_path / "42/cmdline").write_bytes(b"sleep\x001000\x00")
-    assert not is_running(report(), tmp_path)
-    (tmp_path / "42/cmdline").write_bytes(b"python3\x00/usr/bin/thinpoolmgr\x00monitor\x00")
-    assert is_running(report(), tmp_path)
+    lock = tmp_path / "lock"
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert not is_running(report(), tmp_path, lock)
+        (tmp_path / "42").mkdir()
+        (tmp_path / "42/cmdline").write_bytes(b"sleep\x001000\x00")
+        assert not is_running(report(), tmp_path, lock)
+        (tmp_path / "42/cmdline").write_bytes(b"python3\x00/usr/bin/thinpoolmgr\x00monitor\x00")
+        assert is_running(report(), tmp_path, lock)
+    # another command of ours has got the number
+    assert not is_running(report(), tmp_path, lock)

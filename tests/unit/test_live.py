@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -115,24 +116,26 @@ def test_a_state_that_changes_is_seen_at_once_with_its_finding() -> None:
     assert (look.pools[0].document.state, look.pools[0].data, eyes.whole) == ("healthy", None, 3)
 
 
-def test_what_a_running_monitor_knows_is_shown_and_a_missing_one_is_missed() -> None:
+def test_what_a_running_monitor_knows_is_shown_and_a_missing_one_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "time", lambda: 20.0)
     (pool,) = Eyes(support.desired(), HEALTHY, report(watched())).look(0.0).pools
     assert (pool.watched, pool.is_unwatched) == (watched(), False)
     (pool,) = Eyes(support.desired(), HEALTHY).look(0.0).pools
     assert (pool.watched, pool.is_unwatched) == (None, True)
     (pool,) = Eyes(support.desired(), HEALTHY, report()).look(0.0).pools
     assert (pool.watched, pool.is_unwatched) == (None, True)
-    late = replace(report(watched()), written_at=500.0)
-    assert Eyes(support.desired(), HEALTHY, late).look(0.0).pools[0].is_unwatched
     other = support.desired(support.pool(extend={"monitor": "dmeventd"}))
     assert not Eyes(other, HEALTHY).look(0.0).pools[0].is_unwatched
+    # one that stands still tells nothing new
+    monkeypatch.setattr(time, "time", lambda: 500.0)
+    assert Eyes(support.desired(), HEALTHY, report(watched())).look(0.0).pools[0].is_unwatched
 
 
-def test_what_both_see_is_there_once_and_new_codes_are_warnings() -> None:
+def test_what_both_see_is_there_once_and_new_codes_are_errors() -> None:
     own = (Finding("POOL_FAILED", "error", "docker/thinpool", "status says"),)
     seen = (Sighting("POOL_FAILED", "docker/thinpool", "monitor"), Sighting("NEWCODE", "docker/thinpool", "monitor"))
     assert with_monitors(own, report(watched(seen))) == (
         *own,
-        Finding("NEWCODE", "warning", "docker/thinpool", "monitor"),
+        Finding("NEWCODE", "error", "docker/thinpool", "monitor"),
     )
     assert with_monitors(own, None) == own

@@ -176,6 +176,7 @@ class TestWhenLvmIsAsked:
         self.asked = 0
         self.read: list[tuple[str, ...]] = []
         self.is_twice, self.knows_devices = False, True
+        self.trouble: tuple[str, ...] = ()
         self.others_answer = threading.Event()
         self.others_answer.set()
         self.groups = shot.groups
@@ -188,7 +189,8 @@ class TestWhenLvmIsAsked:
             self.read.append(tuple(devices))
             if not devices:
                 self.others_answer.wait()
-            return LvmState(tuple(replace(group, pvs=seen_on(group.pvs, devices)) for group in self.groups))
+            groups = tuple(replace(group, pvs=seen_on(group.pvs, devices)) for group in self.groups)
+            return LvmState(groups, trouble=self.trouble)
 
         def seen_on(pvs: tuple[PhysicalVolume, ...], devices: Sequence[str]) -> tuple[PhysicalVolume, ...]:
             if devices:
@@ -262,6 +264,15 @@ class TestWhenLvmIsAsked:
         self.look(host)
         assert self.read[3:] == [("/dev/sdb",)]
         self.others_answer.set()
+
+    def test_what_lvm_complained_of_is_forgotten_with_the_device(
+        self, host: PoolHost, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.trouble = ("read failed",)
+        self.look(host)
+        assert host.observe().lvm_trouble
+        monkeypatch.setattr(PoolHost, "_find_device", lambda _self: None)
+        assert host.view().state != "unknown"
 
     def test_after_each_step_of_its_own(self, host: PoolHost, monkeypatch: pytest.MonkeyPatch) -> None:
         self.look(host, 20)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -191,6 +192,48 @@ def test_a_failure_is_told_of_and_tried_again_later(lab: Lab) -> None:
     assert (lab.word.extensions_done, lab.word.extensions_failed) == (1, 2)
     lab.look()
     assert lab.codes() == []
+
+
+def test_a_charge_that_cannot_be_taken_is_told_of_until_it_is(lab: Lab) -> None:
+    lab.host.faults = {0: Fails("before"), 1: Fails("before")}
+    lab.use(0.2)
+    lab.look()
+    assert lab.codes() == ["MONITOR_FAILED"]
+    assert lab.told[-1].pool.findings[0].code == "MONITOR_FAILED"
+    lab.look(4)
+    assert (lab.codes(), lab.did()) == ([], [TakeCharge])
+
+
+def test_a_resume_that_fails_is_told_of_until_nothing_is_suspended(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.use(0.2)
+    lab.look()
+    running = lab.host.snapshot
+    lab.host.snapshot = suspend(running, ("docker-thinpool",))
+
+    def fail(_step: Step) -> None:
+        raise CommandFailedError("dmsetup failed", "Device or resource busy", "")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(lab.host, "perform", fail)
+        lab.look(3)
+    assert lab.codes() == ["MONITOR_FAILED"]
+    lab.host.snapshot = running
+    lab.look()
+    assert lab.codes() == []
+
+
+def test_a_pool_that_cannot_be_looked_at_was_not_looked_at(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.use(0.2)
+    lab.look()
+    before = lab.word.looked_at
+
+    def fail() -> Snapshot:
+        raise CommandFailedError("the kernel did not answer")
+
+    monkeypatch.setattr(lab.host, "view", fail)
+    monkeypatch.setattr(time, "time", lambda: before + 100.0)
+    lab.look(3)
+    assert (lab.codes(), lab.word.state, lab.word.looked_at) == (["STATE_UNKNOWN"], "unknown", before)
 
 
 def test_a_change_in_the_group_ends_the_pause_at_once(lab: Lab) -> None:

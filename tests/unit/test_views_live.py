@@ -31,7 +31,7 @@ def busy() -> LiveStatus:
     told = report(replace(watched(), last_extension=LastExtension(40.0, "data", "done", 0.6, 0.8), extensions_failed=0))
     desired = support.desired(*pools)
     readings: Readings = {("docker", "data"): (Reading(0, 0, 10 * GIB), Reading(10, 40 * MIB, 10 * GIB))}
-    return live_status(desired, status_document(desired, shot), readings, told)
+    return live_status(desired, status_document(desired, shot), readings, told, NOW)
 
 
 @pytest.mark.parametrize("width", [40, 70, 80, 120])
@@ -90,3 +90,11 @@ def test_names_from_outside_are_obeyed_by_no_terminal() -> None:
 
 def test_the_lines_of_a_log() -> None:
     golden("watch-log", "\n".join(log_lines(busy(), "2026-01-01T12:00:05+00:00")) + "\n")
+
+
+def test_a_look_that_fails_is_told_over_what_the_last_one_saw() -> None:
+    failed = replace(busy(), problem="LVM did not answer:\nit is locked")
+    lines = text(live_lines(failed, 60, 50, "12:00:05", NOW))
+    assert "\n".join(lines[1:5]).startswith("\nThis is what the last look saw. It cannot be looked now: LVM")
+    assert lines[0] == text(live_lines(busy(), 60, 50, "12:00:05", NOW))[0]
+    assert list(log_lines(failed, "12:00")) == ["12:00 cannot look: LVM did not answer: it is locked"]

@@ -40,6 +40,9 @@ def live_lines(status: LiveStatus, width: int, height: int, clock: str, now: flo
 
     """
     lines = [_headline(status, width, clock)]
+    if status.problem:
+        told = f"This is what the last look saw. It cannot be looked now: {' '.join(status.problem.split())}"
+        lines += [(), *(((line, "bold red"),) for line in fit(plain(told), width))]
     for pool in status.pools:
         lines += [(), *_pool(pool, width, now)]
     lines += [(), *_findings(status, width)]
@@ -164,6 +167,9 @@ def _findings(status: LiveStatus, width: int) -> Iterator[Line]:
 
 def log_lines(status: LiveStatus, clock: str) -> Iterator[str]:
     """Return a line for each pool, for where nothing can be drawn."""
+    if status.problem:
+        yield f"{clock} cannot look: {plain(' '.join(status.problem.split()))}"
+        return
     noteworthy = ", ".join(_noteworthy(status))
     for pool in status.pools:
         document = pool.document

@@ -7,12 +7,15 @@ import time
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from thinpoolmgr.cli.options import can_draw
 from thinpoolmgr.cli.render import Renderer
 from thinpoolmgr.cli.views_live import live_lines, log_lines
 from thinpoolmgr.cli.waiting import waiting
 from thinpoolmgr.core.documents import status_document
 from thinpoolmgr.core.live import LiveStatus, Readings, device_names, freshen, live_status, read_uses
+from thinpoolmgr.errors import ThinpoolmgrError
 from thinpoolmgr.host.monitor_report import is_running, read_report
 
 if TYPE_CHECKING:
@@ -66,7 +69,7 @@ class Watcher:
         self._snapshot = snapshot
         status = status_document(self._desired, snapshot, self._journal)
         self._readings = read_uses(self._readings, status, at)
-        return live_status(self._desired, status, self._readings, self._read_monitor())
+        return live_status(self._desired, status, self._readings, self._read_monitor(), time.time())
 
     def _freshened(self, at: float) -> Snapshot | None:
         if self._snapshot is None or at - self._looked_at >= WHOLE_LOOK_SECONDS:
@@ -108,7 +111,15 @@ def _draw(watcher: Watcher, interval_seconds: float, waiter: Waiter, *, color: b
                 draw(_picture(status))
             if not waiter.is_stopped:
                 due = max(due, time.monotonic())
-                status = watcher.look(time.monotonic())
+                status = _look_again(watcher, status)
+
+
+def _look_again(watcher: Watcher, before: LiveStatus) -> LiveStatus:
+    """Return what there is now, or what there was with the reason why that cannot be told: a view goes on."""
+    try:
+        return watcher.look(time.monotonic())
+    except ThinpoolmgrError as error:
+        return replace(before, problem=f"{error.summary}: {error.details}".rstrip(": "))
 
 
 def _picture(status: LiveStatus) -> Callable[[int, int], tuple[Line, ...]]:
@@ -119,10 +130,10 @@ def _picture(status: LiveStatus) -> Callable[[int, int], tuple[Line, ...]]:
 
 
 def _log(renderer: Renderer, watcher: Watcher, interval_seconds: float, waiter: Waiter) -> None:
+    status = None
     while not (waiter.is_stopped or renderer.is_unread):
-        for line in log_lines(
-            watcher.look(time.monotonic()), datetime.now().astimezone().isoformat(timespec="seconds")
-        ):
+        status = _look_again(watcher, status) if status else watcher.look(time.monotonic())
+        for line in log_lines(status, datetime.now().astimezone().isoformat(timespec="seconds")):
             renderer.out(line)
         due = time.monotonic() + interval_seconds
         while not waiter.is_stopped and waiter.wait(due - time.monotonic()):

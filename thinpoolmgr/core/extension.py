@@ -189,14 +189,18 @@ def cut_to_room(wanted: Growth, view: PoolView, room: Room) -> Growth:
     metadata = _most(room.metadata, wanted.metadata, lambda size: Growth(room.data, size).needs(room) <= room.free)
     step = ceil_to(metadata * view.pool.config.extend.step_percent, 100) // 100
     reserve = Growth(room.data, metadata + step).needs(room) - Growth(room.data, metadata).needs(room)
+    chunk = view.lv.chunk_bytes if view.lv and view.lv.chunk_bytes else 1
     for left in (room.free - reserve, room.free):
         data = _most(
             room.data,
             wanted.data,
             lambda size, left=left: grown_for(view.pool, room, size, metadata).needs(room) <= left,  # type: ignore[misc]
         )
-        if data > room.data:
+        # what is not one block more for the kernel is no room
+        if data * room.extent_bytes // chunk > room.data * room.extent_bytes // chunk:
             break
+    else:
+        data = room.data
     return grown_for(view.pool, room, data, metadata)
 
 

@@ -38,6 +38,8 @@ class LiveStatus(Struct, frozen=True):
 
     pools: tuple[LivePool, ...]
     findings: tuple[Finding, ...]
+    problem: str = ""
+    """Why a later look failed: the rest is what the last one saw."""
 
 
 def device_names(desired: DesiredState, snapshot: Snapshot) -> tuple[str, ...]:
@@ -74,19 +76,26 @@ def read_uses(readings: Readings, status: StatusDocument, at: float) -> Readings
 
 
 def live_status(
-    desired: DesiredState, status: StatusDocument, readings: Readings, report: MonitorReport | None
+    desired: DesiredState, status: StatusDocument, readings: Readings, report: MonitorReport | None, now: float
 ) -> LiveStatus:
-    """Return the view; `report` is that of a monitor that runs."""
+    """Return the view; `report` is that of a monitor that runs, `now` in seconds since 1970."""
     wanted = {pool.name: pool for pool in desired.pools}
-    pools = tuple(_live(pool, wanted.get(pool.name), readings, report) for pool in status.pools)
+    looked_after = watched_names(report, now) if report else ()
+    pools = tuple(_live(pool, wanted.get(pool.name), readings, report, looked_after) for pool in status.pools)
     return LiveStatus(pools, with_monitors(status.findings, report))
 
 
-def _live(pool: PoolDocument, wanted: DesiredPool | None, readings: Readings, report: MonitorReport | None) -> LivePool:
+def _live(
+    pool: PoolDocument,
+    wanted: DesiredPool | None,
+    readings: Readings,
+    report: MonitorReport | None,
+    looked_after: tuple[str, ...],
+) -> LivePool:
     data, metadata = (trend_of(readings.get((pool.name, part), ())) for part in ("data", "metadata"))
     watched = next((each for each in report.pools if each.name == pool.name), None) if report else None
     is_its = wanted is not None and wanted.config.extend.monitor == "thinpoolmgr"
-    return LivePool(pool, data, metadata, watched, is_its and not (report and pool.name in watched_names(report)))
+    return LivePool(pool, data, metadata, watched, is_its and pool.name not in looked_after)
 
 
 def with_monitors(findings: tuple[Finding, ...], report: MonitorReport | None) -> tuple[Finding, ...]:
@@ -94,7 +103,7 @@ def with_monitors(findings: tuple[Finding, ...], report: MonitorReport | None) -
     found = {(finding.code, finding.target): finding for finding in findings}
     for pool in report.pools if report else ():
         for seen in pool.findings:
-            # A monitor of a later version may know more codes.
-            severity = FINDINGS[seen.code].severity if seen.code in FINDINGS else "warning"
+            # A monitor of a later version may know more codes, and BUG is none of the host's.
+            severity = FINDINGS[seen.code].severity if seen.code in FINDINGS else "error"
             found.setdefault((seen.code, seen.target), Finding(seen.code, severity, seen.target, seen.summary))
     return tuple(found.values())

@@ -43,7 +43,7 @@ class WatchedPool(Struct, frozen=True, omit_defaults=True):
     lv: str
     state: str
     looked_at: float
-    """When the kernel was last asked, in seconds since 1970; an old one says that the pool does not answer."""
+    """When it last answered, in seconds since 1970; an old one says that the pool does not answer."""
     busy_since: float | None = None
     """While a command runs for this pool: since when."""
     data_bytes_per_second: float = 0.0
@@ -66,9 +66,12 @@ class MonitorReport(Struct, frozen=True):
     """Why the configuration that was to be reloaded is not in use: the last good one is."""
 
 
-def watched_names(report: MonitorReport) -> tuple[str, ...]:
-    """Return the pools that the monitor looks at: not one that has not answered for two minutes."""
-    return tuple(pool.name for pool in report.pools if report.written_at - pool.looked_at < _STALE_SECONDS)
+def watched_names(report: MonitorReport, now: float) -> tuple[str, ...]:
+    """Return the pools that the monitor looks at: not one that has not answered for two minutes.
+
+    Nor any when the monitor itself stands still; `now` is in seconds since 1970.
+    """
+    return tuple(pool.name for pool in report.pools if now - pool.looked_at < _STALE_SECONDS)
 
 
 def decode_report(content: bytes) -> MonitorReport:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ def read_facts(desired: DesiredState, semaphores: Path = _SEMAPHORES) -> HostFac
     wanted = (*_TOOLS, *(f"mkfs.{engine.config.filesystem}" for engine in desired.engines))
     missing = tuple(tool for tool in dict.fromkeys(wanted) if not find_program(tool))
     report = read_report()
-    watched = watched_names(report) if report else None
+    watched = watched_names(report, time.time()) if report else None
     return HostFacts(missing, _read_cookies(semaphores), is_flocked(LOCK_PATH), watched)
 
 

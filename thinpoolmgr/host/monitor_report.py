@@ -6,7 +6,8 @@ from pathlib import Path
 
 import msgspec
 
-from thinpoolmgr.core.report import REPORT_PATH, SCHEMA, MonitorReport, decode_report
+from thinpoolmgr.core.report import LOCK_PATH, REPORT_PATH, SCHEMA, MonitorReport, decode_report
+from thinpoolmgr.host.locks import is_flocked
 
 
 def read_report(path: str | Path = REPORT_PATH) -> MonitorReport | None:
@@ -18,9 +19,10 @@ def read_report(path: str | Path = REPORT_PATH) -> MonitorReport | None:
     return report if report.schema == SCHEMA else None
 
 
-def is_running(report: MonitorReport, proc: str | Path = "/proc") -> bool:
-    """Whether the process that wrote `report` runs; another one may have got its number since."""
+def is_running(report: MonitorReport, proc: str | Path = "/proc", lock: str | Path = LOCK_PATH) -> bool:
+    """Whether the process that wrote `report` runs: another one may have got its number, or be a new monitor."""
     try:
-        return b"thinpoolmgr" in (Path(proc) / str(report.pid) / "cmdline").read_bytes()
+        is_there = b"thinpoolmgr" in (Path(proc) / str(report.pid) / "cmdline").read_bytes()
     except OSError:
         return False
+    return is_there and is_flocked(lock)

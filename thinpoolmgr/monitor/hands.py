@@ -160,7 +160,7 @@ class PoolHost:
     def _is_current(self, device: DmDevice | None) -> bool:
         if device is None:
             # There is nothing to extend; what LVM told of a pool that was deactivated is not true of the next one.
-            self._groups, self._mark, self._known_uuid = (), None, ""
+            self._groups, self._trouble, self._mark, self._known_uuid = (), (), None, ""
             return True
         if device.uuid != self._known_uuid or self._is_stale:
             return False

@@ -111,6 +111,7 @@ class PoolWatch(threading.Thread):
         self._hurries_until = 0.0
         self._filled_at = -math.inf
         self._waits_since: float | None = None
+        self._seen_at = 0.0
         self.began_at = host.seconds()
         """When it last began to look; long ago: it hangs, in a look or in what it does."""
 
@@ -134,7 +135,7 @@ class PoolWatch(threading.Thread):
             try:
                 self._watch()
             except ThinpoolmgrError as error:
-                self._say(self._word.state, Sighting("STATE_UNKNOWN", self.pool.path, error.summary))
+                self._say(PoolState.UNKNOWN, Sighting("STATE_UNKNOWN", self.pool.path, error.summary))
                 self._stops.wait(IDLE_SECONDS)
         self._board.bell.ring()
 
@@ -178,13 +179,13 @@ class PoolWatch(threading.Thread):
             return IDLE_SECONDS / 4
         except ThinpoolmgrError as error:
             pause = IDLE_SECONDS
-            self._say(self._word.state, Sighting("STATE_UNKNOWN", self.pool.path, error.summary))
+            self._say(PoolState.UNKNOWN, Sighting("STATE_UNKNOWN", self.pool.path, error.summary))
         except Exception as error:  # noqa: BLE001 - the loop of a daemon: a pool that nobody watches any more is worse
             what = (
                 f"something unexpected happened while {self.pool.path} was looked at: {type(error).__name__}: {error}"
             )
             pause = IDLE_SECONDS
-            self._say(self._word.state, Sighting("BUG", self.pool.path, what))
+            self._say(PoolState.UNKNOWN, Sighting("BUG", self.pool.path, what))
         self._waits_since = None
         return pause
 
@@ -200,6 +201,7 @@ class PoolWatch(threading.Thread):
 
     def _look(self) -> float:
         view = self._host.view()
+        self._seen_at = time.time()
         now = self._host.seconds()
         status = view.status
         if status is None or view.lv is None:
@@ -223,12 +225,16 @@ class PoolWatch(threading.Thread):
         self._charge(view, now)
         is_filling = now - self._filled_at < _STAND_BY_SECONDS
         self._host.stand_by(is_near=is_filling and is_near(view, ahead_of(rate, self._extension_seconds)))
-        self._say(view.state, *found, *self._lost_writes(view), rate=rate)
+        self._say(view.state, *found, *self._undone(), *self._lost_writes(view), rate=rate)
         return seconds_to_next_look(status, view, rate)
 
     def _trouble(self, view: PoolView) -> list[Sighting]:
         code = trouble_of(view)
         return [Sighting(code, self.pool.path, f"{self.pool.path} is {view.state}: {view.because}")] if code else []
+
+    def _undone(self) -> list[Sighting]:
+        """What else the monitor tried on the pool, and what still is to be done."""
+        return [self._pauses[what].sighting for what in ("mend", "charge") if what in self._pauses]
 
     def _lost_writes(self, view: PoolView) -> list[Sighting]:
         """A full pool that queues writes fails them after a minute (no_space_timeout), and LVM does not know of it."""
@@ -242,13 +248,15 @@ class PoolWatch(threading.Thread):
         """Resume what a killed command left suspended; return whether anything was done."""
         if not is_cut_short(view):
             self._cut_short_since = None
+            self._pauses.pop("mend", None)
             return False
         if self._cut_short_since is None:
             self._cut_short_since = now
         is_settled = now - self._cut_short_since >= _SETTLE_SECONDS and not self._host.is_changed_by_others()
         if not is_settled or self._is_paused("mend", now):
             return False
-        return self._try("mend", lambda snapshot, _: plan_mending(view_pool(self.pool, snapshot))) is not None
+        result = self._try("mend", lambda snapshot, _: plan_mending(view_pool(self.pool, snapshot)), "MONITOR_FAILED")
+        return result is not None
 
     def _resume(self, view: PoolView) -> bool:
         """Finish, once, what an earlier monitor was killed in; return whether there was anything."""
@@ -264,8 +272,10 @@ class PoolWatch(threading.Thread):
         return request is not None
 
     def _charge(self, view: PoolView, now: float) -> None:
-        if not self._is_paused("charge", now) and plan_charge(view).steps:
-            self._try("charge", lambda snapshot, _: plan_charge(view_pool(self.pool, snapshot)))
+        if not plan_charge(view).steps:
+            self._pauses.pop("charge", None)
+        elif not self._is_paused("charge", now):
+            self._try("charge", lambda snapshot, _: plan_charge(view_pool(self.pool, snapshot)), "MONITOR_FAILED")
 
     def _extend(self, view: PoolView, rate: Rate, now: float) -> list[Sighting] | None:
         """Extend the pool if it needs to be; return what stands against it, or None when it was extended."""
@@ -405,7 +415,7 @@ class PoolWatch(threading.Thread):
         self._word = replace(
             self._word,
             state=state,
-            looked_at=time.time(),
+            looked_at=self._seen_at,
             busy_since=None,
             data_bytes_per_second=rate.data,
             metadata_bytes_per_second=rate.metadata,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from lab_tool import sh
 
 from thinpoolmgr.lab.loop import LoopDisk
 
-RULES = CHECKOUT / "udev/12-thinpoolmgr-dm.rules"
+RULES = tuple(sorted((CHECKOUT / "udev").glob("*.rules")))
 SECTORS = 64 * 2**20 // 512
 ENGINES = ("docker-254:0-1837-0c1d2e3f-init", "docker-thinpool-snap-12", "thinpoolmgr-base")
 # What only looks like one: another name (Docker's own 80-docker.rules hides docker-*), or a volume of LVM's.
@@ -20,18 +21,20 @@ OTHERS = {"data": "", "pool-snap-shot": "", "vg--snap-1lv": f"LVM-{'a' * 64}"}
 
 @pytest.fixture(autouse=True)
 def rules() -> Iterator[None]:
-    """Put the rules of devices there, and nothing else of what is installed."""
-    path = Path("/run/udev/rules.d") / RULES.name
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(RULES.read_bytes())
+    """Put the rules there, and nothing else of what is installed."""
+    folder = Path("/run/udev/rules.d")
+    folder.mkdir(exist_ok=True)
+    for rule in RULES:
+        (folder / rule.name).write_bytes(rule.read_bytes())
     sh("udevadm", "control", "--reload")
     yield
-    path.unlink()
+    for rule in RULES:
+        (folder / rule.name).unlink()
     sh("udevadm", "control", "--reload")
 
 
 def properties(name: str) -> dict[str, str]:
-    lines = sh("udevadm", "info", "--query=property", f"/dev/mapper/{name}").splitlines()
+    lines = sh("udevadm", "info", "--query=property", Path("/dev/mapper") / name).splitlines()
     return dict(line.partition("=")[::2] for line in lines)
 
 
@@ -65,3 +68,22 @@ def test_inner_devices_of_a_pool_are_hidden_and_the_pool_keeps_its_unit(loop_dis
         assert (found.get("UDISKS_IGNORE"), found.get("ID_FS_TYPE")) == ("1", None), (name, found)
         assert (found.get("SYSTEMD_READY") == "0") is (name != "vg-thinpool"), (name, found)
     assert shown("dev-mapper-vg\\x2dthinpool.device", "ActiveState") == "active"
+
+
+def test_a_partition_that_appears_blank_is_offered_and_one_with_a_file_system_is_not(
+    loop_disks: Callable[..., LoopDisk],
+) -> None:
+    disk = loop_disks()
+    sh("mkfs.ext4", "-q", "-E", f"offset={200 * 2**20}", disk.path, "50M")
+    table = "label: gpt\nstart=2048, size=100MiB\nstart=200MiB, size=100MiB\n"
+    subprocess.run(["sfdisk", "--quiet", "--no-tell-kernel", disk.path], input=table, text=True, check=True)
+    sh("partx", "--add", disk.path)
+    try:
+        sh("udevadm", "settle")
+        blank, used = (properties(f"{disk.path}p{number}") for number in (1, 2))
+        assert (blank.get("ID_PART_TABLE_TYPE"), blank.get("ID_FS_TYPE")) == ("gpt", None)
+        assert (blank.get("THINPOOLMGR_OFFERED"), blank.get("SYSTEMD_WANTS")) == ("1", "thinpoolmgr-apply.service")
+        assert (used.get("ID_FS_TYPE"), used.get("THINPOOLMGR_OFFERED")) == ("ext4", None)
+    finally:
+        sh("partx", "--delete", disk.path)
+        sh("udevadm", "settle")

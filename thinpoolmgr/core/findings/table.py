@@ -116,6 +116,13 @@ FINDINGS: Mapping[str, Kind] = {
         "and at once when anything changes in the group; by hand: thinpoolmgr extend {pool}",
         in_status=False,
     ),
+    "MONITOR_FAILED": Kind(
+        "error",
+        "the monitor could not make {path} run as it should",
+        "See what LVM complains about (thinpoolmgr history; dmesg | tail). The monitor tries again within a minute; by "
+        "hand: thinpoolmgr apply",
+        in_status=False,
+    ),
     "MONITOR_WAITS": Kind(
         "warning",
         "the monitor waits for another run of thinpoolmgr before it changes {path}",
