@@ -20,7 +20,7 @@ ifneq ($(shell id -u),0)
 PACKAGES += uidmap
 endif
 
-.PHONY: help demo test bench bench-monitor setup packages venv root lint types architecture unit property lab campaign system man clean promtool catalog install
+.PHONY: help demo test bench bench-monitor setup packages venv root lint types architecture unit property lab campaign system man clean vagrant-box vagrant-test vagrant-clean promtool catalog install
 
 help:
 	@echo "make demo   the main job, step by step, in a throw-away kernel (under three minutes)"
@@ -151,6 +151,16 @@ bench: setup
 bench-monitor: setup
 	@$(BIN)/python -m compileall -q thinpoolmgr
 	@$(BIN)/thinpoolmgr lab run --memory 2500 --timeout 21600 bench/reaction.py $(BENCH)
+
+# Whole machines: docs/vagrant.md.
+vagrant-box: setup
+	@$(BIN)/python vagrant/box/build.py $(if $(BOX),$(BOX),/var/tmp/thinpoolmgr-vagrant/thinpoolmgr.box)
+
+vagrant-test: setup
+	@$(BIN)/python vagrant/run.py $(STORIES)
+
+vagrant-clean: setup
+	@$(BIN)/python vagrant/run.py --clean
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

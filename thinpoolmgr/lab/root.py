@@ -120,6 +120,7 @@ def mmdebstrap_command(
     apt_options: Iterable[str],
     *,
     is_root: bool,
+    packages: Iterable[str] = PACKAGES,
 ) -> tuple[str, ...]:
     """Return the command that makes the tree, as a folder for root and as a tar file for an ordinary user."""
     return (
@@ -127,7 +128,7 @@ def mmdebstrap_command(
         f"--mode={'root' if is_root else 'unshare'}",
         f"--format={'directory' if is_root else 'tar'}",
         "--variant=apt",
-        f"--include={','.join(PACKAGES)}",
+        f"--include={','.join(packages)}",
         *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _EXCLUDED),
         *(f"--aptopt={option}" for option in apt_options),
         SUITE,
@@ -221,17 +222,28 @@ def _make(work: Path) -> None:
     is_root = os.geteuid() == 0
     _say("making the Docker root in the cache folder, once; this takes about a minute")
     target = tree if is_root else work / "tree.tar"
-    _run(mmdebstrap_command(target, _sources(work), proxy_options(_apt_dump()), is_root=is_root))
+    _run(mmdebstrap_command(target, host_sources(work), host_proxy_options(), is_root=is_root))
     if not is_root:
         # Extracted without its owners: a guest of this user reads through this user's eyes.
         tree.mkdir(mode=0o755)
         _run(("tar", "--extract", f"--file={target}", f"--directory={tree}", "--no-same-owner", "--exclude=./dev/*"))
         target.unlink()
     _say("installing the Python libraries")
+    install_libraries(tree)
+
+
+def install_libraries(tree: Path) -> None:
+    """Put the Python libraries into a tree.
+
+    Raises:
+        CommandFailedError: pip failed.
+        UnavailableError: there is no pip.
+
+    """
     _run(pip_command(_pip(), tree / ROOT_PYTHON_LIBRARY.relative_to("/")))
 
 
-def _sources(work: Path) -> tuple[str, ...]:
+def host_sources(work: Path) -> tuple[str, ...]:
     """Return the host's own apt sources for the suite, as arguments; none makes mmdebstrap use Debian's."""
     apt = Path("/etc/apt")
     lists = [apt / "sources.list", *sorted((apt / "sources.list.d").glob("*.list"))]
@@ -245,10 +257,11 @@ def _sources(work: Path) -> tuple[str, ...]:
     return (*lines, str(collected))
 
 
-def _apt_dump() -> str:
+def host_proxy_options() -> tuple[str, ...]:
+    """Return the options with which this host reaches its archive."""
     if shutil.which("apt-config") is None:
-        return ""
-    return subprocess.run(("apt-config", "dump"), check=False, capture_output=True, text=True).stdout
+        return ()
+    return proxy_options(subprocess.run(("apt-config", "dump"), check=False, capture_output=True, text=True).stdout)
 
 
 def _pip() -> tuple[str, ...]:

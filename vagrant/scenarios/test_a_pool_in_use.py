@@ -1,0 +1,75 @@
+"""A pool in use: containers, a larger base size, extension, tear-down, and Docker's state after a rebuild."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from story import CONFIG, FIRST, ON_POOL, in_container, is_blank, load_image, pool_of, storage, want
+
+if TYPE_CHECKING:
+    from bed import Machine
+
+
+@pytest.fixture
+def node(solo: Machine) -> Machine:
+    """A machine whose Docker is on its pool, with an image."""
+    want(solo, "TPM-FIRST", size='data_size = "1GiB"\nchunk_size = "64KiB"\n')
+    solo("thinpoolmgr apply --yes && systemctl start docker")
+    load_image(solo)
+    return solo
+
+
+def test_containers_get_a_larger_root(node: Machine) -> None:
+    """The base size is grown; new images have the new one, and what is there goes on."""
+    old = int(in_container(node, "df -k /").split()[-5])
+
+    node("thinpoolmgr base-size docker 2GiB --yes --allow outage")
+
+    assert "2GiB" in node(f"cat {CONFIG}").out
+    assert storage(node) == ON_POOL
+    node("tar -C / -c bin/busybox | docker import - story:2 >/dev/null")
+    new = int(node("docker run --rm --network none story:2 /bin/busybox df -k /").out.split()[-5])
+    assert new > 1.8 * old
+    assert in_container(node, "echo still there") == "still there\n"
+
+
+def test_a_pool_that_fills_is_extended(node: Machine) -> None:
+    """A container writes more than the pool had at first."""
+    before = pool_of(node)["data"]["total_bytes"]
+    node("systemctl start thinpoolmgr-monitor")
+
+    for number in (1, 2):
+        node(f"docker run --name big{number} --network none story:1 /bin/busybox dd if=/dev/zero of=/f bs=1M count=700")
+
+    pool = pool_of(node)
+    assert pool["data"]["total_bytes"] > max(before, 1400 << 20)
+    assert pool["state"] == "healthy"
+    assert "was extended: data to" in node("journalctl -b -o cat -u thinpoolmgr-monitor").out
+
+
+def test_a_tear_down_leaves_a_clean_disk(node: Machine) -> None:
+    """The node is taken out of service: nothing of the pool is left, nor of Docker's state."""
+    node("thinpoolmgr destroy docker --yes --allow outage,destroy")
+
+    assert is_blank(node, FIRST)
+    assert node("dmsetup ls | grep -c docker", ok=False).out.strip() == "0"
+    assert node("test -e /var/lib/docker/devicemapper", ok=False).code == 1
+    assert "Nothing to do" in node("thinpoolmgr destroy docker --yes --allow destroy").out
+
+
+def test_stale_state_after_a_rebuild(node: Machine) -> None:
+    """The pool was made anew behind Docker's back: its old state is seen, moved aside, and Docker starts."""
+    node("systemctl stop docker.socket docker && vgremove --force --force --yes docker && wipefs --all " + FIRST)
+
+    node("thinpoolmgr apply --yes --allow destroy", ok=False)
+    node("thinpoolmgr clean docker --yes --allow destroy", ok=False)
+    node("thinpoolmgr apply --yes")
+    node("systemctl start docker")
+
+    assert storage(node) == ON_POOL
+    findings = json.loads(node("thinpoolmgr doctor --json", ok=False).out)["findings"]
+    assert not [found["code"] for found in findings if found["severity"] == "error"]
+    load_image(node)
+    assert in_container(node, "echo again") == "again\n"
