@@ -37,8 +37,8 @@ NEEDED: Final = {
     "qemu-img": "qemu-utils",
 }
 DRIVERS: Final = (
-    "virtio",
     "virtio_ring",
+    "virtio",
     "virtio_pci_legacy_dev",
     "virtio_pci_modern_dev",
     "virtio_pci",
