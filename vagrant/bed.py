@@ -77,7 +77,6 @@ class Bed:
         if BOX.exists() and "TPM_BOX" not in os.environ:
             self._environment |= {"TPM_BOX": BOX_NAME, "VAGRANT_HOME": str(HOME / "home")}
         self._environment["VAGRANT_DEFAULT_PROVIDER"] = "libvirt"
-        self._ssh_config = HOME / "ssh_config"
 
     def start(self) -> None:
         """Make sure that there is all that machines need.
@@ -157,7 +156,7 @@ class Bed:
                 _until(partial(_has_ended, pid), 10)
             subprocess.run(["ip", "netns", "delete", _NAMESPACE], capture_output=True, check=False)
             self._inside = ()
-        for path in (self._noted, self._ssh_config, *HOME.glob("*.log")):
+        for path in (self._noted, *HOME.glob("*.ssh"), *HOME.glob("*.log")):
             path.unlink(missing_ok=True)
         shutil.rmtree(HOME / "home", ignore_errors=True)
 
@@ -212,12 +211,15 @@ class Bed:
             self.vagrant("box", "add", "--name", BOX_NAME, str(BOX))
         for name in names:
             self.vagrant("up", name, tell=tell)
-        self.vagrant("ssh-config")
-        self._ssh_config.write_text(self._output(*self._inside, "vagrant", "ssh-config"), "utf-8")
+            self._ssh_config(name).write_text(self._output(*self._inside, "vagrant", "ssh-config", name), "utf-8")
 
     def machine(self, name: str) -> Machine:
         """Return one that is up."""
-        return Machine(name, self._inside, self._environment, self._ssh_config)
+        return Machine(name, self._inside, self._environment, self._ssh_config(name))
+
+    @staticmethod
+    def _ssh_config(name: str) -> Path:
+        return HOME / f"{name}.ssh"
 
     def _output(self, *command: str) -> str:
         return subprocess.run(command, capture_output=True, text=True, env=self._environment, check=False).stdout
