@@ -30,6 +30,7 @@ help:
 	@echo "make promtool  Prometheus' own tool judges docs/alerts.yml and the document of metrics"
 	@echo "make bench  time against plain LVM and Docker's own set-up, in a throw-away kernel (half an hour)"
 	@echo "make bench-monitor  how soon full pools are extended, against dmeventd (hours)"
+	@echo "make vagrant-test  stories on whole machines of Vagrant's; vagrant-box, vagrant-clean: docs/vagrant.md"
 	@echo "make setup  only install what both need; make root: only make the lab's Docker root"
 	@echo "make install  udev rules, systemd units, manual page, completions: PREFIX=/usr/local DESTDIR="
 	@echo "make man    write docs/man/thinpoolmgr.1 from the command line's help"

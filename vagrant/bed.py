@@ -17,7 +17,7 @@ import subprocess
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -254,6 +254,10 @@ class Machine:
         answer = Answer(done.returncode, done.stdout, done.stderr)
         assert not ok or answer.code == 0, f"{self.name}: {script}\nended with {answer.code}\n{answer.out}{answer.err}"
         return answer
+
+    def open_shell(self) -> NoReturn:
+        """Become a shell on it."""
+        os.execvp(self._ssh[0], self._ssh)  # noqa: S606 - to be it is what was asked for
 
     def write(self, path: str, text: str) -> None:
         """Write a file, with the folders that it needs."""

@@ -77,9 +77,12 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="leave the machines when all have passed")
     parser.add_argument("--clean", action="store_true", help="only take away what an earlier run left")
     parser.add_argument("-k", dest="some", default="", help="only the stories whose names match, as of pytest")
+    parser.add_argument("--shell", metavar="NAME", help="only open a shell on one of the machines")
     asked = parser.parse_args()
     bed = Bed()
     try:
+        if asked.shell:
+            bed.machine(asked.shell).open_shell()
         if asked.clean:
             bed.stop()
             (RESULTS / "passed.json").unlink(missing_ok=True)
@@ -90,7 +93,7 @@ def main() -> None:
             (RESULTS / "passed.json").unlink(missing_ok=True)
             _say("all that was made is gone")
         elif not has_passed:
-            _say("The machines stay. Look at one: make vagrant-ssh NAME=solo. Take all away: make vagrant-clean.")
+            _say("The machines stay. Look at one: vagrant/run.py --shell solo. Take all away: make vagrant-clean.")
     except BedError as error:
         raise SystemExit(str(error)) from error
     raise SystemExit(not has_passed)
