@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from thinpoolmgr.host.lvm import LvmState, held_to, knows_devices, parse_report, read_lvm, read_profiles, report_command
+from thinpoolmgr.host.lvm import LvmState, parse_report, read_lvm, read_profiles, report_command
 from thinpoolmgr.host.runner import CompletedRun
 
 if TYPE_CHECKING:
@@ -204,23 +204,3 @@ def test_a_disk_without_a_group_is_not_closed_to_lvm() -> None:
     text = json.dumps({"report": [{"vg": [], "pv": [{**PV, "pv_allocatable": ""}]}]})
     _, (orphan,) = parse_report(text)
     assert orphan.is_allocatable
-
-
-@pytest.mark.parametrize(
-    ("version", "knows"),
-    [("2.03.11(2) (2021-01-08)", False), ("2.03.12(2)", True), ("2.04.01(2)", True), ("3.0", False), ("", False)],
-)
-def test_since_when_commands_are_held_to_devices(version: str, *, knows: bool) -> None:
-    said = f"  LVM version:     {version}\n  Library version: 1.02.185 (2022-05-18)\n"
-    assert knows_devices(runner(0, said)) is knows
-
-
-def test_a_command_held_to_devices() -> None:
-    assert held_to(("lvm", "fullreport", "docker"), ["/dev/sdb", "/dev/sdc"]) == (
-        "lvm",
-        "fullreport",
-        "--devices",
-        "/dev/sdb,/dev/sdc",
-        "docker",
-    )
-    assert held_to(("lvextend", "docker/p"), ()) == ("lvextend", "docker/p")

@@ -11,10 +11,10 @@ from msgspec.structs import replace
 from test_conditions import BEFORE
 
 from thinpoolmgr.core.journal import Began, Ended
-from thinpoolmgr.core.steps import ExtendData, ExtendVolumeGroup, ResumeDevice, Step, TakeCharge
+from thinpoolmgr.core.steps import ExtendData, Step, TakeCharge
 from thinpoolmgr.core.watch import STEPS
 from thinpoolmgr.errors import CommandFailedError, LockedError, NeedsPersonError, RefusedError
-from thinpoolmgr.host import lvm, samedisk
+from thinpoolmgr.host import lvm
 from thinpoolmgr.host.lvm import LvmState
 from thinpoolmgr.host.runner import CommandRunner, CompletedRun
 from thinpoolmgr.host.standby import Standby
@@ -23,7 +23,6 @@ from thinpoolmgr.monitor import hands
 from thinpoolmgr.monitor.hands import PoolHost, PoolStore
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from thinpoolmgr.core.commands import Argv
@@ -130,7 +129,6 @@ def test_its_commands_keep_dmeventd_away_and_the_mark_where_it_belongs(monkeypat
     ran: list[tuple[str, ...]] = []
     monkeypatch.setattr(CommandRunner, "change", lambda _self, argv: ran.append(argv))
     host = PoolHost(support.pool(), Standby())
-    monkeypatch.setattr(lvm, "knows_devices", lambda _run: True)
     for kind in (ExtendData, TakeCharge):
         host.perform(BEFORE[kind][0])
     settings = ("--config", "activation{monitoring=0 udev_sync=0 thin_pool_autoextend_threshold=80}")
@@ -139,18 +137,6 @@ def test_its_commands_keep_dmeventd_away_and_the_mark_where_it_belongs(monkeypat
         ("lvchange", "--monitor", "n", "docker/thinpool"),
         ("lvchange", *settings, "--refresh", "docker/thinpool"),
     ]
-    ran.clear()
-    monkeypatch.setattr(host, "_groups", support.healthy().groups)
-    monkeypatch.setattr(samedisk, "require_same_disk", lambda _disk: None)
-    for step in (BEFORE[ExtendData][0], BEFORE[ResumeDevice][0], BEFORE[ExtendVolumeGroup][0]):
-        host.perform(step)
-    assert [(argv[0], "--devices" in argv) for argv in ran] == [
-        ("lvextend", True),
-        ("dmsetup", False),
-        ("dmsetup", False),
-        ("vgextend", False),
-    ]
-    assert ran[0][:3] == ("lvextend", "--devices", "/dev/sdb")
 
 
 def test_a_spare_that_is_in_the_group_by_another_name_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,8 +160,7 @@ class TestWhenLvmIsAsked:
         shot = support.healthy()
         device = next(device for device in shot.dm_devices if device.pool_status)
         self.asked = 0
-        self.read: list[tuple[str, ...]] = []
-        self.is_twice, self.knows_devices = False, True
+        self.is_twice = False
         self.trouble: tuple[str, ...] = ()
         self.others_answer = threading.Event()
         self.others_answer.set()
@@ -183,22 +168,18 @@ class TestWhenLvmIsAsked:
         self.mark: object = (("/dev/sdb", b"1"),)
         self.time = 100.0
 
-        def read_lvm(_run: object, group: str, devices: Sequence[str] = ()) -> LvmState:
+        def read_lvm(_run: object, group: str) -> LvmState:
             assert group == "docker"
             self.asked += 1
-            self.read.append(tuple(devices))
-            if not devices:
+            if threading.current_thread() is not threading.main_thread():
                 self.others_answer.wait()
-            groups = tuple(replace(group, pvs=seen_on(group.pvs, devices)) for group in self.groups)
+            groups = tuple(replace(group, pvs=seen(group.pvs)) for group in self.groups)
             return LvmState(groups, trouble=self.trouble)
 
-        def seen_on(pvs: tuple[PhysicalVolume, ...], devices: Sequence[str]) -> tuple[PhysicalVolume, ...]:
-            if devices:
-                return tuple(replace(pv, missing=pv.missing or pv.path not in devices) for pv in pvs)
+        def seen(pvs: tuple[PhysicalVolume, ...]) -> tuple[PhysicalVolume, ...]:
             return tuple(replace(pv, duplicate=pv.duplicate or self.is_twice) for pv in pvs)
 
         monkeypatch.setattr(lvm, "read_lvm", read_lvm)
-        monkeypatch.setattr(lvm, "knows_devices", lambda _run: self.knows_devices)
         monkeypatch.setattr(hands, "group_mark", lambda paths: self.mark if list(paths) else None)
         monkeypatch.setattr(PoolHost, "seconds", lambda _self: self.time)
         monkeypatch.setattr(PoolHost, "_find_device", lambda _self: device)
@@ -223,21 +204,6 @@ class TestWhenLvmIsAsked:
         assert settled <= 4
         assert self.look(host, 20) == settled
 
-    def test_of_its_own_disks_once_they_are_known(self, host: PoolHost) -> None:
-        self.look(host, 20)
-        assert self.read == [(), ("/dev/sdb",)]
-        (group,) = self.groups
-        self.groups = (replace(group, pvs=(*group.pvs, replace(group.pvs[0], path="/dev/sdc", uuid="new"))),)
-        self.mark = (("/dev/sdb", b"2"),)
-        self.look(host)
-        assert self.read[2:] == [("/dev/sdb",), ()]
-        assert host.observe().groups == self.groups
-
-    def test_of_all_disks_where_lvm_cannot_be_held_to_some(self, host: PoolHost) -> None:
-        self.knows_devices = False
-        self.look(host, 20)
-        assert self.read == [(), ()]
-
     def test_that_a_disk_is_there_twice_is_seen_within_a_minute(self, host: PoolHost) -> None:
         self.look(host, 20)
         self.is_twice = True
@@ -255,14 +221,12 @@ class TestWhenLvmIsAsked:
         self.look(host, 2, after=60.0)
         assert host.observe().groups == self.groups
 
-    def test_a_disk_of_another_group_that_hangs_holds_nothing_up(self, host: PoolHost) -> None:
-        self.look(host, 20)
+    def test_while_the_question_of_each_minute_hangs_the_looks_go_on(self, host: PoolHost) -> None:
+        settled = self.look(host, 20)
         self.others_answer.clear()
-        self.look(host, 3, after=60.0)
-        assert self.read[2:] == [()]
+        assert self.look(host, 3, after=60.0) == settled + 1
         self.mark = (("/dev/sdb", b"2"),)
-        self.look(host)
-        assert self.read[3:] == [("/dev/sdb",)]
+        assert self.look(host) == settled + 2
         self.others_answer.set()
 
     def test_what_lvm_complained_of_is_forgotten_with_the_device(
@@ -338,5 +302,5 @@ def test_who_has_to_wait_for_a_lock_leaves_what_stands_by_to_others(monkeypatch:
     for is_locked in (True, False):
         monkeypatch.setattr(lvm, "is_group_locked", lambda _group, is_locked=is_locked: is_locked)
         host.perform(BEFORE[ExtendData][0])
-        host._read_group()
+        host._read_at_once(("lvm", "fullreport"))
     assert used == ["started", "started", "stands by", "stands by"]

@@ -20,7 +20,7 @@ from thinpoolmgr.host.locks import is_flocked
 from thinpoolmgr.host.runner import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from thinpoolmgr.core.commands import Argv
     from thinpoolmgr.host.runner import CompletedRun
@@ -43,9 +43,6 @@ _HIDES_NOTHING = re.compile(
 _DUPLICATE = re.compile(r"Not using device \S+ for PV (\w[\w-]*)")
 _TROUBLE = re.compile(r"error|fail|cannot|unable|corrupt|not found|skipping|locked|invalid", re.IGNORECASE)
 
-_VERSION = re.compile(r"LVM version:\s+(\d+)\.(\d+)\.(\d+)")
-_KNOWS_DEVICES = (2, 3, 12)
-
 Row = dict[str, str]
 
 
@@ -55,21 +52,6 @@ class LvmState(Struct, frozen=True):
     groups: tuple[VolumeGroup, ...] = ()
     orphan_pvs: tuple[PhysicalVolume, ...] = ()
     trouble: tuple[str, ...] = ()
-
-
-def knows_devices(run: Callable[[Argv], CompletedRun]) -> bool:
-    """Whether commands can be held to certain devices, with --devices (LVM 2.03.12, WHATS_NEW)."""
-    found = _VERSION.search(run(("lvm", "version")).stdout)
-    return found is not None and tuple(map(int, found.groups())) >= _KNOWS_DEVICES
-
-
-def held_to(argv: Argv, devices: Sequence[str]) -> Argv:
-    """Return one of LVM's commands such that it reads these devices alone; of none, all of the host.
-
-    Without that a command waits for each disk of the host that hangs, whatever group it is about (measured, 2.03.16).
-    """
-    words = 2 if argv[0] == "lvm" else 1
-    return (*argv[:words], "--devices", ",".join(devices), *argv[words:]) if devices else argv
 
 
 def report_command(group: str = "") -> Argv:
@@ -97,16 +79,14 @@ def report_command(group: str = "") -> Argv:
     )
 
 
-def read_lvm(run: Callable[[Argv], CompletedRun], group: str = "", devices: Sequence[str] = ()) -> LvmState:
+def read_lvm(run: Callable[[Argv], CompletedRun], group: str = "") -> LvmState:
     """Return LVM's state on this host, or of one `group`; runs one process, and locks no longer than a report does.
-
-    With `devices` it is what these alone tell (`held_to`).
 
     Raises:
         UnavailableError: LVM is not installed.
 
     """
-    done = run(held_to(report_command(group), devices))
+    done = run(report_command(group))
     trouble = [line.strip() for line in printable(done.stderr).splitlines() if _is_trouble(line)]
     try:
         groups, orphans = parse_report(done.stdout)
