@@ -49,7 +49,7 @@ def held_group(group: str) -> Iterator[None]:
 def test_a_pool_grows_when_it_passes_a_threshold(tool: Tool, loop_disks: MakeDisk) -> None:
     # a writer at full speed would have it grow over all of the group, and leave no room for metadata
     limit = '[pools.docker.extend]\nmax_size = "400MiB"\n'
-    tool.configure(loop_disks(size_bytes=4096 * MIB).path, extra=f"{SMALL}{limit}")
+    tool.configure(loop_disks().path, extra=f"{SMALL}{limit}")
     tool.succeed("apply", "--yes")
     # dmeventd has it, as LVM by itself makes it, and the kernel would tell nobody
     sh("lvchange", "--monitor", "y", "docker/thinpool")
