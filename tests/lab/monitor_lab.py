@@ -109,10 +109,13 @@ def fill(device: Path, size_bytes: int, start_bytes: int = 0) -> None:
 
 
 def fill_metadata(pool: str, share: float, first: int = 1000) -> int:
-    """Make thin devices until so much of the metadata is used; return the number of the next one."""
-    number = first
+    """Make thin devices until so much of the metadata is used, or there are more; return the number of the next one.
+
+    Who fills on while they are extended races with the monitor, up to the last extent of the group.
+    """
+    number, total = first, status(pool).total_metadata_blocks
     with Path(dm.CONTROL_PATH).open("rb+", buffering=0) as control:
-        while used_share(pool) < share:
+        while used_share(pool) < share and status(pool).total_metadata_blocks == total:
             send_message(control, pool, f"create_thin {number}")
             number += 1
     return number

@@ -67,6 +67,7 @@ def test_a_pool_grows_when_it_passes_a_threshold(tool: Tool, loop_disks: MakeDis
         lab.fill_metadata("docker-thinpool", 0.81)
         word = monitor.wait(extended(2))
         assert lab.status().total_metadata_blocks > before
+        wait_until(lambda: lab.status().total_metadata_blocks * METADATA_BLOCK_BYTES == lvm_bytes("lv_metadata_size"))
         assert lab.status().total_metadata_blocks * METADATA_BLOCK_BYTES == lvm_bytes("lv_metadata_size")
         assert (word.extensions_failed, monitor.codes()) == (0, [])
     outcomes = {run["outcome"] for run in tool.succeed("history", "--json").document["runs"]}
