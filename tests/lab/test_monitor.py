@@ -175,10 +175,10 @@ def test_a_hanging_metadata_disk_delays_no_other_pool(tool: Tool, loop_disks: Ma
             since = time.time()
             monitor.wait(lambda pool: pool.looked_at > since + 3, "b")
             lab.fill(tb, 170 * MIB)
-            # no more than that it sets about it: LVM itself may wait for the disk that hangs
-            monitor.wait(lambda pool: pool.busy_since is not None or pool.extensions_done > 0, "b")
+            monitor.wait(extended(1), "b")
+            lab.fill(tb, 90 * MIB, 170 * MIB)
+            monitor.wait(extended(2), "b")
             monitor.wait(found("MONITOR_HANGS"), "a")
-        monitor.wait(extended(1), "b")
         monitor.wait(lambda pool: not pool.findings, "a")
     sh("vgchange", "--quiet", "-an", "a")
     sh("dmsetup", "remove", "--retry", "layer")

@@ -1,4 +1,4 @@
-"""The probes on a real kernel: what dm, block, blkid and udev say of real devices, against the tools' own words."""
+"""The probes on a real kernel: what dm, LVM, block, blkid and udev say of real devices, by the tools' own words."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from thinpoolmgr.core.thinstatus import parse_pool_status
 from thinpoolmgr.host.blkid import ProbeError, probe_signatures
 from thinpoolmgr.host.block import observe_disk, resolve_device
 from thinpoolmgr.host.dm import event_number, has_target, list_dm_devices
+from thinpoolmgr.host.lvm import held_to, read_lvm, report_command
 from thinpoolmgr.host.observe import dm_users_of
+from thinpoolmgr.host.standby import Standby
 from thinpoolmgr.host.udev import UdevProperties, device_properties
 from thinpoolmgr.lab.loop import LoopDisk
 
@@ -360,3 +362,28 @@ def test_rotational_is_the_kernel_s_word(disk: str) -> None:
     word = Path(f"/sys/block/{Path(disk).name}/queue/rotational").read_text().strip()
 
     assert device_properties(devno(disk)).rotational is (word == "1")
+
+
+def test_what_one_command_is_held_to_holds_for_none_after_it(disk: str, loop_disks: Callable[..., LoopDisk]) -> None:
+    def paths(*held: str) -> list[set[str]]:
+        done = standby.run(held_to(report_command(), held))
+        assert done is not None
+        groups = read_lvm(lambda _argv: done).groups
+        return [{pv.path for pv in group.pvs if not pv.missing} for group in groups]
+
+    run("vgcreate", "--quiet", "tpm_one", disk)
+    standby = Standby()
+    standby.set_near("pool", is_near=True)
+    wait_until(lambda: standby.run(("lvm", "version")) is not None)
+    assert paths(disk) == [{disk}]
+    second = str(loop_disks(DISK_BYTES).path)
+    run("vgextend", "--quiet", "tpm_one", second)
+    assert [paths(disk), paths(disk, second), paths(second), paths()] == [
+        [{disk}],
+        [{disk, second}],
+        [{second}],
+        [{disk, second}],
+    ]
+    standby.close()
+    run("vgremove", "--quiet", "tpm_one")
+    run("pvremove", "--quiet", disk, second)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from thinpoolmgr.host.lvm import LvmState, parse_report, read_lvm, read_profiles, report_command
+from thinpoolmgr.host.lvm import LvmState, held_to, parse_report, read_lvm, read_profiles, report_command
 from thinpoolmgr.host.runner import CompletedRun
 
 if TYPE_CHECKING:
@@ -204,3 +204,21 @@ def test_a_disk_without_a_group_is_not_closed_to_lvm() -> None:
     text = json.dumps({"report": [{"vg": [], "pv": [{**PV, "pv_allocatable": ""}]}]})
     _, (orphan,) = parse_report(text)
     assert orphan.is_allocatable
+
+
+def test_a_command_held_to_its_disks() -> None:
+    held = 'devices{use_devicesfile=0 hints="none" global_filter=["a|^/dev/sdb$|","a|^/dev/sdc$|","r|.*|"]}'
+    assert held_to(("lvm", "fullreport", "--config", "report{}", "docker"), ["/dev/sdb", "/dev/sdc"]) == (
+        "lvm",
+        "fullreport",
+        "--config",
+        f"report{{}} {held}",
+        "docker",
+    )
+    assert held_to(("lvchange", "docker/p"), ["/dev/sdb", "/dev/sdc"]) == ("lvchange", "--config", held, "docker/p")
+    assert held_to(("lvm", "fullreport"), ["/dev/sdb", "/dev/sdc"]) == ("lvm", "fullreport", "--config", held)
+
+
+@pytest.mark.parametrize("paths", [(), ("/dev/sdb", "/dev/mapper/a+b"), ("/dev/sd|",), ('/dev/"',)])
+def test_a_command_that_is_held_to_nothing(paths: tuple[str, ...]) -> None:
+    assert held_to(("lvextend", "docker/p"), paths) == ("lvextend", "docker/p")

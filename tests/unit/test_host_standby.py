@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import threading
 import time
@@ -13,6 +14,7 @@ import tenacity
 
 from thinpoolmgr.errors import CommandFailedError
 from thinpoolmgr.host import runner, standby
+from thinpoolmgr.host.lvm import held_to
 from thinpoolmgr.host.runner import CommandRunner
 from thinpoolmgr.host.standby import Standby
 
@@ -202,3 +204,13 @@ def test_a_word_that_would_be_read_otherwise_is_not_given_to_it(word: str, tmp_p
     lvm.until_ready()
     assert lvm.standby.run(("lvextend", word)) is None
     assert lvm.lines_of("lines") == []
+
+
+def test_a_command_that_is_held_to_its_disks_is_given_to_it(tmp_path: Path) -> None:
+    lvm = Lvm(tmp_path)
+    lvm.near()
+    lvm.until_ready()
+    command = held_to(EXTEND, ["/dev/sdb"])
+    assert command != EXTEND
+    assert lvm.standby.run(command) is not None
+    assert shlex.split(lvm.lines_of("lines")[0]) == list(command)

@@ -39,7 +39,7 @@ _RETRY_SECONDS = 600.0
 _DIED = 5
 """LVM's exit code for a command that failed (lvm(8), DIAGNOSTICS), as which one counts that has not answered."""
 _DYING_SECONDS = 5.0
-_WORD = re.compile(r'[A-Za-z0-9_+./:%{}="@, -]+', re.ASCII)
+_WORD = re.compile(r'[A-Za-z0-9_+./:%{}[\]|^$*="@, -]+', re.ASCII)
 
 
 class Standby:

@@ -2,9 +2,9 @@
 
 Nothing that wipes, removes, unmounts or moves can be reached from here; an import contract and a test hold it to that.
 LVM is asked only when the metadata of the group have changed since it was asked last, which a few bytes of the disks
-tell, and only about this one group: a report waits for the lock of each group that it tells of. What those bytes do not
-tell (that another disk says it is one of the group's, who watches the pool) is asked once a minute, by a thread that
-nothing waits for.
+tell, and only about this one group and on its own disks: a report waits for the lock of each group that it tells of,
+and any command for each disk that it reads. What neither those bytes nor these disks tell (that another disk says it is
+one of them, who watches the pool) is asked of all disks once a minute, by a thread that nothing waits for.
 """
 
 from __future__ import annotations
@@ -41,11 +41,13 @@ if TYPE_CHECKING:
     from thinpoolmgr.core.lifecycle import PoolView
     from thinpoolmgr.core.model import VolumeGroup
     from thinpoolmgr.core.steps import Step
+    from thinpoolmgr.host.lvm import LvmState
     from thinpoolmgr.host.runner import CompletedRun
     from thinpoolmgr.host.standby import Standby
 
 _KEPT_RUNS = 50
 _UNSURE_SECONDS, _LONGEST_SECONDS = 1.5, 60.0
+_OF_ONE_GROUP = frozenset({"lvextend", "lvchange"})
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
@@ -61,9 +63,9 @@ class PoolHost:
         self._trouble: tuple[str, ...] = ()
         self._mark: Mark | None = None
         self._known_uuid = ""
-        self._asked_at = self._asked_again_at = -math.inf
+        self._asked_at = self._asked_all_at = -math.inf
         self._asking: threading.Thread | None = None
-        self._is_stale = False
+        self._is_stale = self._is_doubtful = False
         self._boot_id = _read_boot_id()
         self.reads_all = False
         """Whether `observe` looks at spare disks, too: all that `apply` looks at."""
@@ -114,7 +116,7 @@ class PoolHost:
         if not self._is_current(device):
             self._ask_lvm(device)
         elif device:
-            self._ask_again()
+            self._ask_all()
         devices = (device, *self._parts(device)) if device else ()
         return Snapshot(groups=self._groups, lvm_trouble=self._trouble, dm_devices=devices, boot_id=self._boot_id)
 
@@ -172,8 +174,8 @@ class PoolHost:
     def _ask_lvm(self, device: DmDevice | None) -> None:
         before = self._present_mark() or ()
         self._is_stale = False
-        state = lvm.read_lvm(self._read_at_once, self._pool.group)
-        self._asked_at = self._asked_again_at = self.seconds()
+        state = self._read_group()
+        self._asked_at = self.seconds()
         self._groups = tuple(group for group in state.groups if group.name == self._pool.group)
         self._trouble, self._known_uuid = state.trouble, device.uuid if device else ""
         after = self._present_mark() or ()
@@ -181,8 +183,16 @@ class PoolHost:
         is_same = any(mark and mark in before for mark in after) and not any(
             dict(before).get(path, mark) != mark for path, mark in after
         )
-        is_whole = not any(pv.missing or pv.duplicate for group in self._groups for pv in group.pvs)
-        self._mark = after if is_same and is_whole else None
+        self._mark = after if is_same and _is_whole(self._groups) else None
+
+    def _read_group(self) -> LvmState:
+        """Return LVM's word on the group, from its own disks where they are known and are all there is to it."""
+        if own := self._own_disks():
+            state = lvm.read_lvm(self._read_at_once, self._pool.group, own)
+            if state.groups and _is_whole(state.groups):
+                return state
+        self._is_doubtful, self._asked_all_at = False, self.seconds()
+        return lvm.read_lvm(self._read_at_once, self._pool.group)
 
     def _read_at_once(self, argv: Argv) -> CompletedRun:
         # What stands by is there for all pools: who has to wait for a lock must not keep it from the others.
@@ -191,18 +201,26 @@ class PoolHost:
     def _change_at_once(self, argv: Argv) -> CompletedRun:
         return (self._runner.change if self.is_changed_by_others() else self._runner.change_at_once)(argv)
 
-    def _ask_again(self) -> None:
-        """Ask LVM, once a minute, whether it says the same; while a disk hangs nothing comes of it."""
-        is_due = self.seconds() - self._asked_again_at >= _LONGEST_SECONDS
+    def _own_disks(self) -> tuple[str, ...]:
+        """Return the disks that LVM is to be held to; none while it must read all."""
+        if not self._groups or self._is_doubtful or not _is_whole(self._groups):
+            return ()
+        return tuple(pv.path for group in self._groups for pv in group.pvs)
+
+    def _ask_all(self) -> None:
+        """Ask all disks, once a minute, whether they say the same; while one of them hangs nothing comes of it."""
+        is_due = self.seconds() - self._asked_all_at >= _LONGEST_SECONDS
         if is_due and (self._asking is None or not self._asking.is_alive()):
-            self._asked_again_at = self.seconds()
-            self._asking = threading.Thread(target=self._compare, name=f"{self._pool.name}-again", daemon=True)
+            self._asked_all_at = self.seconds()
+            self._asking = threading.Thread(target=self._compare, name=f"{self._pool.name}-all", daemon=True)
             self._asking.start()
 
     def _compare(self) -> None:
         with suppress(ThinpoolmgrError):
             found = lvm.read_lvm(CommandRunner().run, self._pool.group).groups
-            self._is_stale = tuple(group for group in found if group.name == self._pool.group) != self._groups
+            groups = tuple(group for group in found if group.name == self._pool.group)
+            self._is_doubtful = not _is_whole(groups)
+            self._is_stale = groups != self._groups
 
     def perform(self, step: Step) -> None:
         """Carry out `step`, if it is one of the monitor's.
@@ -225,6 +243,8 @@ class PoolHost:
         loads_table = isinstance(step, ExtendData | ExtendMetadata | RefreshPool)
         for argv in commands(step):
             command = with_low_water(argv, threshold) if loads_table else argv
+            if argv[0] in _OF_ONE_GROUP:
+                command = lvm.held_to(command, self._own_disks())
             (self._change_at_once if loads_table else self._runner.change)(command)
 
     def stand_by(self, *, is_near: bool) -> None:
@@ -296,6 +316,10 @@ class PoolStore(Store):
         for path in ended[:-_KEPT_RUNS]:
             path.unlink(missing_ok=True)
         self._known = {path: run for path, run in self._known.items() if path.exists()}
+
+
+def _is_whole(groups: tuple[VolumeGroup, ...]) -> bool:
+    return not any(pv.missing or pv.duplicate for group in groups for pv in group.pvs)
 
 
 def _read_boot_id() -> str:
