@@ -11,6 +11,7 @@ from thinpoolmgr.core.extension import (
     Rate,
     Reading,
     ahead_of,
+    cut_after,
     cut_to_room,
     extension_request,
     fill_rate,
@@ -161,6 +162,17 @@ class TestRoom:
         large = replace(found, lv=replace(found.lv, chunk_bytes=4 * EXTENT))
         assert cut_to_room(Growth(3000, METADATA), large, room(3)) == Growth(DATA, METADATA)
         assert cut_to_room(Growth(3000, METADATA), large, room(4)) == Growth(DATA + 4, METADATA)
+
+    def test_half_as_much_after_each_failure_and_never_less_than_a_block(self) -> None:
+        found = view()
+        assert found.lv is not None
+        large = replace(found, lv=replace(found.lv, chunk_bytes=4 * EXTENT))
+        fits = Growth(DATA + 32, METADATA + 8)
+        tried = [cut_after(failures, fits, large, room(100)) for failures in (0, 1, 2, 3, 4, 99)]
+        assert [growth.data - DATA for growth in tried] == [32, 16, 8, 4, 4, 4]
+        assert [growth.metadata - METADATA for growth in tried] == [8, 4, 2, 1, 1, 1]
+        assert cut_after(9, Growth(DATA + 2, METADATA), large, room(2)).data == DATA + 2
+        assert cut_after(9, Growth(DATA, METADATA + 1), large, room(2)) == Growth(DATA, METADATA + 1)
 
     def test_more_data_than_the_metadata_can_map_take_metadata(self) -> None:
         grown = cut_to_room(Growth(60 * DATA, METADATA), view(), room(100 * DATA))

@@ -208,9 +208,11 @@ def cut_after(failures: int, growth: Growth, view: PoolView, room: Room) -> Grow
     """Return how much of `growth` is tried after so many attempts that failed: half as much after each.
 
     Not all that is free can be used: LVM's allocation policy may want it in one piece, or on certain disks (lvm(8)).
+    Less than one block is never tried: for the kernel that is no growth.
     """
     parts = 2 ** min(failures, _MOST_HALVINGS)
-    data = room.data - (room.data - growth.data) // parts
+    chunk = ceil_to(view.lv.chunk_bytes if view.lv else 0, room.extent_bytes) // room.extent_bytes
+    data = min(growth.data, max(room.data + chunk, room.data - (room.data - growth.data) // parts))
     metadata = room.metadata - (room.metadata - growth.metadata) // parts
     return grown_for(view.pool, room, data, metadata)
 
