@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import monitor_lab as lab
@@ -161,22 +161,28 @@ def hanging_commit(layer: str, pool: str) -> Iterator[None]:
 
 
 @pytest.mark.campaign
-def test_a_hanging_metadata_disk_delays_no_other_pool(tool: Tool, loop_disks: MakeDisk) -> None:
+@pytest.mark.parametrize("began", ["before", "after"])
+def test_a_hanging_metadata_disk_delays_no_other_pool(tool: Tool, loop_disks: MakeDisk, began: str) -> None:
     below, disk = loop_disks().path, loop_disks().path
     sh("dmsetup", "create", "layer", "--table", f"0 {(1 << 30) // 512 - 2048} linear {below} 2048")
     disks = {"a": "/dev/mapper/layer", "b": disk}
     pools = "".join(f'[pools.{name}]\ndevices = ["{path}"]\n{SMALL}' for name, path in disks.items())
     tool.config.write_text(f"version = 1\n{pools}")
     tool.succeed("apply", "--yes")
-    with lab.running(tool, name="b") as monitor, lab.thin_device("b-thinpool", "tb") as tb:
-        monitor.wait(lambda pool: pool.state == "healthy", "a")
+    with ExitStack() as running, lab.thin_device("b-thinpool", "tb") as tb:
+        if began == "before":
+            monitor = running.enter_context(lab.running(tool, name="b"))
+            monitor.wait(lambda pool: pool.state == "healthy", "a")
         with hanging_commit("layer", "a-thinpool"):
+            if began == "after":
+                # it does not know yet which disks are whose
+                monitor = running.enter_context(lab.running(tool, name="b"))
             # by then pool a was looked at, and its thread hangs
             since = time.time()
             monitor.wait(lambda pool: pool.looked_at > since + 3, "b")
             lab.fill(tb, 170 * MIB)
             monitor.wait(extended(1), "b")
-            lab.fill(tb, 90 * MIB, 170 * MIB)
+            lab.fill_metadata("b-thinpool", 0.81)
             monitor.wait(extended(2), "b")
             monitor.wait(found("MONITOR_HANGS"), "a")
         monitor.wait(lambda pool: not pool.findings, "a")

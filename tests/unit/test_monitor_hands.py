@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import TYPE_CHECKING, Literal
 
@@ -231,6 +232,23 @@ class TestWhenLvmIsAsked:
         assert self.read[2:] == [("/dev/sdb",), ()]
         assert host.observe().groups == self.groups
 
+    def test_of_what_the_kernel_has_the_pool_on_at_first(self, host: PoolHost, monkeypatch: pytest.MonkeyPatch) -> None:
+        (part,) = (device for device in support.healthy().dm_devices if device.name.endswith("_tdata"))
+        monkeypatch.setattr(PoolHost, "_parts", lambda _self, _device: (replace(part, depends_on=("8:16",)),))
+        monkeypatch.setattr(os.path, "realpath", lambda path: path.replace("dev/block/8:16", "block/sdb"))
+        self.others_answer.clear()
+        self.look(host, 20)
+        # all of them are asked by the thread of each minute, which gets no answer
+        assert self.read == [("/dev/sdb",), (), ("/dev/sdb",)]
+        assert host.observe().groups == self.groups
+        self.others_answer.set()
+
+    def test_of_all_disks_where_the_kernel_s_are_not_all(self, host: PoolHost, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(PoolHost, "_disks_below", lambda _self, _device: ("/dev/sda",))
+        self.look(host)
+        assert self.read == [("/dev/sda",), ()]
+        assert host.observe().groups == self.groups
+
     def test_that_a_disk_is_there_twice_is_seen_within_a_minute(self, host: PoolHost) -> None:
         self.look(host, 20)
         self.is_twice = True
@@ -331,5 +349,5 @@ def test_who_has_to_wait_for_a_lock_leaves_what_stands_by_to_others(monkeypatch:
     for is_locked in (True, False):
         monkeypatch.setattr(lvm, "is_group_locked", lambda _group, is_locked=is_locked: is_locked)
         host.perform(BEFORE[ExtendData][0])
-        host._read_group()
+        host._read_group(None)
     assert used == ["started", "started", "stands by", "stands by"]

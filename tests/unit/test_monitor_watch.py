@@ -17,6 +17,7 @@ from thinpoolmgr.core.steps import ExtendData, ExtendVolumeGroup, Step, TakeChar
 from thinpoolmgr.errors import CommandFailedError
 from thinpoolmgr.host.store import Store
 from thinpoolmgr.monitor.hands import PoolStore
+from thinpoolmgr.monitor.watch import PoolWatch
 from thinpoolmgr.sim.changes import suspend
 from thinpoolmgr.sim.faults import Fails, Lies
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from thinpoolmgr.core.model import Snapshot
+    from thinpoolmgr.core.report import WatchedPool
 
 
 @pytest.fixture
@@ -460,3 +462,15 @@ def test_a_run_that_failed_is_not_finished_after_a_start(lab: Lab) -> None:
     lab.use(0.2)
     lab.look(3)
     assert lab.did() == [TakeCharge]
+
+
+def test_a_pool_that_hangs_in_its_first_look_is_known(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[WatchedPool] = []
+
+    def hangs(_self: PoolWatch) -> None:
+        seen.extend(lab.board.read())
+        lab.watch.stop()
+
+    monkeypatch.setattr(PoolWatch, "_watch", hangs)
+    lab.watch.run()
+    assert [(pool.name, pool.state, pool.looked_at) for pool in seen] == [("docker", "unknown", 0.0)]

@@ -174,7 +174,7 @@ class PoolHost:
     def _ask_lvm(self, device: DmDevice | None) -> None:
         before = self._present_mark() or ()
         self._is_stale = False
-        state = self._read_group()
+        state = self._read_group(device)
         self._asked_at = self.seconds()
         self._groups = tuple(group for group in state.groups if group.name == self._pool.group)
         self._trouble, self._known_uuid = state.trouble, device.uuid if device else ""
@@ -185,9 +185,9 @@ class PoolHost:
         )
         self._mark = after if is_same and _is_whole(self._groups) else None
 
-    def _read_group(self) -> LvmState:
+    def _read_group(self, device: DmDevice | None) -> LvmState:
         """Return LVM's word on the group, from its own disks where they are known and are all there is to it."""
-        if own := self._own_disks():
+        if own := self._own_disks() or self._disks_below(device):
             state = lvm.read_lvm(self._read_at_once, self._pool.group, own)
             if state.groups and _is_whole(state.groups):
                 return state
@@ -206,6 +206,13 @@ class PoolHost:
         if not self._groups or self._is_doubtful or not _is_whole(self._groups):
             return ()
         return tuple(pv.path for group in self._groups for pv in group.pvs)
+
+    def _disks_below(self, device: DmDevice | None) -> tuple[str, ...]:
+        """Return what the kernel has the pool on, before LVM has told of the group."""
+        if device is None or self._groups or self._is_doubtful:
+            return ()
+        below = {devno for part in self._parts(device) for devno in part.depends_on}
+        return tuple(sorted(f"/dev/{os.path.basename(os.path.realpath(f'/sys/dev/block/{devno}'))}" for devno in below))
 
     def _ask_all(self) -> None:
         """Ask all disks, once a minute, whether they say the same; while one of them hangs nothing comes of it."""

@@ -131,6 +131,8 @@ class PoolWatch(threading.Thread):
 
     def run(self) -> None:
         """Wait, look and act until it is stopped."""
+        # Known before it was looked at: one that hangs at once is told of, too.
+        self._board.put(replace(self._word, state=PoolState.UNKNOWN))
         while not self._stops.is_set():
             try:
                 self._watch()
