@@ -5,9 +5,11 @@ Docker starts nothing for it, either: libdm does the same ioctls (drivers/md/dm-
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import subprocess
+import time
 from hashlib import sha256
 from pathlib import Path
 from struct import Struct
@@ -27,6 +29,9 @@ SECTOR = Struct("=Q")
 # struct dm_ioctl: where the count of targets is
 COUNT = Struct("=I")
 COUNT_OFFSET = 20
+
+
+_SUSPENDED_SECONDS = 10.0
 
 
 def add_thin_devices(pool: str, numbers: Iterable[int]) -> None:
@@ -58,7 +63,15 @@ def activate(descriptor: int, name: str, pool_node: int, number: int) -> int:
     """Make a device called `name` for thin device `number` of the pool with this device number, and return its own."""
     _ask(descriptor, CREATE, name)
     table = f"{os.major(pool_node)}:{os.minor(pool_node)} {number}".encode()
-    _ask(descriptor, LOAD, name, TARGET.pack(0, SIZE_SECTORS, 0, 0, b"thin") + table, targets=1)
+    until = time.monotonic() + _SUSPENDED_SECONDS
+    while True:
+        try:
+            _ask(descriptor, LOAD, name, TARGET.pack(0, SIZE_SECTORS, 0, 0, b"thin") + table, targets=1)
+            break
+        except OSError as error:
+            # Whoever loads a new table for the pool just now has it suspended, and there it says EINVAL.
+            if error.errno != errno.EINVAL or time.monotonic() > until:
+                raise
     return _ask(descriptor, RESUME, name)
 
 
