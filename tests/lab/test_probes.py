@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import stat
 import subprocess
 import time
@@ -20,7 +21,7 @@ from thinpoolmgr.host.dm import event_number, has_target, list_dm_devices
 from thinpoolmgr.host.lvm import held_to, read_lvm, report_command
 from thinpoolmgr.host.observe import dm_users_of
 from thinpoolmgr.host.standby import Standby
-from thinpoolmgr.host.udev import UdevProperties, device_properties
+from thinpoolmgr.host.udev import BlockEvents, UdevProperties, device_properties, lvm_disks
 from thinpoolmgr.lab.loop import LoopDisk
 
 if TYPE_CHECKING:
@@ -387,3 +388,30 @@ def test_what_one_command_is_held_to_holds_for_none_after_it(disk: str, loop_dis
     standby.close()
     run("vgremove", "--quiet", "tpm_one")
     run("pvremove", "--quiet", disk, second)
+
+
+@pytest.mark.usefixtures("disk")
+def test_events_that_were_too_many_are_told_of_and_later_ones_still_come() -> None:
+    events = BlockEvents()
+    with socket.socket(fileno=os.dup(events.fileno())) as asked:
+        asked.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+    for _ in range(5):
+        run("udevadm", "trigger", "--settle", "--subsystem-match=block", "--sysname-match=loop*")
+    with pytest.raises(OSError, match="polling"):
+        events._monitor.poll(timeout=0)
+    assert (events.take(), events.take()) == (True, False)
+    run("udevadm", "trigger", "--settle", "--sysname-match=loop0")
+    assert events.take()
+
+
+def test_udev_knows_all_disks_with_a_uuid_of_lvm_s(disk: str, loop_disks: Callable[..., LoopDisk]) -> None:
+    run("pvcreate", "--quiet", disk)
+    (uuid,) = run("pvs", "--noheadings", "-o", "pv_uuid", disk).split()
+    run("udevadm", "settle")
+    assert lvm_disks({uuid}) == (disk,)
+    assert lvm_disks({"another"}) == ()
+    copy = str(loop_disks(DISK_BYTES).path)
+    run("dd", f"if={disk}", f"of={copy}", "bs=1M", "count=4", "conv=fsync", "status=none")
+    run("udevadm", "settle")
+    assert set(lvm_disks({uuid})) == {disk, copy}
+    run("wipefs", "--quiet", "--all", copy)

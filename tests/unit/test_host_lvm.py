@@ -207,7 +207,10 @@ def test_a_disk_without_a_group_is_not_closed_to_lvm() -> None:
 
 
 def test_a_command_held_to_its_disks() -> None:
-    held = 'devices{use_devicesfile=0 hints="none" global_filter=["a|^/dev/sdb$|","a|^/dev/sdc$|","r|.*|"]}'
+    held = (
+        'devices{use_devicesfile=0 hints="none" filter=["a|.*|"] '
+        'global_filter=["a|^/dev/sdb$|","a|^/dev/sdc$|","r|.*|"]}'
+    )
     assert held_to(("lvm", "fullreport", "--config", "report{}", "docker"), ["/dev/sdb", "/dev/sdc"]) == (
         "lvm",
         "fullreport",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from typing import TYPE_CHECKING, Literal
 
@@ -24,7 +23,7 @@ from thinpoolmgr.monitor import hands
 from thinpoolmgr.monitor.hands import PoolHost, PoolStore
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from thinpoolmgr.core.commands import Argv
@@ -170,12 +169,13 @@ class TestWhenLvmIsAsked:
     """`PoolHost` with the kernel's and LVM's answers put in."""
 
     @pytest.fixture
-    def host(self, monkeypatch: pytest.MonkeyPatch) -> PoolHost:
+    def host(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[PoolHost]:
         shot = support.healthy()
         device = next(device for device in shot.dm_devices if device.pool_status)
         self.asked = 0
         self.read: list[tuple[str, ...]] = []
-        self.is_twice = False
+        self.is_twice = self.hides_own = False
+        self.udev_s: tuple[str, ...] = ("/dev/sdb",)
         self.trouble: tuple[str, ...] = ()
         self.others_answer = threading.Event()
         self.others_answer.set()
@@ -190,6 +190,7 @@ class TestWhenLvmIsAsked:
             if not disks:
                 self.others_answer.wait()
             groups = tuple(replace(group, pvs=seen_on(group.pvs, disks)) for group in self.groups)
+            groups = () if disks and self.hides_own else groups
             return LvmState(groups, trouble=self.trouble)
 
         def seen_on(pvs: tuple[PhysicalVolume, ...], disks: Sequence[str]) -> tuple[PhysicalVolume, ...]:
@@ -198,11 +199,16 @@ class TestWhenLvmIsAsked:
             return tuple(replace(pv, duplicate=pv.duplicate or self.is_twice) for pv in pvs)
 
         monkeypatch.setattr(lvm, "read_lvm", read_lvm)
+        monkeypatch.setattr(hands, "lvm_disks", lambda uuids: self.udev_s if uuids else ())
         monkeypatch.setattr(hands, "group_mark", lambda paths: self.mark if list(paths) else None)
         monkeypatch.setattr(PoolHost, "seconds", lambda _self: self.time)
         monkeypatch.setattr(PoolHost, "_find_device", lambda _self: device)
         monkeypatch.setattr(PoolHost, "_parts", lambda _self, _device: ())
-        return PoolHost(support.pool(), Standby())
+        host = PoolHost(support.pool(), Standby())
+        yield host
+        self.others_answer.set()
+        if host._asking:
+            host._asking.join()
 
     def look(self, host: PoolHost, times: int = 1, after: float = 0.25) -> int:
         for _ in range(times):
@@ -213,35 +219,43 @@ class TestWhenLvmIsAsked:
         return self.asked
 
     def test_once_and_then_only_when_the_metadata_change(self, host: PoolHost) -> None:
-        # the second time makes sure that nothing changed while it was asked first
-        assert self.look(host, 20) == 2
+        # the second time makes sure that nothing changed while it was asked first; then by the thread of each minute
+        assert self.look(host, 20) == 3
         self.mark = (("/dev/sdb", b"2"),)
-        assert self.look(host, 1) == 3
+        assert self.look(host, 1) == 4
         self.look(host, 8)
         settled = self.asked
-        assert settled <= 4
+        assert settled <= 5
         assert self.look(host, 20) == settled
 
     def test_of_its_own_disks_once_they_are_known(self, host: PoolHost) -> None:
         self.look(host, 20)
-        assert self.read == [(), ("/dev/sdb",)]
+        assert self.read == [(), ("/dev/sdb",), ("/dev/sdb",)]
         (group,) = self.groups
         self.groups = (replace(group, pvs=(*group.pvs, replace(group.pvs[0], path="/dev/sdc", uuid="new"))),)
         self.mark = (("/dev/sdb", b"2"),)
         self.look(host)
-        assert self.read[2:] == [("/dev/sdb",), ()]
+        assert self.read[3:] == [("/dev/sdb",), ()]
         assert host.observe().groups == self.groups
+        assert host._own_disks() == ("/dev/sdb", "/dev/sdc")
+
+    def test_of_all_disks_where_those_are_not_all_to_lvm(self, host: PoolHost) -> None:
+        self.hides_own = True
+        self.look(host, 20)
+        assert self.read[-1] == ()
+        assert host.observe().groups == self.groups
+        assert host._own_disks() == ()
+        settled = len(self.read)
+        self.look(host, 20)
+        assert len(self.read) == settled
 
     def test_of_what_the_kernel_has_the_pool_on_at_first(self, host: PoolHost, monkeypatch: pytest.MonkeyPatch) -> None:
         (part,) = (device for device in support.healthy().dm_devices if device.name.endswith("_tdata"))
         monkeypatch.setattr(PoolHost, "_parts", lambda _self, _device: (replace(part, depends_on=("8:16",)),))
-        monkeypatch.setattr(os.path, "realpath", lambda path: path.replace("dev/block/8:16", "block/sdb"))
-        self.others_answer.clear()
+        monkeypatch.setattr(hands, "_node_of", {"8:16": "/dev/sdb"}.get)
         self.look(host, 20)
-        # all of them are asked by the thread of each minute, which gets no answer
-        assert self.read == [("/dev/sdb",), (), ("/dev/sdb",)]
+        assert self.read == [("/dev/sdb",)] * 3
         assert host.observe().groups == self.groups
-        self.others_answer.set()
 
     def test_of_all_disks_where_the_kernel_s_are_not_all(self, host: PoolHost, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(PoolHost, "_disks_below", lambda _self, _device: ("/dev/sda",))
@@ -252,12 +266,23 @@ class TestWhenLvmIsAsked:
     def test_that_a_disk_is_there_twice_is_seen_within_a_minute(self, host: PoolHost) -> None:
         self.look(host, 20)
         self.is_twice = True
+        self.udev_s = ("/dev/sdb", "/dev/sdx")
         assert not host.observe().groups[0].pvs[0].duplicate
         self.look(host, 2, after=60.0)
         assert host.observe().groups[0].pvs[0].duplicate
-        self.is_twice = False
+        self.is_twice = self.hides_own = False
+        self.udev_s = ("/dev/sdb",)
         self.look(host, 2, after=2.0)
         assert host.observe().groups == self.groups
+
+    def test_another_name_of_its_disk_is_no_second_disk(self, host: PoolHost, tmp_path: Path) -> None:
+        link = tmp_path / "link"
+        link.symlink_to("/dev/sdb")
+        self.udev_s = (str(link),)
+        self.look(host, 20)
+        self.look(host, 3, after=60.0)
+        assert set(self.read) == {(), ("/dev/sdb",)}
+        assert self.read.count(()) == 1
 
     def test_who_watches_the_pool_is_seen_within_a_minute(self, host: PoolHost) -> None:
         self.look(host, 20)
@@ -270,10 +295,9 @@ class TestWhenLvmIsAsked:
         self.look(host, 20)
         self.others_answer.clear()
         self.look(host, 3, after=60.0)
-        assert self.read[2:] == [()]
         self.mark = (("/dev/sdb", b"2"),)
         self.look(host)
-        assert self.read[3:] == [("/dev/sdb",)]
+        assert set(self.read[1:]) == {("/dev/sdb",)}
         self.others_answer.set()
 
     def test_what_lvm_complained_of_is_forgotten_with_the_device(
@@ -289,7 +313,7 @@ class TestWhenLvmIsAsked:
         self.look(host, 20)
         monkeypatch.setattr(CommandRunner, "change", lambda _self, _argv: None)
         host.perform(BEFORE[TakeCharge][0])
-        assert self.look(host) == 3
+        assert self.look(host) == 4
 
     def test_once_a_minute_for_what_the_mark_does_not_tell(self, host: PoolHost) -> None:
         settled = self.look(host, 20)

@@ -63,12 +63,13 @@ def held_to(argv: Argv, paths: Sequence[str]) -> Argv:
     Without that a command waits for each disk of the host that hangs, whatever group it is about (measured, 2.03.16).
     It is not done by `--devices`: in a process that runs several commands (liblvm2cmd) the first one's list holds for
     all that come after it (tools/lvmcmdline.c, enable_devices_list), a `--config` is taken back at each one's end.
-    A devices file lists other groups' disks, too, and would have LVM ignore the filter. Hints are for all disks.
+    A devices file lists other groups' disks, too, and has LVM ignore all filters, even one in lvm.conf that would hide
+    these disks. Hints are for all disks.
     """
     if not paths or not all(_PLAIN.fullmatch(path) for path in paths):
         return argv
     patterns = ",".join(f'"a|^{path}$|"' for path in paths)
-    settings = f'devices{{use_devicesfile=0 hints="none" global_filter=[{patterns},"r|.*|"]}}'
+    settings = f'devices{{use_devicesfile=0 hints="none" filter=["a|.*|"] global_filter=[{patterns},"r|.*|"]}}'
     if "--config" in argv:
         at = argv.index("--config") + 1
         return (*argv[:at], f"{argv[at]} {settings}", *argv[at + 1 :])

@@ -93,7 +93,9 @@ class Standby:
             self._end()
         if self._process is not None and not self._near:
             self._end()
-        if self._process is None and self._near and time.monotonic() >= self._not_before:
+        # What was told to end and hangs has its memory locked: one such is enough.
+        is_due = self._process is None and not self._ending and time.monotonic() >= self._not_before
+        if self._near and is_due:
             with suppress(OSError):
                 self._process = _Process(self._program)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import functools
 import os
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from msgspec import Struct
 from thinpoolmgr.errors import UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
 
 class UdevProperties(Struct, frozen=True):
@@ -93,10 +94,30 @@ class BlockEvents:
             try:
                 if self._monitor.poll(timeout=0) is None:
                     return came
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
+            except OSError:
+                # pyudev says no more than that something is wrong with the descriptor.
+                if not self._is_overrun():
                     raise
             came = True
+
+    def _is_overrun(self) -> bool:
+        """Whether events were lost since this was asked last."""
+        with socket.socket(fileno=os.dup(self.fileno())) as asked:
+            return asked.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ENOBUFS
+
+
+def lvm_disks(uuids: Collection[str]) -> tuple[str, ...]:
+    """Return the nodes of all devices that udev found one of these LVM disks' uuids on; opens none of them."""
+    try:
+        import pyudev  # type: ignore[import-untyped,unused-ignore]  # noqa: PLC0415
+    except ImportError:
+        return ()
+    try:
+        found = _context().list_devices(subsystem="block", ID_FS_TYPE="LVM2_member")
+        return tuple(sorted(disk.device_node for disk in found if disk.properties.get("ID_FS_UUID") in uuids))
+    except pyudev.DeviceNotFoundError:
+        # It went while it was looked at.
+        return ()
 
 
 def transport_by_name(name: str) -> str:

@@ -3,8 +3,8 @@
 Nothing that wipes, removes, unmounts or moves can be reached from here; an import contract and a test hold it to that.
 LVM is asked only when the metadata of the group have changed since it was asked last, which a few bytes of the disks
 tell, and only about this one group and on its own disks: a report waits for the lock of each group that it tells of,
-and any command for each disk that it reads. What neither those bytes nor these disks tell (that another disk says it is
-one of them, who watches the pool) is asked of all disks once a minute, by a thread that nothing waits for.
+and any command for each disk that it reads. What those bytes do not tell, who watches the pool, and by udev's word
+whether another disk says it is one of them, is asked once a minute, by a thread that nothing waits for.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from thinpoolmgr.host import dm, lvm
 from thinpoolmgr.host.pvlabel import Mark, group_mark
 from thinpoolmgr.host.runner import CommandRunner
 from thinpoolmgr.host.store import Store
+from thinpoolmgr.host.udev import lvm_disks
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,9 +64,10 @@ class PoolHost:
         self._trouble: tuple[str, ...] = ()
         self._mark: Mark | None = None
         self._known_uuid = ""
-        self._asked_at = self._asked_all_at = -math.inf
+        self._asked_at = self._asked_again_at = -math.inf
         self._asking: threading.Thread | None = None
         self._is_stale = self._is_doubtful = False
+        self._not_enough: tuple[str, ...] = ()
         self._boot_id = _read_boot_id()
         self.reads_all = False
         """Whether `observe` looks at spare disks, too: all that `apply` looks at."""
@@ -116,7 +118,7 @@ class PoolHost:
         if not self._is_current(device):
             self._ask_lvm(device)
         elif device:
-            self._ask_all()
+            self._ask_again()
         devices = (device, *self._parts(device)) if device else ()
         return Snapshot(groups=self._groups, lvm_trouble=self._trouble, dm_devices=devices, boot_id=self._boot_id)
 
@@ -191,7 +193,8 @@ class PoolHost:
             state = lvm.read_lvm(self._read_at_once, self._pool.group, own)
             if state.groups and _is_whole(state.groups):
                 return state
-        self._is_doubtful, self._asked_all_at = False, self.seconds()
+            self._not_enough = own
+        self._is_doubtful = False
         return lvm.read_lvm(self._read_at_once, self._pool.group)
 
     def _read_at_once(self, argv: Argv) -> CompletedRun:
@@ -205,29 +208,37 @@ class PoolHost:
         """Return the disks that LVM is to be held to; none while it must read all."""
         if not self._groups or self._is_doubtful or not _is_whole(self._groups):
             return ()
-        return tuple(pv.path for group in self._groups for pv in group.pvs)
+        own = tuple(pv.path for group in self._groups for pv in group.pvs)
+        return own if own != self._not_enough else ()
 
     def _disks_below(self, device: DmDevice | None) -> tuple[str, ...]:
         """Return what the kernel has the pool on, before LVM has told of the group."""
         if device is None or self._groups or self._is_doubtful:
             return ()
         below = {devno for part in self._parts(device) for devno in part.depends_on}
-        return tuple(sorted(f"/dev/{os.path.basename(os.path.realpath(f'/sys/dev/block/{devno}'))}" for devno in below))
+        disks = tuple(sorted(map(_node_of, below)))
+        return disks if disks != self._not_enough else ()
 
-    def _ask_all(self) -> None:
-        """Ask all disks, once a minute, whether they say the same; while one of them hangs nothing comes of it."""
-        is_due = self.seconds() - self._asked_all_at >= _LONGEST_SECONDS
+    def _ask_again(self) -> None:
+        """Ask, once a minute, for what the group's own disks do not show; nothing waits for the answer."""
+        is_due = self.seconds() - self._asked_again_at >= _LONGEST_SECONDS
         if is_due and (self._asking is None or not self._asking.is_alive()):
-            self._asked_all_at = self.seconds()
-            self._asking = threading.Thread(target=self._compare, name=f"{self._pool.name}-all", daemon=True)
+            self._asked_again_at = self.seconds()
+            self._not_enough = ()
+            self._asking = threading.Thread(target=self._compare, name=f"{self._pool.name}-again", daemon=True)
             self._asking.start()
 
     def _compare(self) -> None:
-        with suppress(ThinpoolmgrError):
-            found = lvm.read_lvm(CommandRunner().run, self._pool.group).groups
-            groups = tuple(group for group in found if group.name == self._pool.group)
-            self._is_doubtful = not _is_whole(groups)
-            self._is_stale = groups != self._groups
+        before, own = self._groups, self._own_disks()
+        uuids = {pv.uuid for group in before for pv in group.pvs}
+        with suppress(ThinpoolmgrError, OSError):
+            others = {os.path.realpath(path) for path in lvm_disks(uuids)} - {os.path.realpath(path) for path in own}
+            if own and others:
+                # Whether that is a second disk with the same metadata only LVM can tell, and only of all disks.
+                self._is_doubtful = self._is_stale = True
+                return
+            found = lvm.read_lvm(CommandRunner().run, self._pool.group, own).groups
+            self._is_stale = tuple(group for group in found if group.name == self._pool.group) != before
 
     def perform(self, step: Step) -> None:
         """Carry out `step`, if it is one of the monitor's.
@@ -327,6 +338,16 @@ class PoolStore(Store):
 
 def _is_whole(groups: tuple[VolumeGroup, ...]) -> bool:
     return not any(pv.missing or pv.duplicate for group in groups for pv in group.pvs)
+
+
+def _node_of(devno: str) -> str:
+    """Return the node of a disk by the name that LVM has for it, too."""
+    folder = os.path.realpath(f"/sys/dev/block/{devno}")
+    try:
+        with open(f"{folder}/dm/name", encoding="utf-8") as file:
+            return f"/dev/mapper/{file.read().strip()}"
+    except OSError:
+        return f"/dev/{os.path.basename(folder).replace('!', '/')}"
 
 
 def _read_boot_id() -> str:

@@ -208,6 +208,7 @@ class PoolWatch(threading.Thread):
         status = view.status
         if status is None or view.lv is None:
             self._readings = ()
+            self._host.stand_by(is_near=False)
             self._say(view.state, *self._trouble(view))
             return IDLE_SECONDS
         self._readings = recent(self._readings, reading_of(status, view.lv.chunk_bytes, now))
@@ -215,6 +216,7 @@ class PoolWatch(threading.Thread):
         if rate != _STILL:
             self._filled_at = now
         if view.state not in CAN_GROW:
+            self._host.stand_by(is_near=False)
             self._say(view.state, *self._trouble(view), rate=rate)
             return IDLE_SECONDS
         if self._mend(view, now):
@@ -358,6 +360,10 @@ class PoolWatch(threading.Thread):
             return None
         except ThinpoolmgrError as error:
             self._pause(what, code, error)
+            return None
+        except Exception as error:  # noqa: BLE001 - no memory, no threads: not tried again at once, either
+            unexpected = f"something unexpected happened to {self.pool.path}: {type(error).__name__}: {error}"
+            self._pause(what, "BUG", ThinpoolmgrError(unexpected, "", ""))
             return None
         self._pauses.pop(what, None)
         self._forget_old_runs()
