@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import signal
 import subprocess
 import time
@@ -185,6 +186,11 @@ def test_a_hanging_metadata_disk_delays_no_other_pool(tool: Tool, loop_disks: Ma
             lab.fill_metadata("b-thinpool", 0.81)
             monitor.wait(extended(2), "b")
             monitor.wait(found("MONITOR_HANGS"), "a")
+            # no LVM that waits for the disk has others' devices open
+            assert lab.device("tb").open_count == 0
+            told = tool("metrics")
+            assert (told.code, "[HOST_HANGS]" in told.err) == (69, True)
+            assert re.search(r'thinpoolmgr_pool_extensions_total\{pool="b",result="done".* 2\.0', told.out)
         monitor.wait(lambda pool: not pool.findings, "a")
     sh("vgchange", "--quiet", "-an", "a")
     sh("dmsetup", "remove", "--retry", "layer")

@@ -15,11 +15,14 @@ from cli_support import Cli, make_cli
 from measured import report, watched
 
 from thinpoolmgr.cli import metrics as command
+from thinpoolmgr.cli.waiting import Patience
 from thinpoolmgr.errors import UnavailableError
 from thinpoolmgr.host import monitor_report
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from thinpoolmgr.core.model import Snapshot
 
 
 @pytest.fixture
@@ -70,6 +73,49 @@ def test_a_host_that_cannot_be_observed_is_a_document_and_an_exit_code(cli: Cli,
     path = tmp_path / "x.prom"
     assert cli("metrics", "--textfile", str(path))[:2] == (69, "")
     assert "thinpoolmgr_up 0.0\n" in path.read_text()
+
+
+def test_a_host_that_does_not_answer_is_told_of_with_the_monitor_s_part(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = threading.Event()
+    shown = support.healthy()
+
+    def hangs(_host: support.FakeHost) -> Snapshot:
+        answers.wait()
+        return shown
+
+    (tmp_path / "monitor.json").write_bytes(msgspec.json.encode(report(watched())))
+    monkeypatch.setattr(command, "Patience", lambda: Patience(0.05))
+    monkeypatch.setattr(support.FakeHost, "observe", hangs)
+    code, out, err = cli("metrics")
+    answers.set()
+    assert (code, "[HOST_HANGS]" in err) == (69, True)
+    assert 'thinpoolmgr_observation_error_info{code="HOST_HANGS"} 1.0\n' in out
+    assert "thinpoolmgr_monitor_last_look_timestamp_seconds{" in out
+
+
+def test_one_look_at_a_time() -> None:
+    answers, looks = threading.Event(), []
+    patience, shown = Patience(0.05), support.healthy()
+
+    def hangs() -> Snapshot:
+        looks.append(1)
+        answers.wait()
+        return shown
+
+    for _ in range(3):
+        with pytest.raises(UnavailableError, match="does not answer"):
+            patience.look(hangs)
+    assert looks == [1]
+    answers.set()
+    assert Patience(30).look(hangs) is shown
+    with pytest.raises(UnavailableError, match="none"):
+        Patience(30).look(raises)
+
+
+def raises() -> Snapshot:
+    raise UnavailableError("none")
 
 
 def test_a_wrong_configuration_is_seen_by_who_watches(cli: Cli) -> None:

@@ -140,6 +140,21 @@ def test_what_is_not_ready_yet_is_not_waited_for(tmp_path: Path) -> None:
     assert lvm.standby.run(EXTEND) is not None
 
 
+def test_while_one_that_was_told_to_end_hangs_there_is_no_other(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "gate")
+    lvm = Lvm(tmp_path, before=f"read -r _ <{tmp_path}/gate")
+    for _ in range(3):
+        lvm.near()
+        lvm.near(is_near=False)
+    wait_until(lambda: bool(lvm.lines_of("started")))
+    (tmp_path / "gate").write_text("\n", "utf-8")
+    wait_until(lambda: all(process.has_ended() for process in lvm.standby._ending))
+    assert len(lvm.lines_of("started")) == 1
+    lvm.near()
+    (tmp_path / "gate").write_text("\n", "utf-8")
+    lvm.until_ready()
+
+
 def test_what_dies_is_not_started_again_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lvm = Lvm(tmp_path, before="exit 1")
     lvm.near()

@@ -76,6 +76,21 @@ def test_lvm_stands_by_while_an_extension_is_near_and_the_pool_is_written_to(lab
     assert not lab.host.stands_by
 
 
+@pytest.mark.parametrize("is_there", [True, False])
+def test_lvm_does_not_stand_by_for_a_pool_that_cannot_grow(lab: Lab, *, is_there: bool) -> None:
+    lab.use(0.71)
+    lab.look(3)
+    lab.use(0.72)
+    lab.look()
+    assert lab.host.stands_by
+    if is_there:
+        lab.use(0.72, needs_check=True)
+    else:
+        lab.host.snapshot = support.snapshot()
+    lab.look()
+    assert not lab.host.stands_by
+
+
 def test_the_larger_reserve_of_more_metadata_is_no_filling(lab: Lab) -> None:
     lab.use(0.2)
     lab.look(3)
@@ -474,3 +489,19 @@ def test_a_pool_that_hangs_in_its_first_look_is_known(lab: Lab, monkeypatch: pyt
     monkeypatch.setattr(PoolWatch, "_watch", hangs)
     lab.watch.run()
     assert [(pool.name, pool.state, pool.looked_at) for pool in seen] == [("docker", "unknown", 0.0)]
+
+
+def test_what_nobody_thought_of_is_not_tried_again_at_once(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[Step] = []
+
+    def perform(step: Step) -> None:
+        tried.append(step)
+        raise OSError("Cannot allocate memory")
+
+    monkeypatch.setattr(lab.host, "perform", perform)
+    lab.use(0.9)
+    lab.look(8)
+    assert lab.codes()[0] == "BUG"
+    assert "Cannot allocate memory" in lab.word.findings[0].summary
+    # after one, two and four seconds; each time the low-water mark, too
+    assert len([step for step in tried if isinstance(step, ExtendData)]) == 4

@@ -26,6 +26,7 @@ NOT_CODES = {
         "DM_SERIAL",
         "DM_WWN",
         "ID_BUS",
+        "ID_FS_UUID",
         "ID_MODEL",
         "ID_PATH",
         "ID_SERIAL",

@@ -12,7 +12,7 @@ from thinpoolmgr import __version__
 from thinpoolmgr.cli.options import Options, global_options, options_of
 from thinpoolmgr.cli.pools import host_and_store, read_journal, require_root
 from thinpoolmgr.cli.render import Renderer
-from thinpoolmgr.cli.waiting import waiting
+from thinpoolmgr.cli.waiting import Patience, waiting
 from thinpoolmgr.config import load_config
 from thinpoolmgr.core.documents import status_document
 from thinpoolmgr.core.history import past_runs
@@ -57,7 +57,7 @@ def metrics(context: click.Context, *, textfile: str | None, listen: str | None)
         require_root()
     if address is not None:
         context.exit(_listen(options, address))
-    text, error = _measure(options)
+    text, error = _measure(options, Patience())
     if textfile:
         write_generated(textfile, text)
     else:
@@ -68,9 +68,9 @@ def metrics(context: click.Context, *, textfile: str | None, listen: str | None)
 
 def _listen(options: Options, address: Address) -> int:
     """Serve until a signal comes, and return the exit code: SIGTERM ends a service as it should, and is no failure."""
-    renderer = Renderer(options)
+    renderer, patience = Renderer(options), Patience()
     with waiting() as waiter:
-        with listening(address, lambda: _measure(options)[0]) as server:
+        with listening(address, lambda: _measure(options, patience)[0]) as server:
             renderer.remark(f"Listening on {address.path or f'http://{address.shown}/metrics'}")
             while not waiter.is_stopped:
                 serve(server, waiter.fd)
@@ -78,7 +78,7 @@ def _listen(options: Options, address: Address) -> int:
         return 0 if waiter.is_terminated else waiter.exit_code
 
 
-def _measure(options: Options) -> tuple[bytes, ThinpoolmgrError | None]:
+def _measure(options: Options, patience: Patience) -> tuple[bytes, ThinpoolmgrError | None]:
     """Return the document of a look at the host, and why that look failed."""
     at, began = time.time(), time.monotonic()
     report = None if options.simulate else read_report()
@@ -87,7 +87,7 @@ def _measure(options: Options) -> tuple[bytes, ThinpoolmgrError | None]:
     try:
         desired = load_config(options.config).desired
         with host_and_store(options, desired) as (host, _):
-            snapshot = host.observe()
+            snapshot = patience.look(host.observe)
         # Read last: a run that ended since must not be taken for interrupted.
         journal = read_journal(options)
     except ThinpoolmgrError as caught:

@@ -66,7 +66,8 @@ def _require_only_watch(options: Options, *, check: bool) -> None:
 
 
 def _watch(options: Options, interval_seconds: float) -> int:
-    from thinpoolmgr.cli.watch import Watcher, read_monitor, watch  # noqa: PLC0415 - seldom needed
+    from thinpoolmgr.cli.waiting import Patience  # noqa: PLC0415 - seldom needed
+    from thinpoolmgr.cli.watch import Watcher, read_monitor, watch  # noqa: PLC0415 - as above
     from thinpoolmgr.host.dm import read_device  # noqa: PLC0415 - as above
 
     desired = load_config(options.config).desired
@@ -77,8 +78,10 @@ def _watch(options: Options, interval_seconds: float) -> int:
         )
         return watch(options, watcher, interval_seconds)
     require_root()
-    host = real_host(desired)
-    watcher = Watcher(desired, host.observe, read_device, lambda: read_journal(options), read_monitor)
+    host, patience = real_host(desired), Patience()
+    watcher = Watcher(
+        desired, lambda: patience.look(host.observe), read_device, lambda: read_journal(options), read_monitor
+    )
     return watch(options, watcher, interval_seconds)
 
 

@@ -1,17 +1,22 @@
-"""Waits that a signal ends: for commands that run until they are told to stop."""
+"""Waits that end: by a signal, for commands that run until they are told to stop, or after a while, for looks."""
 
 from __future__ import annotations
 
 import os
 import select
 import signal
+import threading
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from thinpoolmgr.cycle import deferred_signals
+from thinpoolmgr.errors import UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from thinpoolmgr.core.model import Snapshot
 
 _SIGNAL = 128
 
@@ -69,3 +74,47 @@ def waiting() -> Iterator[Waiter]:
         signal.set_wakeup_fd(before)
         os.close(read_fd)
         os.close(write_fd)
+
+
+class Patience:
+    """Looks at the host, one at a time, each given up after a while: LVM waits without end for a disk that hangs."""
+
+    def __init__(self, seconds: float = 30.0) -> None:
+        """Wait so long for each look."""
+        self._seconds = seconds
+        self._thread: threading.Thread | None = None
+
+    def look(self, observe: Callable[[], Snapshot]) -> Snapshot:
+        """Return what `observe` returns, or raise what it raises; not before an earlier look has ended.
+
+        Raises:
+            UnavailableError: it takes too long, and goes on by itself.
+
+        """
+        seen: list[Snapshot] = []
+        failed: list[Exception] = []
+
+        def run() -> None:
+            try:
+                seen.append(observe())
+            except Exception as error:  # noqa: BLE001 - raised where it is waited for
+                failed.append(error)
+
+        until = time.monotonic() + self._seconds
+        self._join(until)
+        self._thread = threading.Thread(target=run, name="look", daemon=True)
+        self._thread.start()
+        self._join(until)
+        if failed:
+            raise failed[0]
+        return seen[0]
+
+    def _join(self, until: float) -> None:
+        if self._thread is None:
+            return
+        self._thread.join(max(0.0, until - time.monotonic()))
+        if self._thread.is_alive():
+            details = f"It was asked {self._seconds:.0f} s ago. LVM reads all disks, and one that hangs holds it up."
+            way = "Find that disk: dmesg; cat /sys/block/*/inflight. What has to do with it goes on once it answers."
+            raise UnavailableError("the host does not answer", details, way, code="HOST_HANGS")
+        self._thread = None
