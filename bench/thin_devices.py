@@ -29,9 +29,7 @@ SECTOR = Struct("=Q")
 # struct dm_ioctl: where the count of targets is
 COUNT = Struct("=I")
 COUNT_OFFSET = 20
-
-
-_SUSPENDED_SECONDS = 10.0
+MOST_SUSPENDED_SECONDS, LOOK_AGAIN_SECONDS = 10.0, 0.01
 
 
 def add_thin_devices(pool: str, numbers: Iterable[int]) -> None:
@@ -63,7 +61,7 @@ def activate(descriptor: int, name: str, pool_node: int, number: int) -> int:
     """Make a device called `name` for thin device `number` of the pool with this device number, and return its own."""
     _ask(descriptor, CREATE, name)
     table = f"{os.major(pool_node)}:{os.minor(pool_node)} {number}".encode()
-    until = time.monotonic() + _SUSPENDED_SECONDS
+    until = time.monotonic() + MOST_SUSPENDED_SECONDS
     while True:
         try:
             _ask(descriptor, LOAD, name, TARGET.pack(0, SIZE_SECTORS, 0, 0, b"thin") + table, targets=1)
@@ -72,6 +70,7 @@ def activate(descriptor: int, name: str, pool_node: int, number: int) -> int:
             # Whoever loads a new table for the pool just now has it suspended, and there it says EINVAL.
             if error.errno != errno.EINVAL or time.monotonic() > until:
                 raise
+            time.sleep(LOOK_AGAIN_SECONDS)
     return _ask(descriptor, RESUME, name)
 
 

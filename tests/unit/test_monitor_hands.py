@@ -270,7 +270,7 @@ class TestWhenLvmIsAsked:
         assert not host.observe().groups[0].pvs[0].duplicate
         self.look(host, 2, after=60.0)
         assert host.observe().groups[0].pvs[0].duplicate
-        self.is_twice = self.hides_own = False
+        self.is_twice = False
         self.udev_s = ("/dev/sdb",)
         self.look(host, 2, after=2.0)
         assert host.observe().groups == self.groups
