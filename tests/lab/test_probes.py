@@ -407,11 +407,12 @@ def test_events_that_were_too_many_are_told_of_and_later_ones_still_come() -> No
 def test_udev_knows_all_disks_with_a_uuid_of_lvm_s(disk: str, loop_disks: Callable[..., LoopDisk]) -> None:
     run("pvcreate", "--quiet", disk)
     (uuid,) = run("pvs", "--noheadings", "-o", "pv_uuid", disk).split()
-    run("udevadm", "settle")
+    # udevd is told of a written disk by inotify, which "settle" alone may be too early for.
+    run("udevadm", "trigger", "--settle", disk)
     assert lvm_disks({uuid}) == (disk,)
     assert lvm_disks({"another"}) == ()
     copy = str(loop_disks(DISK_BYTES).path)
     run("dd", f"if={disk}", f"of={copy}", "bs=1M", "count=4", "conv=fsync", "status=none")
-    run("udevadm", "settle")
+    run("udevadm", "trigger", "--settle", copy)
     assert set(lvm_disks({uuid})) == {disk, copy}
     run("wipefs", "--quiet", "--all", copy)
