@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 import socket
 from typing import Any
 
@@ -41,6 +43,17 @@ def events(monkeypatch: pytest.MonkeyPatch, *answers: object) -> BlockEvents:
 def test_all_that_came_is_taken_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     found = events(monkeypatch, "sda", "sdb")
     assert (found.fileno(), found.take(), found.take()) == (7, True, False)
+
+
+def test_a_flood_is_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = events(monkeypatch, *["sda"] * 1500)
+    assert [found.take(), found.take(), found.take()] == [True, True, False]
+
+
+def test_what_was_lost_while_it_was_received_counts_as_something_that_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = events(monkeypatch, OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS)), "sda")
+    monkeypatch.setattr(BlockEvents, "_is_overrun", lambda _self: False)
+    assert [found.take(), found.take()] == [True, False]
 
 
 @pytest.mark.parametrize("is_overrun", [True, False])

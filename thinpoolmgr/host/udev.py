@@ -20,6 +20,9 @@ from thinpoolmgr.errors import UnavailableError
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
+_MOST_AT_ONCE = 1000
+"""Events: a fraction of a second."""
+
 
 class UdevProperties(Struct, frozen=True):
     """How a device is called and described; empty where udev does not say."""
@@ -88,17 +91,19 @@ class BlockEvents:
         return int(self._monitor.fileno())
 
     def take(self) -> bool:
-        """Take all that has come; return whether anything came, or was lost because too much did (netlink(7))."""
-        came = False
-        while True:
+        """Take what has come; return whether anything came, or was lost because too much did (netlink(7)).
+
+        A flood is taken in parts: the descriptor stays readable, and there is more to do than to listen.
+        """
+        for taken in range(_MOST_AT_ONCE):
             try:
                 if self._monitor.poll(timeout=0) is None:
-                    return came
-            except OSError:
-                # pyudev says no more than that something is wrong with the descriptor.
-                if not self._is_overrun():
+                    return taken > 0
+            except OSError as error:
+                # Events were lost. pyudev passes on what recv(2) says; of poll(2), that something is wrong, no more.
+                if error.errno != errno.ENOBUFS and not self._is_overrun():
                     raise
-            came = True
+        return True
 
     def _is_overrun(self) -> bool:
         """Whether events were lost since this was asked last."""
