@@ -10,6 +10,7 @@ from thinpoolmgr.core.extension import (
     Ahead,
     Rate,
     Reading,
+    after_growth,
     ahead_of,
     cut_after,
     cut_to_room,
@@ -52,7 +53,6 @@ class TestRate:
     def test_of_nothing_and_of_one_reading_is_zero(self) -> None:
         assert fill_rate(()) == Rate()
         assert fill_rate((Reading(1.0, 5, 5),)) == Rate()
-        assert fill_rate((Reading(1.0, 5, 5), Reading(1.0, 9, 9))) == Rate()
 
     def test_is_that_of_the_window_or_of_the_last_second(self) -> None:
         steady = tuple(Reading(float(at), at * 100, at * 10) for at in range(11))
@@ -65,6 +65,17 @@ class TestRate:
     def test_is_not_made_of_less_than_a_second_where_there_is_more(self) -> None:
         readings = (Reading(0.0, 0, 0), Reading(1.0, 0, 0), Reading(1.05, 1000, 0))
         assert fill_rate(readings).data == pytest.approx(1000 / 1.05)
+
+    def test_what_comes_in_a_moment_is_taken_as_a_seconds_work(self) -> None:
+        assert fill_rate((Reading(1.0, 5, 5), Reading(1.0, 9, 9))) == Rate(4.0, 4.0)
+        assert fill_rate((Reading(1.0, 0, 0), Reading(1.05, 1000, 0))) == Rate(1000.0, 0.0)
+
+    def test_goes_on_over_an_extension_whose_larger_reserve_is_no_filling(self) -> None:
+        readings = (Reading(0.0, 0, 10), Reading(1.0, 1000, 20))
+        grown = Reading(2.0, 2000, 90)
+        assert after_growth(readings, grown) == (Reading(0.0, 0, 80), Reading(1.0, 1000, 90))
+        assert fill_rate((*after_growth(readings, grown), grown)) == Rate(1000.0, 5.0)
+        assert after_growth((), grown) == ()
 
     def test_what_was_given_back_is_not_negative(self) -> None:
         assert fill_rate((Reading(0.0, 900, 90), Reading(1.0, 100, 10))) == Rate()

@@ -24,6 +24,7 @@ from thinpoolmgr.sim.faults import Fails, Lies
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from thinpoolmgr.core.lifecycle import PoolView
     from thinpoolmgr.core.model import Snapshot
     from thinpoolmgr.core.report import WatchedPool
 
@@ -92,12 +93,44 @@ def test_lvm_does_not_stand_by_for_a_pool_that_cannot_grow(lab: Lab, *, is_there
 
 
 def test_the_larger_reserve_of_more_metadata_is_no_filling(lab: Lab) -> None:
-    lab.use(0.2)
-    lab.look(3)
-    lab.use(0.2, 0.85)
-    lab.look(4)
-    assert lab.word.metadata_bytes_per_second == 0.0
+    lab.use(0.2, 0.81)
+    lab.look()
     assert lab.word.extensions_done == 1
+    lab.use(0.2, 0.75)
+    lab.look(2)
+    assert (lab.word.extensions_done, lab.word.metadata_bytes_per_second) == (1, 0.0)
+
+
+def test_what_a_cache_writes_out_right_after_an_extension_is_no_reason_for_another(lab: Lab) -> None:
+    for percent in range(50, 84, 2):
+        lab.use(percent / 100)
+        lab.look()
+    assert lab.word.extensions_done == 1
+    used = lab.host.view().status.used_data_blocks  # type: ignore[union-attr]
+    total = lab.host.view().status.total_data_blocks  # type: ignore[union-attr]
+    for more in (0.0, 0.04):
+        lab.use(used / total + more)
+        lab.look(after=0.05)
+    assert lab.word.extensions_done == 1
+
+
+def test_what_somebody_else_has_extended_meanwhile_is_no_extension_of_the_monitors(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.use(0.79)
+    lab.look(20)
+    lab.use(0.81)
+    begin = lab.watch._begin
+
+    def somebody_extends(view: PoolView) -> None:
+        begin(view)
+        step, _ = interrupted(lab)
+        lab.host.snapshot = support.apply_step(lab.host.snapshot, replace(step, data_extents=step.data_extents + 1000))
+
+    monkeypatch.setattr(lab.watch, "_begin", somebody_extends)
+    lab.look()
+    assert (lab.word.extensions_done, lab.word.last_extension, lab.word.busy_since) == (0, None, None)
+    assert ExtendData not in lab.did()
 
 
 def test_what_is_left_is_taken_first_then_a_spare(tmp_path: Path) -> None:
@@ -207,8 +240,8 @@ def test_a_failure_is_told_of_and_tried_again_later(lab: Lab) -> None:
     assert len(lab.host.performed) == attempts + 2
     lab.look(after=1.1)
     assert (lab.word.extensions_done, lab.word.extensions_failed) == (1, 2)
-    lab.look()
-    assert lab.codes() == []
+    lab.look(20)
+    assert (lab.codes(), lab.word.extensions_failed) == ([], 2)
 
 
 def test_a_charge_that_cannot_be_taken_is_told_of_until_it_is(lab: Lab) -> None:

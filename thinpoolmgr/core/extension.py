@@ -78,10 +78,20 @@ def recent(readings: Sequence[Reading], newest: Reading) -> tuple[Reading, ...]:
     return (*old[-1:], *(reading for reading in readings if reading.at >= newest.at - _RATE_SECONDS), newest)
 
 
+def after_growth(readings: Sequence[Reading], newest: Reading) -> tuple[Reading, ...]:
+    """Return `readings` as they would be if the pool's metadata had been as large already as they are at `newest`.
+
+    More metadata have a larger reserve, which counts as used (dm-thin-metadata.c): that is no filling.
+    """
+    more = newest.metadata_bytes - readings[-1].metadata_bytes if readings else 0
+    return tuple(replace(reading, metadata_bytes=reading.metadata_bytes + more) for reading in readings)
+
+
 def fill_rate(readings: Sequence[Reading]) -> Rate:
     """Return how fast the pool fills: the larger of what it did in the last ten seconds and in the last one.
 
-    What was given back between two readings counts as nothing, not as less.
+    What was given back between two readings counts as nothing, not as less. Readings of less than a second are taken
+    as that second's: what a cache writes out at once, in a moment, is no speed.
     """
     if not readings:
         return Rate()
@@ -93,9 +103,7 @@ def fill_rate(readings: Sequence[Reading]) -> Rate:
 
 
 def _average(readings: Sequence[Reading]) -> Rate:
-    seconds = readings[-1].at - readings[0].at
-    if seconds <= 0:
-        return Rate()
+    seconds = max(readings[-1].at - readings[0].at, _BURST_SECONDS)
     pairs = list(itertools.pairwise(readings))
     data = sum(max(0, after.data_bytes - before.data_bytes) for before, after in pairs)
     metadata = sum(max(0, after.metadata_bytes - before.metadata_bytes) for before, after in pairs)

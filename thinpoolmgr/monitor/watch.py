@@ -23,6 +23,7 @@ from thinpoolmgr.core.extension import (
     NEAR_SECONDS,
     Rate,
     Reading,
+    after_growth,
     ahead_of,
     cut_after,
     cut_to_room,
@@ -104,6 +105,7 @@ class PoolWatch(threading.Thread):
         self._store = store
         self._word = WatchedPool(pool.name, pool.group, pool.lv, PoolState.ABSENT, 0.0)
         self._readings: tuple[Reading, ...] = ()
+        self._metadata_blocks = 0
         self._extension_seconds = _FIRST_GUESS_SECONDS
         self._pauses: dict[str, Pause] = {}
         self._cut_short_since: float | None = None
@@ -211,7 +213,11 @@ class PoolWatch(threading.Thread):
             self._host.stand_by(is_near=False)
             self._say(view.state, *self._trouble(view))
             return IDLE_SECONDS
-        self._readings = recent(self._readings, reading_of(status, view.lv.chunk_bytes, now))
+        reading = reading_of(status, view.lv.chunk_bytes, now)
+        if status.total_metadata_blocks != self._metadata_blocks:
+            self._readings = after_growth(self._readings, reading)
+            self._metadata_blocks = status.total_metadata_blocks
+        self._readings = recent(self._readings, reading)
         rate = fill_rate(self._readings)
         if rate != _STILL:
             self._filled_at = now
@@ -399,10 +405,12 @@ class PoolWatch(threading.Thread):
         part: Literal["data", "metadata", "both"] = "both" if request.data_bytes and request.metadata_bytes else "data"
         if not request.data_bytes:
             part = "metadata"
-        is_done = result is not None and result.outcome == "done"
+        if result is not None and result.outcome == "nothing":
+            # Somebody else was faster.
+            self._word = replace(self._word, busy_since=None)
+            self._board.put(self._word)
+            return
         if result is not None:
-            # More metadata have a larger reserve, which counts as used: that is no filling.
-            self._readings = ()
             self._extension_seconds += _WEIGHT * (min(taken, FARTHEST_SECONDS) - self._extension_seconds)
         outcome = "done" if result is not None else self._pauses["extend"].sighting.code
         steps = sum(step.seconds for step in result.steps) if result else 0.0
@@ -410,13 +418,13 @@ class PoolWatch(threading.Thread):
         self._word = replace(
             self._word,
             busy_since=None,
-            extensions_done=self._word.extensions_done + is_done,
+            extensions_done=self._word.extensions_done + (result is not None),
             extensions_failed=self._word.extensions_failed + (result is None),
             last_extension=last,
             findings=self._word.findings if result is not None else (self._pauses["extend"].sighting,),
         )
         self._board.put(self._word)
-        self._tell(Event(self._word, extended=request if is_done else None))
+        self._tell(Event(self._word, extended=request if result is not None else None))
 
     def _say(self, state: str, *found: Sighting, rate: Rate = _STILL) -> None:
         old, is_gone = self._word.findings, state in _GONE and self._word.state not in _GONE
