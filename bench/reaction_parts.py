@@ -211,7 +211,8 @@ def _cycle(watcher: Watcher, pool: FilledPool, options: Options) -> float:
     pool.fill_data(FILL_PERCENT, seconds=0)
     seconds = pool.until_data_grown(pool.cross_data(), options.limit_seconds)
     if math.isinf(seconds):
-        raise SystemExit(f"{watcher.name} did not extend {pool.group}")
+        free = subprocess.run(("vgs", "-o", "vg_free_count", pool.group), capture_output=True, text=True, check=False)
+        raise SystemExit(f"{watcher.name} did not extend {pool.group}: {pool.status()}\n{free.stdout}")
     pool.discard()
     return seconds
 
