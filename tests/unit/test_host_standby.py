@@ -94,6 +94,20 @@ def test_commands_are_run_one_after_another(tmp_path: Path) -> None:
     wait_until(lambda: bool(lvm.lines_of("ended")))
 
 
+def test_one_that_failed_is_replaced(tmp_path: Path) -> None:
+    lvm = Lvm(tmp_path, answer="echo ${line#lvs }>/dev/fd/$told")
+    lvm.near()
+    for code in (0, 5, 0):
+        lvm.until_ready()
+        run = lvm.standby.run(("lvs", str(code)))
+        assert run is not None
+        assert run.code == code
+        wait_until(lambda: lvm.near() or lvm.standby._process is not None)  # type: ignore[func-returns-value]
+    lvm.until_ready()
+    assert len(lvm.lines_of("started")) == 2
+    assert len(lvm.lines_of("ended")) == 1
+
+
 def test_it_is_there_as_long_as_any_pool_needs_it(tmp_path: Path) -> None:
     lvm = Lvm(tmp_path)
     lvm.near("one")

@@ -69,11 +69,17 @@ class Standby:
             if not line or self._is_used or process is None or not process.is_ready():
                 return None
             self._is_used = True
+        code = _DIED
         try:
-            return process.run(argv, line)
+            run = process.run(argv, line)
+            code = run.code
+            return run
         finally:
             with self._lock:
                 self._is_used = False
+                if code != 0 and not process.has_ended():
+                    # What it keeps from this command may be why: the next attempt gets one that knows nothing.
+                    self._end()
                 self._start_or_end()
 
     def close(self) -> None:
