@@ -86,7 +86,7 @@ def test_a_host_that_does_not_answer_is_told_of_with_the_monitor_s_part(
         return shown
 
     (tmp_path / "monitor.json").write_bytes(msgspec.json.encode(report(watched())))
-    monkeypatch.setattr(command, "Patience", lambda: Patience(0.05))
+    monkeypatch.setattr(command, "Patience", lambda _seconds: Patience(0.05))
     monkeypatch.setattr(support.FakeHost, "observe", hangs)
     code, out, err = cli("metrics")
     answers.set()
@@ -95,8 +95,16 @@ def test_a_host_that_does_not_answer_is_told_of_with_the_monitor_s_part(
     assert "thinpoolmgr_monitor_last_look_timestamp_seconds{" in out
 
 
-def test_one_look_at_a_time() -> None:
+def test_one_look_at_a_time_and_only_the_first_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     answers, looks = threading.Event(), []
+    waited: list[float | None] = []
+    join = threading.Thread.join
+
+    def joined(thread: threading.Thread, timeout: float | None = None) -> None:
+        waited.append(timeout)
+        join(thread, timeout)
+
+    monkeypatch.setattr(threading.Thread, "join", joined)
     patience, shown = Patience(0.05), support.healthy()
 
     def hangs() -> Snapshot:
@@ -107,7 +115,7 @@ def test_one_look_at_a_time() -> None:
     for _ in range(3):
         with pytest.raises(UnavailableError, match="does not answer"):
             patience.look(hangs)
-    assert looks == [1]
+    assert (looks, waited) == ([1], [0.05, 0.0, 0.0])
     answers.set()
     assert Patience(30).look(hangs) is shown
     with pytest.raises(UnavailableError, match="none"):

@@ -12,9 +12,10 @@ from msgspec.structs import replace
 
 from thinpoolmgr.cli.watch import WHOLE_LOOK_SECONDS, Watcher
 from thinpoolmgr.core.findings import Finding, Journal
-from thinpoolmgr.core.live import device_names, freshen, with_monitors
+from thinpoolmgr.core.live import device_names, freshen, with_devices, with_monitors
 from thinpoolmgr.core.report import Sighting
 from thinpoolmgr.core.trend import Trend
+from thinpoolmgr.errors import UnavailableError
 
 if TYPE_CHECKING:
     from thinpoolmgr.core.desired import DesiredState
@@ -66,16 +67,26 @@ def test_lvm_must_be_asked_when_a_pool_comes_or_goes_or_is_another_one() -> None
     assert freshen(HEALTHY, {NAME: replace(device(HEALTHY), suspended=True)}) is None
 
 
+def test_what_came_and_went_is_seen_without_lvm() -> None:
+    assert with_devices(HEALTHY, {NAME: None}).find_dm(NAME) is None
+    new = replace(device(HEALTHY), name="new")
+    found = with_devices(HEALTHY, {"new": new})
+    assert (found.find_dm("new"), found.find_dm(NAME)) == (new, device(HEALTHY))
+
+
 class Eyes:
     """Counts what a watcher looks at."""
 
     def __init__(self, desired: DesiredState, shot: Snapshot, told: MonitorReport | None = None) -> None:
         self.shot = shot
         self.whole = self.cheap = 0
+        self.hangs = False
         self.watcher = Watcher(desired, self.observe, self.read, Journal, lambda: told)
 
     def observe(self) -> Snapshot:
         self.whole += 1
+        if self.hangs:
+            raise UnavailableError("the host does not answer", "It was asked 5 s ago.")
         return self.shot
 
     def read(self, name: str) -> DmDevice | None:
@@ -84,6 +95,28 @@ class Eyes:
 
     def look(self, at: float) -> LiveStatus:
         return self.watcher.look(at)
+
+
+def test_while_lvm_hangs_the_kernel_and_the_monitor_still_tell() -> None:
+    told = report(watched())
+    eyes = Eyes(support.desired(), HEALTHY, told)
+    assert eyes.look(0.0).problem == ""
+    eyes.hangs = True
+    # a change that LVM would have to be asked for, at the first look of these
+    eyes.shot = support.with_status(HEALTHY, used_data_blocks=5000, mode="out_of_data_space")
+    for at in (1.0, 2.0, 70.0):
+        live = eyes.look(at)
+        (pool,) = live.pools
+        assert (live.problem, live.is_of_the_kernel) == ("the host does not answer: It was asked 5 s ago.", True)
+        assert pool.document.state == "out_of_data"
+        assert pool.document.data is not None
+        assert pool.document.data.used_bytes == 5000 * support.CHUNK
+        assert pool.watched == told.pools[0]
+    # asked each time: it may be over
+    assert eyes.whole == 4
+    eyes.hangs = False
+    assert (eyes.look(71.0).problem, eyes.whole) == ("", 5)
+    assert (eyes.look(72.0).problem, eyes.whole) == ("", 5)
 
 
 def test_the_kernel_is_asked_each_time_and_lvm_seldom() -> None:

@@ -26,6 +26,9 @@ from thinpoolmgr.metrics.text import document
 if TYPE_CHECKING:
     from thinpoolmgr.metrics.listener import Address
 
+_TIMER_SECONDS, _SCRAPE_SECONDS = 30.0, 8.0
+"""How long a look may take: Prometheus gives a scrape up after 10 s (scrape_timeout), and knows nothing then."""
+
 
 @click.command()
 @click.option(
@@ -57,7 +60,7 @@ def metrics(context: click.Context, *, textfile: str | None, listen: str | None)
         require_root()
     if address is not None:
         context.exit(_listen(options, address))
-    text, error = _measure(options, Patience())
+    text, error = _measure(options, Patience(_TIMER_SECONDS))
     if textfile:
         write_generated(textfile, text)
     else:
@@ -68,7 +71,7 @@ def metrics(context: click.Context, *, textfile: str | None, listen: str | None)
 
 def _listen(options: Options, address: Address) -> int:
     """Serve until a signal comes, and return the exit code: SIGTERM ends a service as it should, and is no failure."""
-    renderer, patience = Renderer(options), Patience()
+    renderer, patience = Renderer(options), Patience(_SCRAPE_SECONDS)
     with waiting() as waiter:
         with listening(address, lambda: _measure(options, patience)[0]) as server:
             renderer.remark(f"Listening on {address.path or f'http://{address.shown}/metrics'}")

@@ -18,6 +18,8 @@ from thinpoolmgr.errors import UsageError
 
 _NOTEWORTHY = 2
 _INTERVAL_SECONDS = 2.0
+_LOOK_SECONDS = 10.0
+"""After how long a look through LVM is given up, and the kernel's part shown without it."""
 
 
 @click.command()
@@ -78,7 +80,7 @@ def _watch(options: Options, interval_seconds: float) -> int:
         )
         return watch(options, watcher, interval_seconds)
     require_root()
-    host, patience = real_host(desired), Patience()
+    host, patience = real_host(desired), Patience(_LOOK_SECONDS)
     watcher = Watcher(
         desired, lambda: patience.look(host.observe), read_device, lambda: read_journal(options), read_monitor
     )

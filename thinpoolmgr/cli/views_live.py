@@ -41,7 +41,12 @@ def live_lines(status: LiveStatus, width: int, height: int, clock: str, now: flo
     """
     lines = [_headline(status, width, clock)]
     if status.problem:
-        told = f"This is what the last look saw. It cannot be looked now: {' '.join(status.problem.split())}"
+        known = (
+            "Use and states are the kernel's, as of now; the rest is what the last look saw"
+            if status.is_of_the_kernel
+            else "This is what the last look saw"
+        )
+        told = f"{known}. It cannot be looked now: {' '.join(status.problem.split())}"
         lines += [(), *(((line, "bold red"),) for line in fit(plain(told), width))]
     for pool in status.pools:
         lines += [(), *_pool(pool, width, now)]
@@ -169,7 +174,8 @@ def log_lines(status: LiveStatus, clock: str) -> Iterator[str]:
     """Return a line for each pool, for where nothing can be drawn."""
     if status.problem:
         yield f"{clock} cannot look: {plain(' '.join(status.problem.split()))}"
-        return
+        if not status.is_of_the_kernel:
+            return
     noteworthy = ", ".join(_noteworthy(status))
     for pool in status.pools:
         document = pool.document

@@ -79,18 +79,20 @@ def waiting() -> Iterator[Waiter]:
 class Patience:
     """Looks at the host, one at a time, each given up after a while: LVM waits without end for a disk that hangs."""
 
-    def __init__(self, seconds: float = 30.0) -> None:
+    def __init__(self, seconds: float) -> None:
         """Wait so long for each look."""
         self._seconds = seconds
         self._thread: threading.Thread | None = None
+        self._began = 0.0
 
     def look(self, observe: Callable[[], Snapshot]) -> Snapshot:
-        """Return what `observe` returns, or raise what it raises; not before an earlier look has ended.
+        """Return what `observe` returns, or raise what it raises.
 
         Raises:
-            UnavailableError: it takes too long, and goes on by itself.
+            UnavailableError: it takes too long, and goes on by itself; or an earlier one still does.
 
         """
+        self._join(0.0)
         seen: list[Snapshot] = []
         failed: list[Exception] = []
 
@@ -100,21 +102,21 @@ class Patience:
             except Exception as error:  # noqa: BLE001 - raised where it is waited for
                 failed.append(error)
 
-        until = time.monotonic() + self._seconds
-        self._join(until)
+        self._began = time.monotonic()
         self._thread = threading.Thread(target=run, name="look", daemon=True)
         self._thread.start()
-        self._join(until)
+        self._join(self._seconds)
         if failed:
             raise failed[0]
         return seen[0]
 
-    def _join(self, until: float) -> None:
+    def _join(self, seconds: float) -> None:
         if self._thread is None:
             return
-        self._thread.join(max(0.0, until - time.monotonic()))
+        self._thread.join(seconds)
         if self._thread.is_alive():
-            details = f"It was asked {self._seconds:.0f} s ago. LVM reads all disks, and one that hangs holds it up."
+            asked = time.monotonic() - self._began
+            details = f"It was asked {asked:.0f} s ago. LVM reads all disks, and one that hangs holds it up."
             way = "Find that disk: dmesg; cat /sys/block/*/inflight. What has to do with it goes on once it answers."
             raise UnavailableError("the host does not answer", details, way, code="HOST_HANGS")
         self._thread = None

@@ -14,7 +14,7 @@ from thinpoolmgr.cli.render import Renderer
 from thinpoolmgr.cli.views_live import live_lines, log_lines
 from thinpoolmgr.cli.waiting import waiting
 from thinpoolmgr.core.documents import status_document
-from thinpoolmgr.core.live import LiveStatus, Readings, device_names, freshen, live_status, read_uses
+from thinpoolmgr.core.live import LiveStatus, Readings, device_names, freshen, live_status, read_uses, with_devices
 from thinpoolmgr.errors import ThinpoolmgrError
 from thinpoolmgr.host.monitor_report import is_running, read_report
 
@@ -58,24 +58,33 @@ class Watcher:
     def look(self, at: float) -> LiveStatus:
         """Return what there is at the time `at`, of a clock that nobody sets.
 
+        Where LVM does not tell, and did before, the kernel and the monitor still do, and `problem` says so.
+
         Raises:
             ThinpoolmgrError: the host cannot be observed.
 
         """
-        snapshot = self._freshened(at)
-        if snapshot is None:
-            snapshot, self._looked_at = self._observe(), at
-            self._journal = self._read_journal()
-        self._snapshot = snapshot
-        status = status_document(self._desired, snapshot, self._journal)
+        problem = ""
+        if self._snapshot is None:
+            shown = self._look_whole(at)
+        else:
+            read = {name: self._read_device(name) for name in device_names(self._desired, self._snapshot)}
+            is_old = at - self._looked_at >= WHOLE_LOOK_SECONDS
+            fresh = None if is_old else freshen(self._snapshot, read)
+            try:
+                shown = self._snapshot = fresh or self._look_whole(at)
+            except ThinpoolmgrError as error:
+                # LVM is asked again at the next look: what it told last is kept as it was.
+                shown, problem = with_devices(self._snapshot, read), _problem(error)
+        status = status_document(self._desired, shown, self._journal)
         self._readings = read_uses(self._readings, status, at)
-        return live_status(self._desired, status, self._readings, self._read_monitor(), time.time())
+        live = live_status(self._desired, status, self._readings, self._read_monitor(), time.time())
+        return replace(live, problem=problem, is_of_the_kernel=bool(problem))
 
-    def _freshened(self, at: float) -> Snapshot | None:
-        if self._snapshot is None or at - self._looked_at >= WHOLE_LOOK_SECONDS:
-            return None
-        names = device_names(self._desired, self._snapshot)
-        return freshen(self._snapshot, {name: self._read_device(name) for name in names})
+    def _look_whole(self, at: float) -> Snapshot:
+        self._snapshot, self._looked_at = self._observe(), at
+        self._journal = self._read_journal()
+        return self._snapshot
 
 
 def read_monitor() -> MonitorReport | None:
@@ -119,7 +128,11 @@ def _look_again(watcher: Watcher, before: LiveStatus) -> LiveStatus:
     try:
         return watcher.look(time.monotonic())
     except ThinpoolmgrError as error:
-        return replace(before, problem=f"{error.summary}: {error.details}".rstrip(": "))
+        return replace(before, problem=_problem(error))
+
+
+def _problem(error: ThinpoolmgrError) -> str:
+    return f"{error.summary}: {error.details}".rstrip(": ")
 
 
 def _picture(status: LiveStatus) -> Callable[[int, int], tuple[Line, ...]]:

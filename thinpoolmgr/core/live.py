@@ -39,7 +39,9 @@ class LiveStatus(Struct, frozen=True):
     pools: tuple[LivePool, ...]
     findings: tuple[Finding, ...]
     problem: str = ""
-    """Why a later look failed: the rest is what the last one saw."""
+    """Why a later look failed: this is what the last one saw."""
+    is_of_the_kernel: bool = False
+    """Of that look only LVM's part failed: what the kernel and the monitor tell is new."""
 
 
 def device_names(desired: DesiredState, snapshot: Snapshot) -> tuple[str, ...]:
@@ -53,8 +55,13 @@ def freshen(snapshot: Snapshot, read: dict[str, DmDevice | None]) -> Snapshot | 
         before = snapshot.find_dm(name)
         if (before is None) != (now is None) or (before and now and _looks(before) != _looks(now)):
             return None
-    devices = tuple(read.get(device.name) or device for device in snapshot.dm_devices)
-    return replace(snapshot, dm_devices=devices)
+    return with_devices(snapshot, read)
+
+
+def with_devices(snapshot: Snapshot, read: dict[str, DmDevice | None]) -> Snapshot:
+    """Return `snapshot` with these devices as they are now, whatever has changed; LVM's part is as old as before."""
+    known = {device.name: device for device in snapshot.dm_devices}
+    return replace(snapshot, dm_devices=tuple(device for device in {**known, **read}.values() if device))
 
 
 def _looks(device: DmDevice) -> tuple[object, ...]:
