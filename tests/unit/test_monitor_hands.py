@@ -300,14 +300,31 @@ class TestWhenLvmIsAsked:
         assert set(self.read[1:]) == {("/dev/sdb",)}
         self.others_answer.set()
 
-    def test_what_lvm_complained_of_is_forgotten_with_the_device(
+    def test_whether_a_device_that_went_left_a_pool_behind(
+        self, host: PoolHost, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.look(host, 20)
+        settled = self.asked
+        monkeypatch.setattr(PoolHost, "_find_device", lambda _self: None)
+        assert host.view().state == "inactive"
+        assert self.look(host, 20) <= settled + 2
+        # of its own disks only
+        assert self.read.count(()) == 1
+        self.groups, self.mark = (), (("/dev/sdb", b"9"),)
+        settled = self.look(host)
+        assert host.view().state == "absent"
+        assert self.look(host, 20, after=60.0) == settled
+
+    def test_what_lvm_complained_of_is_forgotten_with_the_pool(
         self, host: PoolHost, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         self.trouble = ("read failed",)
         self.look(host)
         assert host.observe().lvm_trouble
+        self.groups = ()
         monkeypatch.setattr(PoolHost, "_find_device", lambda _self: None)
-        assert host.view().state != "unknown"
+        self.look(host)
+        assert host.view().state == "absent"
 
     def test_after_each_step_of_its_own(self, host: PoolHost, monkeypatch: pytest.MonkeyPatch) -> None:
         self.look(host, 20)

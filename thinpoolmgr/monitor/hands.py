@@ -159,15 +159,17 @@ class PoolHost:
         return below(device, tuple(found))
 
     def _is_current(self, device: DmDevice | None) -> bool:
-        if device is None:
-            # There is nothing to extend; what LVM told of a pool that was deactivated is not true of the next one.
-            self._groups, self._trouble, self._mark, self._known_uuid = (), (), None, ""
+        uuid = device.uuid if device else ""
+        if not uuid and not self._groups:
+            # There is nothing to extend, and nothing is known of it: LVM is not asked again and again about that.
+            self._trouble, self._mark, self._known_uuid = (), None, ""
             return True
-        if device.uuid != self._known_uuid or self._is_stale:
+        if uuid != self._known_uuid or self._is_stale:
+            # Also when the device goes: whether the pool is inactive then, or gone, LVM knows.
             return False
         if self._mark is None:
             # Only LVM knows: a disk cannot be read, is missing or there twice, or it lists no such group.
-            return self.seconds() - self._asked_at < _UNSURE_SECONDS
+            return self.seconds() - self._asked_at < (_UNSURE_SECONDS if device else _LONGEST_SECONDS)
         return self._mark == self._present_mark()
 
     def _present_mark(self) -> Mark | None:
