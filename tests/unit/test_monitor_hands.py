@@ -347,6 +347,18 @@ class TestWhenLvmIsAsked:
         self.look(host, 1, after=2.0)
         assert host.observe().groups == (group,)
 
+    def test_less_and_less_often_while_a_disk_stays_away_and_soon_when_something_happens(self, host: PoolHost) -> None:
+        (group,) = self.groups
+        self.groups = (replace(group, pvs=(replace(group.pvs[0], missing=True),)),)
+        # ten of these by the thread of each minute
+        assert self.look(host, 600, after=1.0) <= 26
+        self.groups = (group,)
+        host.heed()
+        self.look(host, 1, after=2.0)
+        assert host.observe().groups == (group,)
+        self.look(host, 2, after=2.0)
+        assert host._unsure_seconds == hands._UNSURE_SECONDS
+
     def test_seldom_where_a_disk_cannot_be_read_or_lvm_lists_no_group(self, host: PoolHost) -> None:
         self.mark = None
         assert self.look(host, 12) <= 3

@@ -42,8 +42,12 @@ def test_a_configuration_that_changed_is_read_again_unasked(config: Path) -> Non
 def test_what_takes_the_place_of_a_watch_does_not_wait_long(config: Path) -> None:
     monitor = Monitor(config, None)
     assert monitor._pause() == 15
-    monitor._watches["other"] = SimpleNamespace(pool=support.pool())  # type: ignore[assignment]
+    ending = SimpleNamespace(pool=support.pool(), began_at=time.monotonic())
+    monitor._watches["other"] = ending  # type: ignore[assignment]
     assert monitor._pause() < 1
+    # one that hangs would have the report written five times a second
+    ending.began_at -= 60.0
+    assert monitor._pause() == 15
 
 
 def test_the_watchdog_hears_of_it_whatever_the_clock_says(config: Path) -> None:

@@ -413,6 +413,11 @@ def test_metadata_as_large_as_they_can_be_are_not_blamed_on_the_configuration(
     assert lab.word.findings[0].summary.endswith("dm-thin knows no larger metadata")
 
 
+def test_a_nudge_is_passed_on(lab: Lab) -> None:
+    lab.watch.nudge()
+    assert lab.host.heeds == 1
+
+
 def test_a_pool_that_goes_away_is_told_of_once(lab: Lab) -> None:
     lab.use(0.2)
     lab.look(2)

@@ -34,6 +34,7 @@ class PoolInMemory(SimulatedHost):
     locked = False
     time = 1000.0
     stands_by = False
+    heeds = 0
     spares: tuple[str, ...] = ()
 
     def __init__(self, pool: DesiredPool, snapshot: Snapshot) -> None:
@@ -43,6 +44,9 @@ class PoolInMemory(SimulatedHost):
     @property
     def mark(self) -> tuple[tuple[str, bytes], ...]:
         return (("disk", repr(self.snapshot.groups).encode()),)
+
+    def heed(self) -> None:
+        self.heeds += 1
 
     def view(self) -> PoolView:
         return view_pool(self._pool, self.observe())

@@ -47,7 +47,8 @@ if TYPE_CHECKING:
     from thinpoolmgr.host.standby import Standby
 
 _KEPT_RUNS = 50
-_UNSURE_SECONDS, _LONGEST_SECONDS = 1.5, 60.0
+_UNSURE_SECONDS, _LONGEST_SECONDS = 0.75, 60.0
+"""What only LVM knows it is asked again and again, after twice as long each time as nothing happens."""
 _OF_ONE_GROUP = frozenset({"lvextend", "lvchange"})
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
@@ -66,6 +67,7 @@ class PoolHost:
         self._known_uuid = ""
         self._asked_at = self._asked_again_at = -math.inf
         self._asking: threading.Thread | None = None
+        self._unsure_seconds = _UNSURE_SECONDS
         self._is_stale = self._is_doubtful = False
         self._not_enough: tuple[str, ...] = ()
         self._boot_id = _read_boot_id()
@@ -95,6 +97,10 @@ class PoolHost:
     def is_changed_by_others(self) -> bool:
         """Whether a command of LVM's is changing the group just now."""
         return lvm.is_group_locked(self._pool.group)
+
+    def heed(self) -> None:
+        """Something happened to a disk: what only LVM knows may have changed, and it is asked soon."""
+        self._unsure_seconds = _UNSURE_SECONDS
 
     def view(self) -> PoolView:
         """Return the pool as it is now; LVM is asked only when its metadata, or the device, are not those it told of.
@@ -169,7 +175,7 @@ class PoolHost:
             return False
         if self._mark is None:
             # Only LVM knows: a disk cannot be read, is missing or there twice, or it lists no such group.
-            return self.seconds() - self._asked_at < (_UNSURE_SECONDS if device else _LONGEST_SECONDS)
+            return self.seconds() - self._asked_at < (self._unsure_seconds if device else _LONGEST_SECONDS)
         return self._mark == self._present_mark()
 
     def _present_mark(self) -> Mark | None:
@@ -188,6 +194,7 @@ class PoolHost:
             dict(before).get(path, mark) != mark for path, mark in after
         )
         self._mark = after if is_same and _is_whole(self._groups) else None
+        self._unsure_seconds = _UNSURE_SECONDS if self._mark else min(self._unsure_seconds * 2, _LONGEST_SECONDS)
 
     def _read_group(self, device: DmDevice | None) -> LvmState:
         """Return LVM's word on the group, from its own disks where they are known and are all there is to it."""

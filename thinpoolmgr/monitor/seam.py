@@ -44,6 +44,10 @@ class WatchedHost(Host, Protocol):
         """What tells the state of the group that was seen last from another one."""
         ...
 
+    def heed(self) -> None:
+        """Something happened that may matter to the next look."""
+        ...
+
     def view(self) -> PoolView:
         """Look at the pool."""
         ...

@@ -139,8 +139,9 @@ class Monitor:
             self._watchdog.notify()
 
     def _pause(self) -> float:
-        if any(self._pools.get(name) != watch.pool for name, watch in self._watches.items()):
-            # It was told to stop, and what takes its place begins when it has.
+        ending = [watch for name, watch in self._watches.items() if self._pools.get(name) != watch.pool]
+        if any(time.monotonic() - watch.began_at < _HANGING_SECONDS for watch in ending):
+            # They were told to stop, and what takes their place begins when they have. One that hangs rings when it has.
             return _ENDING_SECONDS
         if self._watchdog is None or not self._watchdog.is_enabled:
             return _REPORT_SECONDS

@@ -119,6 +119,7 @@ class PoolWatch(threading.Thread):
 
     def nudge(self) -> None:
         """Have it look now: something happened that may matter."""
+        self._host.heed()
         self._bell.ring()
 
     def stop(self) -> None:
