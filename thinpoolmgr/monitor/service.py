@@ -141,7 +141,7 @@ class Monitor:
     def _pause(self) -> float:
         ending = [watch for name, watch in self._watches.items() if self._pools.get(name) != watch.pool]
         if any(time.monotonic() - watch.began_at < _HANGING_SECONDS for watch in ending):
-            # They were told to stop, and what takes their place begins when they have. One that hangs rings when it has.
+            # They were told to stop, and what takes their place begins when they have. One that hangs rings then.
             return _ENDING_SECONDS
         if self._watchdog is None or not self._watchdog.is_enabled:
             return _REPORT_SECONDS
