@@ -19,6 +19,7 @@ from thinpoolmgr.cli.options import Options, global_options, options_of
 from thinpoolmgr.cli.planfile import read_plan, write_plan
 from thinpoolmgr.cli.render import Renderer
 from thinpoolmgr.cli.telling import tell_began, tell_done, tell_stopped
+from thinpoolmgr.cli.waiting import told_when_late
 from thinpoolmgr.config import load_config
 from thinpoolmgr.core.documents import apply_document, plan_document
 from thinpoolmgr.core.engine_plan import queue_starts
@@ -42,6 +43,11 @@ if TYPE_CHECKING:
     from thinpoolmgr.cycle import Host, Planner, RunResult
     from thinpoolmgr.sim.host import SimulatedHost
 
+_LATE_SECONDS = 10.0
+_LATE = (
+    "This host has not answered for 10 seconds. LVM waits for another command's lock, or for a disk that hangs: "
+    "see dmesg, and cat /sys/block/*/inflight. Ctrl-C ends the wait."
+)
 _ALLOWED: dict[str, Danger] = {"outage": "outage", "destroy": "destroys"}
 
 
@@ -87,7 +93,21 @@ def _parse_allow(_context: click.Context, _parameter: click.Parameter, values: t
     return frozenset(_ALLOWED[word] for word in words)
 
 
-def real_host(desired: DesiredState, *, all_disks: bool = False, all_thin_devices: bool = False) -> RealHost:
+class _SpokenHost(RealHost):
+    """This host, which says so where a look at it takes long: LVM waits without a word, and without end."""
+
+    def observe(self) -> Snapshot:
+        with told_when_late(_LATE_SECONDS, _tell_late):
+            return super().observe()
+
+
+def _tell_late() -> None:
+    Renderer(Options()).remark(_LATE)
+
+
+def real_host(
+    desired: DesiredState, *, all_disks: bool = False, all_thin_devices: bool = False, tells_late: bool = True
+) -> RealHost:
     """Return this host, which shows what `desired` names or selects, or all of its disks and thin devices.
 
     Raises:
@@ -95,7 +115,8 @@ def real_host(desired: DesiredState, *, all_disks: bool = False, all_thin_device
 
     """
     require_thin_pool_target()
-    return RealHost(desired, all_disks=all_disks, all_thin_devices=all_thin_devices or bool(desired.holders_of))
+    kind = _SpokenHost if tells_late else RealHost
+    return kind(desired, all_disks=all_disks, all_thin_devices=all_thin_devices or bool(desired.holders_of))
 
 
 def simulated_host(options: Options, desired: DesiredState) -> SimulatedHost | None:

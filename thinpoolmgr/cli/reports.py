@@ -80,7 +80,8 @@ def _watch(options: Options, interval_seconds: float) -> int:
         )
         return watch(options, watcher, interval_seconds)
     require_root()
-    host, patience = real_host(desired), Patience(_LOOK_SECONDS)
+    # It says nothing by itself: the screen is drawn on.
+    host, patience = real_host(desired, tells_late=False), Patience(_LOOK_SECONDS)
     watcher = Watcher(
         desired, lambda: patience.look(host.observe), read_device, lambda: read_journal(options), read_monitor
     )
