@@ -6,117 +6,125 @@ A host without a libvirt that answers (a container, a build machine) gets one of
 
 from __future__ import annotations
 
-import contextlib
+import fcntl
 import json
 import os
 import re
-import shlex
 import shutil
 import signal
 import subprocess
-import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Final
+
+from machine import PREFIX, Machine, Place, until
+from preflight import (
+    PROGRAMS,
+    PROGRAMS_OF_OWN_LIBVIRT,
+    BedError,
+    require_memory,
+    require_plugin,
+    require_programs,
+    require_space,
+    why_no_kvm,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import TextIO
 
 HERE: Final = Path(__file__).resolve().parent
-HOME: Final = Path("/var/tmp/thinpoolmgr-vagrant")
-"""A folder that qemu's own user can look into, unlike root's home."""
-BOX: Final = HOME / "thinpoolmgr.box"
+BOX: Final = Path("/var/tmp/thinpoolmgr-vagrant/thinpoolmgr.box")
+"""What `make vagrant-box` makes; in a folder that qemu's own user can look into, unlike root's home."""
 BOX_NAME: Final = "thinpoolmgr"
-PREFIX: Final = "thinpoolmgr-"
+HOME: Final = BOX.parent if os.geteuid() == 0 else BOX.parent.with_name(f"{BOX.parent.name}-{os.geteuid()}")
+MACHINES: Final = ("solo", "one", "two", "three")
+AT_A_TIME: Final = 3
 _NAMESPACE: Final = "thinpoolmgr-vagrant"
-_NETWORK, _POOL = "vagrant-libvirt", "default"
+_NETWORK: Final = "vagrant-libvirt"
 _IMAGES: Final = Path("/var/lib/libvirt/images")
 _DAEMONS: Final = ("virtlogd", "libvirtd")
-_PACKAGES: Final = {
-    "vagrant": "vagrant",
-    "virsh": "libvirt-clients",
-    "qemu-img": "qemu-utils",
-    "rsync": "rsync",
-    "ssh": "openssh-client",
-}
-_OWN_PACKAGES: Final = {
-    "libvirtd": "libvirt-daemon-system libvirt-daemon-driver-qemu",
-    "qemu-system-x86_64": "qemu-system-x86",
-    "dnsmasq": "dnsmasq-base",
-    "iptables": "iptables",
-    "ip": "iproute2",
-}
-_FREE_BYTES: Final = 8 << 30
-_MACHINE_MIB: Final = 1024
-UP_SECONDS: Final = 900.0
-BOOT_SECONDS: Final = 300.0
-
-
-class BedError(Exception):
-    """The bed cannot be made; the text says why, and what to do."""
-
-
-class Answer(NamedTuple):
-    """What a command on a machine gave back."""
-
-    code: int
-    out: str
-    err: str
 
 
 class Bed:
     """A libvirt and the machines in it."""
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Callable[[str], None] = print) -> None:
         """Take up what an earlier bed of this host left running; start nothing."""
+        self._tell = tell
         self._noted = HOME / "daemons.json"
-        self._inside: tuple[str, ...] = ()
-        if self._own_pids():
-            self._inside = ("ip", "netns", "exec", _NAMESPACE)
-        self._environment = {**os.environ, "LIBVIRT_DEFAULT_URI": "qemu:///system", "VAGRANT_CWD": str(HERE)}
-        if BOX.exists() and "TPM_BOX" not in os.environ:
+        self._inside: tuple[str, ...] = ("ip", "netns", "exec", _NAMESPACE) if self._own_pids() else ()
+        self._pool = os.environ.get("TPM_POOL", "default")
+        self._environment = {
+            **os.environ,
+            "LIBVIRT_DEFAULT_URI": "qemu:///system",
+            "VAGRANT_CWD": str(HERE),
+            "VAGRANT_DEFAULT_PROVIDER": "libvirt",
+        }
+        self._has_own_box = BOX.exists() and "TPM_BOX" not in os.environ
+        if self._has_own_box:
             self._environment |= {"TPM_BOX": BOX_NAME, "VAGRANT_HOME": str(HOME / "home")}
-        self._environment["VAGRANT_DEFAULT_PROVIDER"] = "libvirt"
+        self._lock: TextIO | None = None
+        self._running: tuple[str, ...] = ()
 
     def start(self) -> None:
-        """Make sure that there is all that machines need.
+        """Make sure that there is all that machines need, and hold it against a second run.
 
         Raises:
             BedError: something is missing; nothing was started.
 
         """
-        self._require(_PACKAGES)
-        plugins = self._output("vagrant", "plugin", "list")
-        if "vagrant-libvirt" not in plugins:
-            raise BedError(
-                "Vagrant has no plugin vagrant-libvirt.\n"
-                "Run: apt-get install --no-install-recommends vagrant-libvirt\n"
-                "or:  vagrant plugin install vagrant-libvirt"
-            )
+        require_programs(PROGRAMS)
+        require_plugin(self._output("vagrant", "plugin", "list"))
         HOME.mkdir(mode=0o755, exist_ok=True)
-        for folder in (HOME, _IMAGES if _IMAGES.exists() else HOME):
-            if (free := shutil.disk_usage(folder).free) < _FREE_BYTES:
-                raise BedError(f"{folder} has {free >> 30} GiB free, and the machines need {_FREE_BYTES >> 30}.")
-        if self._answers():
-            return
-        if os.geteuid():
-            raise BedError(
-                "No libvirt answers at qemu:///system.\n"
-                "Run: systemctl start libvirtd, and be in the group libvirt.\nOr run this as root: it starts its own."
-            )
-        self._require(_OWN_PACKAGES)
-        self._start_own()
+        require_space(HOME)
+        self._take_lock()
+        is_there = self._answers()
+        require_space(self._images() if is_there else _IMAGES)
+        memory = int(self._environment.get("TPM_MEMORY", "1024"))
+        require_memory(0 if self._has_machines() else AT_A_TIME, memory, Path("/proc/meminfo").read_text("utf-8"))
+        if not is_there:
+            if os.geteuid():
+                raise BedError(
+                    "No libvirt answers at qemu:///system.\n"
+                    "Run: systemctl start libvirtd, and be in the group libvirt.\n"
+                    "Or run this as root: it starts one of its own."
+                )
+            require_programs(PROGRAMS_OF_OWN_LIBVIRT)
+        self._choose_driver(is_own=bool(self._inside) or not is_there)
+        if not is_there:
+            self._start_own()
 
-    def _require(self, packages: dict[str, str]) -> None:
-        missing = [package for program, package in packages.items() if shutil.which(program) is None]
-        if missing:
-            raise BedError(
-                f"missing: {' '.join(missing)}\nRun: apt-get install --no-install-recommends {' '.join(missing)}"
-            )
+    def _take_lock(self) -> None:
+        self._lock = (HOME / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BedError("Another run is under way on this host.") from error
+
+    def _choose_driver(self, *, is_own: bool) -> None:
+        if "TPM_DRIVER" in self._environment:
+            return
+        if not (why := why_no_kvm()):
+            self._environment["TPM_DRIVER"] = "kvm"
+        elif is_own:
+            # a host without a libvirt is a container or a build machine: there it is no mistake
+            self._tell(f"{why} Machines are emulated: ten times as slow.")
+            self._environment["TPM_DRIVER"] = "qemu"
+        else:
+            raise BedError(f"{why}\nOr have machines emulated, ten times as slow: TPM_DRIVER=qemu")
 
     def _answers(self) -> bool:
         command = (*self._inside, "virsh", "--connect", "qemu:///system", "version")
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+    def _images(self) -> Path:
+        """Return the folder of libvirt's storage pool."""
+        found = re.search("<path>(.*)</path>", self._output(*self._inside, "virsh", "pool-dumpxml", self._pool))
+        return Path(found[1]) if found and Path(found[1]).is_dir() else _IMAGES
+
+    def _has_machines(self) -> bool:
+        return any(self.machine(name).exists() for name in MACHINES)
 
     def _start_own(self) -> None:
         subprocess.run(["ip", "netns", "add", _NAMESPACE], capture_output=True, check=False)
@@ -131,7 +139,7 @@ class Bed:
                 )
             pids[daemon] = [process.pid, _began(process.pid)]
             self._noted.write_text(json.dumps(pids), "utf-8")
-        if not _until(self._answers, 30):
+        if not until(self._answers, 30):
             said = (HOME / "libvirtd.log").read_text("utf-8", "replace")[-2000:]
             self.stop()
             raise BedError(f"libvirtd was started, and does not answer. It said:\n{said}")
@@ -144,16 +152,58 @@ class Bed:
             return []
         return [pid for pid, began in noted.values() if _began(pid) == began]
 
+    def have(self, names: Sequence[str], checkout: str) -> bool:
+        """Have these machines ready for stories, and no others running; return whether one had to be made.
+
+        A machine is ready when it keeps a state of the name `checkout`: provisioned with just these files.
+
+        Raises:
+            BedError: it did not work.
+
+        """
+        if self._running == tuple(names):
+            return False
+        for name in MACHINES:
+            if name not in names:
+                self.machine(name).cut_power()
+        stale = [name for name in names if checkout not in (saved := self.machine(name).saved()) and saved]
+        new = [name for name in names if not self.machine(name).saved()]
+        for name in stale:
+            machine = self.machine(name)
+            machine.put_back(machine.saved()[0])
+            self.vagrant("rsync", name)
+            self.vagrant("provision", name)
+        # what was interrupted while it was made
+        if half_made := [name for name in new if self.machine(name).exists()]:
+            self.vagrant("destroy", "--force", *half_made)
+        if new:
+            self._make(new)
+        for name in [*stale, *new]:
+            self.machine(name).save(checkout)
+        self._running = tuple(names)
+        return bool(stale or new)
+
+    def _make(self, names: Iterable[str]) -> None:
+        if self._has_own_box and BOX_NAME not in self._output("vagrant", "box", "list"):
+            self.vagrant("box", "add", "--name", BOX_NAME, str(BOX))
+        self.vagrant("up", *names)
+        for name in names:
+            (HOME / f"{name}.ssh").write_text(self._output(*self._inside, "vagrant", "ssh-config", name), "utf-8")
+
+    def machine(self, name: str) -> Machine:
+        """Return one, whether it is there or not."""
+        return Machine(name, Place(self._inside, self._environment, HOME, self._pool))
+
     def stop(self) -> None:
         """Take away all that was made: machines, disks, the box, and libvirt where it is our own."""
         if self._inside or self._answers():
             self._destroy_machines()
         if self._inside:
-            for command in (("net-destroy", _NETWORK), ("net-undefine", _NETWORK), ("pool-destroy", _POOL)):
+            for command in (("net-destroy", _NETWORK), ("net-undefine", _NETWORK), ("pool-destroy", self._pool)):
                 self._virsh(*command)
             for pid in reversed(self._own_pids()):
                 os.kill(pid, signal.SIGTERM)
-                _until(partial(_has_ended, pid), 10)
+                until(partial(_has_ended, pid), 10)
             subprocess.run(["ip", "netns", "delete", _NAMESPACE], capture_output=True, check=False)
             self._inside = ()
         for path in (self._noted, *HOME.glob("*.ssh"), *HOME.glob("*.log")):
@@ -161,65 +211,45 @@ class Bed:
         shutil.rmtree(HOME / "home", ignore_errors=True)
 
     def _destroy_machines(self) -> None:
+        for name in MACHINES:
+            # ends the connection that is kept, too
+            self.machine(name).cut_power()
         self.vagrant("destroy", "--force")
-        for disk in self._output(*self._inside, "virsh", "vol-list", _POOL).splitlines():
+        ours = re.compile(rf"{PREFIX}({'|'.join(MACHINES)})\b.*|{BOX_NAME}_vagrant_box_image.*")
+        for disk in self._output(*self._inside, "virsh", "vol-list", self._pool).splitlines():
             name = disk.split()[0] if disk.split() else ""
-            if name.startswith((PREFIX, f"{BOX_NAME}_vagrant_box_image")):
-                self._virsh("vol-delete", name, "--pool", _POOL)
+            if ours.fullmatch(name):
+                self._virsh("vol-delete", name, "--pool", self._pool)
 
-    def vagrant(self, *arguments: str, tell: Callable[[str], None] | None = None) -> None:
-        """Run Vagrant; each line that it says is told.
+    def vagrant(self, *arguments: str) -> None:
+        """Run Vagrant.
 
         Raises:
-            BedError: it failed; the text has its last lines.
+            BedError: it failed; the text says in which step of which machine, or has its last lines.
 
         """
-        command = (*self._inside, "vagrant", *arguments)
-        environment = dict(self._environment)
-        if self._inside:
-            # a host without a libvirt is a container or a virtual machine, where /dev/kvm may be there and not work
-            environment.setdefault("TPM_DRIVER", "qemu")
         lines: list[str] = []
+        # not of this terminal's: it is asked to end once, and gets the time to take away what is half made
         with subprocess.Popen(
-            command,
+            ("setpriv", "--pdeathsig", "INT", *self._inside, "vagrant", *arguments),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env=environment,
+            env=self._environment,
             text=True,
             errors="replace",
+            start_new_session=True,
         ) as process:
-            for line in process.stdout or ():
+            try:
                 # an upload draws its progress over itself
-                text = line.rstrip().rpartition("\r")[2]
-                # where in Vagrant's own code it went wrong helps nobody
-                if text and "Progress:" not in text and not text.lstrip().startswith("from /"):
-                    lines.append(text)
-                    if tell:
-                        tell(text)
+                lines.extend(line.rstrip().rpartition("\r")[2] for line in process.stdout or ())
+            except KeyboardInterrupt:
+                self._tell("interrupted: Vagrant takes away what is half made")
+                process.send_signal(signal.SIGINT)
+                process.communicate()
+                raise
         if process.returncode:
-            raise BedError(f"vagrant {' '.join(arguments)} failed. It said last:\n" + "\n".join(lines[-15:]))
-
-    def up(self, names: Iterable[str], tell: Callable[[str], None]) -> None:
-        """Have machines running and provisioned.
-
-        Raises:
-            BedError: it did not work.
-
-        """
-        if BOX.exists() and "TPM_BOX" not in os.environ and BOX_NAME not in self._output("vagrant", "box", "list"):
-            self.vagrant("box", "add", "--name", BOX_NAME, str(BOX))
-        for name in names:
-            self.vagrant("up", name, tell=tell)
-            self._ssh_config(name).write_text(self._output(*self._inside, "vagrant", "ssh-config", name), "utf-8")
-
-    def machine(self, name: str) -> Machine:
-        """Return one that is up."""
-        return Machine(name, self._inside, self._environment, self._ssh_config(name))
-
-    @staticmethod
-    def _ssh_config(name: str) -> Path:
-        return HOME / f"{name}.ssh"
+            raise BedError(f"vagrant {' '.join(arguments)} failed.\n" + "\n".join(what_failed(lines)))
 
     def _output(self, *command: str) -> str:
         return subprocess.run(command, capture_output=True, text=True, env=self._environment, check=False).stdout
@@ -228,102 +258,15 @@ class Bed:
         subprocess.run((*self._inside, "virsh", *arguments), capture_output=True, env=self._environment, check=False)
 
 
-class Machine:
-    """One machine: commands as root, its power switch and its disks."""
-
-    def __init__(self, name: str, inside: tuple[str, ...], environment: dict[str, str], ssh_config: Path) -> None:
-        """Reach it as `ssh_config` says."""
-        self.name = name
-        self._inside = inside
-        self._environment = environment
-        self._ssh = (*inside, "ssh", "-F", str(ssh_config), "-o", "LogLevel=ERROR", "-o", "ConnectTimeout=10", name)
-        self._domain = f"{PREFIX}{name}"
-
-    def __call__(self, script: str, *, ok: bool = True, seconds: float = 600.0) -> Answer:
-        """Run a script of the shell as root; with `ok` it must end with 0."""
-        command = (*self._ssh, f"sudo sh -c {shlex.quote(script)}")
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=seconds,
-            check=False,
-        )
-        answer = Answer(done.returncode, done.stdout, done.stderr)
-        assert not ok or answer.code == 0, f"{self.name}: {script}\nended with {answer.code}\n{answer.out}{answer.err}"
-        return answer
-
-    def open_shell(self) -> NoReturn:
-        """Become a shell on it."""
-        os.execvp(self._ssh[0], self._ssh)  # noqa: S606 - to be it is what was asked for
-
-    def write(self, path: str, text: str) -> None:
-        """Write a file, with the folders that it needs."""
-        self(f"mkdir -p $(dirname {path}) && cat >{path} <<'END-OF-FILE'\n{text}\nEND-OF-FILE\n")
-
-    def until(self, script: str, seconds: float = 120.0) -> None:
-        """Wait until a script of the shell ends with 0; fail when it does not."""
-        assert _until(lambda: self(script, ok=False).code == 0, seconds), (
-            f"{self.name}: not in {seconds:.0f} s: {script}"
-        )
-
-    def cut_power(self) -> None:
-        """Switch it off as a power failure does."""
-        self._virsh("destroy", self._domain)
-
-    def boot(self) -> None:
-        """Switch it on, and wait until it has booted."""
-        self._virsh("start", self._domain)
-        self._wait_for_boot("")
-
-    def reboot(self) -> None:
-        """Have it shut down and boot."""
-        before = self._boot_id()
-        self("systemctl reboot", ok=False)
-        self._wait_for_boot(before)
-
-    def plug(self, serial: str, mib: int = 1024) -> str:
-        """Plug a new disk in, and return its path there."""
-        target = next(name for letter in "fghij" if (name := f"vd{letter}") not in self._disks())
-        image = f"{self._domain}-{serial}.img"
-        self._virsh("vol-create-as", _POOL, image, f"{mib}MiB", "--format", "raw")
-        path = self._virsh("vol-path", image, "--pool", _POOL).strip()
-        self._virsh("attach-disk", self._domain, path, target, "--serial", serial, "--driver", "qemu", "--live")
-        return f"/dev/disk/by-id/virtio-{serial}"
-
-    def pull_plugged(self) -> None:
-        """Pull all disks that were plugged in, and delete them."""
-        for target, path in self._disks().items():
-            image = Path(path).name
-            if re.fullmatch(rf"{self._domain}-[\w-]+\.img", image) and target in {f"vd{letter}" for letter in "fghij"}:
-                self._virsh("detach-disk", self._domain, target, "--live")
-                self._virsh("vol-delete", image, "--pool", _POOL)
-
-    def _disks(self) -> dict[str, str]:
-        lines = self._virsh("domblklist", self._domain).splitlines()[2:]
-        return {words[0]: words[1] for line in lines if len(words := line.split()) == 2}
-
-    def _boot_id(self) -> str:
-        return self("cat /proc/sys/kernel/random/boot_id", ok=False, seconds=30).out.strip()
-
-    def _wait_for_boot(self, before: str) -> None:
-        def is_up() -> bool:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                return self._boot_id() not in {"", before}
-            return False
-
-        assert _until(is_up, BOOT_SECONDS), f"{self.name} did not come up again"
-        # what the boot started has started, or failed
-        self("systemctl is-system-running --wait", ok=False, seconds=BOOT_SECONDS)
-
-    def _virsh(self, *arguments: str) -> str:
-        done = subprocess.run(
-            (*self._inside, "virsh", *arguments), capture_output=True, text=True, env=self._environment, check=False
-        )
-        assert done.returncode == 0, f"virsh {' '.join(arguments)}: {done.stderr}"
-        return done.stdout
+def what_failed(lines: Sequence[str]) -> list[str]:
+    """Return what matters of what Vagrant said: the step of `provision.sh` that failed, or the last lines."""
+    for number, line in enumerate(lines):
+        if found := re.match(r"\s*(\S+: )provisioning of \S+ failed in the step", line):
+            name = found[1]
+            return [after.partition(name)[2] for after in lines[number:] if after.lstrip().startswith(name)]
+    # where in Vagrant's own code it went wrong helps nobody
+    said = [line for line in lines if line and "Progress:" not in line and not line.lstrip().startswith("from /")]
+    return ["It said last:", *said[-15:]]
 
 
 def _began(pid: int) -> int | None:
@@ -337,12 +280,3 @@ def _began(pid: int) -> int | None:
 
 def _has_ended(pid: int) -> bool:
     return _began(pid) is None
-
-
-def _until(is_true: Callable[[], bool], seconds: float) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if is_true():
-            return True
-        time.sleep(0.5)
-    return False

@@ -1,25 +1,34 @@
 #!/bin/bash
-# Makes a machine one that thinpoolmgr can be tried on: LVM, Docker and containerd, and this project from its working tree.
+# provision.sh NAME: makes a machine one that thinpoolmgr can be tried on, with LVM, Docker, containerd and this project
+# from its working tree.
 # A step that fails is named, with the machine and the last lines of the log.
 set -uo pipefail
+name=${1:?}
 log=/var/log/thinpoolmgr-provision.log
 source=/srv/thinpoolmgr libraries=/opt/thinpoolmgr
 export DEBIAN_FRONTEND=noninteractive
 
-step() { # NAME COMMAND...
-    local name=$1 began=$SECONDS
+step() { # WHAT COMMAND...
+    local what=$1 began=$SECONDS
     shift
-    echo "== $name" >>"$log"
+    echo "== $what" >>"$log"
     if ! "$@" >>"$log" 2>&1 </dev/null; then
-        echo "provisioning of $(hostname) failed in the step: $name. The last lines of $log:"
+        echo "provisioning of $name failed in the step: $what. The last lines of $log:"
         tail -n 15 "$log" | sed 's/^/    /'
         exit 1
     fi
-    echo "$(hostname): $name: $((SECONDS - began)) s"
+    echo "$what: $((SECONDS - began)) s"
+}
+
+# Vagrant's own way restarts the network: a minute under emulation.
+name_it() {
+    echo "$name" >/etc/hostname && hostname "$name" &&
+        { grep -q "127.0.1.1.*\b$name\b" /etc/hosts || echo "127.0.1.1 $name" >>/etc/hosts; }
 }
 
 install_packages() {
-    local packages=(containerd docker.io lvm2 python3 python3-pip rsync thin-provisioning-tools xfsprogs) missing=() package
+    local packages=(busybox-static containerd docker.io lvm2 python3 python3-pip thin-provisioning-tools xfsprogs)
+    local missing=() package
     # what a box without pip has instead
     [[ -d $libraries ]] && packages=("${packages[@]/python3-pip/}")
     for package in ${packages[*]}; do
@@ -50,6 +59,7 @@ stop_engines() {
         rm -rf /var/lib/docker/* /var/lib/containerd/*
 }
 
+step "host name" name_it
 step "Debian packages" install_packages
 step "Python libraries" install_libraries
 step "thinpoolmgr and its units" install_program

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Runs the stories of `scenarios/` on machines of Vagrant's: up, run, report, destroy. `make vagrant-test` calls it.
 
-What was interrupted is gone on with: machines that are up are used, and stories that passed on this very checkout are
-not told again. When all have passed everything is taken away; when one failed the machines stay, to be looked at.
+What was interrupted is gone on with: machines that are ready are used, and stories that passed on this very checkout
+are not told again. When all have passed everything is taken away; when one failed the machines stay, to be looked at.
 """
 
 from __future__ import annotations
@@ -10,65 +10,89 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
+from xml.etree import ElementTree as ET
 
-import machines
 import pytest
-from bed import HERE, Bed, BedError
+from bed import HERE, Bed
+from fixtures import MACHINES_OF, Fixtures
+from preflight import BedError
+
+if TYPE_CHECKING:
+    from types import FrameType
 
 ROOT: Final = HERE.parent
 RESULTS: Final = HERE / ".vagrant"
-MACHINES: Final = ("solo", "one", "two", "three")
+PASSED: Final = RESULTS / "passed.json"
+JUNIT: Final = RESULTS / "junit.xml"
+OF_MACHINES: Final = ("thinpoolmgr", "packaging", "systemd", "udev", "vagrant/provision.sh", "vagrant/Vagrantfile")
+"""The files that a provisioned machine is made of."""
 
 
 class Told(NamedTuple):
-    """How a story ended."""
+    """How a story ended: `passed`, `passed before`, `FAILED` or `not told`, and what was wrong."""
 
     title: str
     outcome: str
     seconds: float
+    wrong: str = ""
 
 
 class Teller:
-    """Says one line for each story, and notes those that passed."""
+    """Has the machines of each story ready, says one line for it, and notes those that passed."""
 
-    def __init__(self, passed: dict[str, float], noted: Path, checkout: str) -> None:
+    def __init__(self, bed: Bed, checkout: str, passed: dict[str, float]) -> None:
         """Leave out the stories of `passed`: they are told already."""
-        self._passed, self._noted, self._checkout = passed, noted, checkout
-        self._titles: dict[str, str] = {}
+        self._bed, self._checkout, self._passed = bed, checkout, passed
+        self._wrong: dict[str, str] = {}
         self._seconds: dict[str, float] = {}
-        self.told: list[Told] = []
+        self.told: dict[str, Told] = {}
+        self.error: BedError | None = None
 
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         """Leave out what has passed before."""
         for item in items:
             doc = getattr(getattr(item, "function", None), "__doc__", None) or item.name
             variant = item.name.partition("[")[2].rstrip("]")
-            self._titles[item.nodeid] = doc.splitlines()[0].rstrip(".") + (f" ({variant})" if variant else "")
-        before = [item for item in items if item.nodeid in self._passed]
-        for item in before:
-            self.told.append(Told(self._titles[item.nodeid], "passed before", self._passed[item.nodeid]))
-        config.hook.pytest_deselected(items=before)
+            title = doc.splitlines()[0].rstrip(".") + (f" ({variant})" if variant else "")
+            has_passed = item.nodeid in self._passed
+            self.told[item.nodeid] = Told(
+                title, "passed before" if has_passed else "not told", self._passed.get(item.nodeid, 0)
+            )
+        config.hook.pytest_deselected(items=[item for item in items if item.nodeid in self._passed])
         items[:] = [item for item in items if item.nodeid not in self._passed]
+
+    def pytest_runtest_protocol(self, item: pytest.Item) -> None:
+        """Have the machines that it needs: no part of its time."""
+        names = next(MACHINES_OF[name] for name in getattr(item, "fixturenames", ()) if name in MACHINES_OF)
+        began = time.monotonic()
+        try:
+            if self._bed.have(names, _digest(*OF_MACHINES)):
+                _say(f"up      {', '.join(names)} ({time.monotonic() - began:.0f} s)")
+        except BedError as error:
+            self.error = error
+            pytest.exit(str(error), returncode=1)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Say how it ended, once all of it has."""
-        self._seconds[report.nodeid] = self._seconds.get(report.nodeid, 0.0) + report.duration
-        if report.when == "call" and report.passed:
-            self._passed[report.nodeid] = self._seconds[report.nodeid]
+        story = report.nodeid
+        self._seconds[story] = self._seconds.get(story, 0.0) + report.duration
         if report.failed:
-            self._passed.pop(report.nodeid, None)
-            sys.stdout.write(f"{report.longreprtext}\n")
-        if report.when == "teardown":
-            outcome = "passed" if report.nodeid in self._passed else "FAILED"
-            told = Told(self._titles[report.nodeid], outcome, self._seconds[report.nodeid])
-            self.told.append(told)
-            _say(f"{told.outcome:6}  {told.title} ({told.seconds:.0f} s)")
-            self._noted.write_text(json.dumps({"checkout": self._checkout, "passed": self._passed}), "utf-8")
+            self._wrong[story] = self._wrong.get(story, "") + report.longreprtext
+        if report.when != "teardown":
+            return
+        wrong = self._wrong.get(story, "")
+        told = Told(self.told[story].title, "FAILED" if wrong else "passed", self._seconds[story], wrong)
+        self.told[story] = told
+        if wrong:
+            print(wrong)
+        else:
+            self._passed[story] = told.seconds
+            PASSED.write_text(json.dumps({"checkout": self._checkout, "passed": self._passed}), "utf-8")
+        _say(f"{told.outcome:6}  {told.title} ({told.seconds:.0f} s)")
 
 
 def main() -> None:
@@ -79,62 +103,81 @@ def main() -> None:
     parser.add_argument("-k", dest="some", default="", help="only the stories whose names match, as of pytest")
     parser.add_argument("--shell", metavar="NAME", help="only open a shell on one of the machines")
     asked = parser.parse_args()
-    bed = Bed()
+    signal.signal(signal.SIGTERM, _as_keyboard_interrupt)
+    bed = Bed(_say)
+    if asked.shell:
+        bed.machine(asked.shell).open_shell()
     try:
-        if asked.shell:
-            bed.machine(asked.shell).open_shell()
         if asked.clean:
-            bed.stop()
-            (RESULTS / "passed.json").unlink(missing_ok=True)
+            _take_away(bed)
             return
         has_passed = tell_all(bed, asked.some)
         if has_passed and not asked.keep:
-            bed.stop()
-            (RESULTS / "passed.json").unlink(missing_ok=True)
-            _say("all that was made is gone")
-        elif not has_passed:
-            _say("The machines stay. Look at one: vagrant/run.py --shell solo. Take all away: make vagrant-clean.")
+            _take_away(bed)
     except BedError as error:
         raise SystemExit(str(error)) from error
+    except KeyboardInterrupt:
+        raise SystemExit("Interrupted. Run it again to go on, or take all away: make vagrant-clean") from None
+    if not has_passed:
+        print("The machines stay. Look at one: vagrant/run.py --shell solo. Take all away: make vagrant-clean")
     raise SystemExit(not has_passed)
 
 
 def tell_all(bed: Bed, some: str) -> bool:
-    """Have the machines up, tell the stories, and return whether all have passed."""
+    """Tell the stories, each on its machines, and return whether all have passed.
+
+    Raises:
+        BedError: there are no machines for them.
+
+    """
     RESULTS.mkdir(exist_ok=True)
     began = time.monotonic()
     bed.start()
-    for name in MACHINES:
-        since = time.monotonic()
-        bed.up([name], tell=lambda _line: None)
-        _say(f"up      {name} ({time.monotonic() - since:.0f} s)")
-    noted, checkout = RESULTS / "passed.json", _checkout()
-    teller = Teller(_read_passed(noted, checkout), noted, checkout)
-    options = [
-        "-p",
-        "no:terminal",
-        "-p",
-        "no:cacheprovider",
-        f"--junitxml={RESULTS / 'junit.xml'}",
-        "--rootdir",
-        str(HERE),
-    ]
-    code = pytest.main([*options, *(["-k", some] if some else []), str(HERE / "scenarios")], plugins=[teller, machines])
-    _show(teller.told, time.monotonic() - began)
-    return code == 0 or (code == pytest.ExitCode.NO_TESTS_COLLECTED and bool(teller.told))
+    checkout = _digest()
+    teller = Teller(bed, checkout, _read_passed(checkout))
+    options = ["-p", "no:terminal", "-p", "no:cacheprovider", "--rootdir", str(HERE), *(["-k", some] if some else [])]
+    code = pytest.main([*options, str(HERE / "scenarios")], plugins=[teller, Fixtures(bed, _digest(*OF_MACHINES))])
+    told = list(teller.told.values())
+    _show(told, time.monotonic() - began)
+    _write_junit(told)
+    if teller.error:
+        raise teller.error
+    if code == pytest.ExitCode.INTERRUPTED:
+        raise KeyboardInterrupt
+    return bool(told) and all(story.outcome.startswith("passed") for story in told)
+
+
+def _take_away(bed: Bed) -> None:
+    bed.stop()
+    PASSED.unlink(missing_ok=True)
+    _say("all that was made is gone")
 
 
 def _show(told: list[Told], seconds: float) -> None:
     print(f"\n{'result':14}  {'s':>5}  story")
     for story in told:
         print(f"{story.outcome:14}  {story.seconds:5.0f}  {story.title}")
-    print(f"{len(told)} stories in {seconds:.0f} s; JUnit: {(RESULTS / 'junit.xml').relative_to(ROOT)}")
+    print(f"{len(told)} stories in {seconds:.0f} s; JUnit: {JUNIT.relative_to(ROOT)}")
 
 
-def _checkout() -> str:
-    """Return what tells this checkout from another one: all files that machines or stories are made of."""
+def _write_junit(told: list[Told]) -> None:
+    """Write what a CI reads; pytest's own document would lack what passed before an interruption."""
+    suite = ET.Element("testsuite", name="thinpoolmgr-vagrant", tests=str(len(told)))
+    suite.set("failures", str(sum(story.outcome == "FAILED" for story in told)))
+    suite.set("skipped", str(sum(story.outcome == "not told" for story in told)))
+    for story in told:
+        case = ET.SubElement(suite, "testcase", name=story.title, time=f"{story.seconds:.1f}")
+        if story.outcome == "FAILED":
+            ET.SubElement(case, "failure", message=story.wrong.splitlines()[-1]).text = story.wrong
+        elif story.outcome == "not told":
+            ET.SubElement(case, "skipped", message="not told")
+    ET.ElementTree(suite).write(JUNIT, encoding="utf-8", xml_declaration=True)
+
+
+def _digest(*parts: str) -> str:
+    """Return what tells these files of the checkout, or all, from those of another one."""
     listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", *parts],
         capture_output=True,
         check=True,
         cwd=ROOT,
@@ -144,15 +187,19 @@ def _checkout() -> str:
         path = ROOT / name.decode()
         if path.is_file():
             digest.update(name + b"\0" + path.read_bytes())
-    return digest.hexdigest()
+    return digest.hexdigest()[:16]
 
 
-def _read_passed(noted: Path, checkout: str) -> dict[str, float]:
+def _read_passed(checkout: str) -> dict[str, float]:
     try:
-        before = json.loads(noted.read_text("utf-8"))
+        before = json.loads(PASSED.read_text("utf-8"))
     except (OSError, ValueError):
         return {}
     return dict(before["passed"]) if before["checkout"] == checkout else {}
+
+
+def _as_keyboard_interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def _say(line: str) -> None:

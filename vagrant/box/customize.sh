@@ -22,7 +22,8 @@ LinkLocalAddressing=no
 N
 chroot "$tree" systemctl --quiet enable systemd-networkd ssh
 chroot "$tree" systemctl --quiet mask systemd-networkd-wait-online.service apt-daily.timer apt-daily-upgrade.timer \
-    dpkg-db-backup.timer e2scrub_all.timer fstrim.timer
+    dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service fstrim.timer getty@tty1.service \
+    modprobe@drm.service modprobe@efi_pstore.service
 echo '/dev/root / ext4 defaults,noatime 0 1' >"$tree/etc/fstab"
 echo box >"$tree/etc/hostname"
 printf '127.0.0.1 localhost\n127.0.1.1 box\n' >"$tree/etc/hosts"

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bed import Machine
+    from machine import Machine
 
 CONFIG = "/etc/thinpoolmgr/thinpoolmgr.toml"
 FIRST, SECOND, POOL = (f"/dev/disk/by-id/virtio-TPM-{name}" for name in ("FIRST", "SECOND", "POOL"))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from story import CONFIG, FIRST, ON_POOL, SECOND, in_container, is_blank, load_image, pool_of, storage, want
 
 if TYPE_CHECKING:
-    from bed import Machine
+    from machine import Machine
 
 
 def test_loop_devices_by_hand(solo: Machine) -> None:

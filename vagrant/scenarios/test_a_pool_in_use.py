@@ -9,7 +9,7 @@ import pytest
 from story import CONFIG, FIRST, ON_POOL, in_container, is_blank, load_image, pool_of, storage, want
 
 if TYPE_CHECKING:
-    from bed import Machine
+    from machine import Machine
 
 
 @pytest.fixture

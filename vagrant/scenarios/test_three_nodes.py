@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from story import ON_POOL, POOL, pool_of, storage, want
 
 if TYPE_CHECKING:
-    from bed import Machine
+    from machine import Machine
 
 
 def test_three_nodes_converge_and_one_refuses_without_harm(three: list[Machine]) -> None:
