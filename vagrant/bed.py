@@ -15,7 +15,7 @@ import signal
 import subprocess
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from machine import PREFIX, Machine, Place, until
 from preflight import (
@@ -130,27 +130,35 @@ class Bed:
         subprocess.run(["ip", "netns", "add", _NAMESPACE], capture_output=True, check=False)
         self._inside = ("ip", "netns", "exec", _NAMESPACE)
         subprocess.run((*self._inside, "ip", "link", "set", "lo", "up"), check=True)
+        made = [str(path) for path in self._traces() if not path.exists()]
         Path("/run/libvirt").mkdir(exist_ok=True)
-        pids = {}
+        pids: dict[str, list[int | None]] = {}
         for daemon in _DAEMONS:
             with (HOME / f"{daemon}.log").open("wb") as log:
                 process = subprocess.Popen(
                     (*self._inside, daemon), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
                 )
             pids[daemon] = [process.pid, _began(process.pid)]
-            self._noted.write_text(json.dumps(pids), "utf-8")
+            self._noted.write_text(json.dumps({"pids": pids, "made": made}), "utf-8")
         if not until(self._answers, 30):
             said = (HOME / "libvirtd.log").read_text("utf-8", "replace")[-2000:]
             self.stop()
             raise BedError(f"libvirtd was started, and does not answer. It said:\n{said}")
 
+    def _traces(self) -> list[Path]:
+        """Return what libvirt and Vagrant leave behind, beside machines, on a host where libvirt has never run."""
+        logs = [Path(f"/var/log/libvirt/qemu/{PREFIX}{name}.log") for name in MACHINES]
+        return [Path("/run/libvirt"), Path(f"/etc/libvirt/storage/{self._pool}.xml"), *logs]
+
+    def _read_noted(self) -> dict[str, Any]:
+        try:
+            return dict(json.loads(self._noted.read_text("utf-8")))
+        except (OSError, ValueError):
+            return {"pids": {}, "made": []}
+
     def _own_pids(self) -> list[int]:
         """Return the daemons of our own that are running, the first started first."""
-        try:
-            noted = json.loads(self._noted.read_text("utf-8"))
-        except (OSError, ValueError):
-            return []
-        return [pid for pid, began in noted.values() if _began(pid) == began]
+        return [pid for pid, began in self._read_noted()["pids"].values() if _began(pid) == began]
 
     def have(self, names: Sequence[str], checkout: str) -> bool:
         """Have these machines ready for stories, and no others running; return whether one had to be made.
@@ -205,6 +213,11 @@ class Bed:
                 os.kill(pid, signal.SIGTERM)
                 until(partial(_has_ended, pid), 10)
             subprocess.run(["ip", "netns", "delete", _NAMESPACE], capture_output=True, check=False)
+            for path in map(Path, self._read_noted()["made"]):
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
             self._inside = ()
         for path in (self._noted, *HOME.glob("*.ssh"), *HOME.glob("*.log")):
             path.unlink(missing_ok=True)
