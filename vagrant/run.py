@@ -52,6 +52,7 @@ class Teller:
         self.told: dict[str, Told] = {}
         self.error: BedError | None = None
 
+    @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         """Leave out what has passed before."""
         for item in items:

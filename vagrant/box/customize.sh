@@ -21,6 +21,8 @@ DHCP=ipv4
 LinkLocalAddressing=no
 N
 chroot "$tree" systemctl --quiet enable systemd-networkd ssh
+# off until they have a pool: to start them at the first boot is half a minute under emulation
+chroot "$tree" systemctl --quiet disable docker.socket docker.service containerd.service
 chroot "$tree" systemctl --quiet mask systemd-networkd-wait-online.service apt-daily.timer apt-daily-upgrade.timer \
     dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service fstrim.timer getty@tty1.service \
     modprobe@drm.service modprobe@efi_pstore.service

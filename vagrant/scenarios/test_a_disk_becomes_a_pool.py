@@ -51,8 +51,6 @@ def test_an_attached_disk_before_docker_at_first_boot(solo: Machine) -> None:
 def test_a_disk_that_is_plugged_in(solo: Machine) -> None:
     """A disk with the right serial becomes the pool as soon as it is plugged in; one with a wrong serial does not."""
     want(solo, "LATER-*", engine=False)
-    solo("systemctl enable --quiet thinpoolmgr-apply")
-    solo.reboot()
     assert pool_of(solo)["state"] == "absent"
 
     wrong = solo.plug("OTHER-1")

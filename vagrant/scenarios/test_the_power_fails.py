@@ -47,13 +47,12 @@ def test_while_the_pool_is_made(node: Machine, program: str) -> None:
 
 
 def test_while_the_pool_fills(node: Machine) -> None:
-    """The power goes while a container writes at full speed and the pool is extended."""
-    node("thinpoolmgr apply --yes && systemctl start docker")
+    """The power goes while a container writes at full speed, soon after the pool was extended."""
+    want(node, "TPM-FIRST", size='data_size = "1GiB"\n')
+    node("thinpoolmgr apply --yes && systemctl start docker thinpoolmgr-monitor")
     load_image(node)
     node("sync; docker run --detach --network none story:1 /bin/busybox dd if=/dev/zero of=/f bs=1M count=900")
-    node.until(
-        "test $(thinpoolmgr status --json | grep -o '\"percent\": [0-9]*' | head -n 1 | grep -o '[0-9]*$') -ge 5"
-    )
+    node.until("journalctl -b -o cat -u thinpoolmgr-monitor | grep 'was extended: data to'")
 
     node.cut_power()
     node.boot()
