@@ -27,7 +27,7 @@ name_it() {
 }
 
 install_packages() {
-    local packages=(busybox-static containerd docker.io lvm2 python3 python3-pip thin-provisioning-tools xfsprogs)
+    local packages=(apparmor busybox-static containerd docker.io lvm2 python3 python3-pip thin-provisioning-tools xfsprogs)
     local missing=() package
     # what a box without pip has instead
     [[ -d $libraries ]] && packages=("${packages[@]/python3-pip/}")
@@ -35,8 +35,8 @@ install_packages() {
         [[ $(dpkg-query -W -f '${Status}' "$package" 2>/dev/null) == *" installed" ]] || missing+=("$package")
     done
     ((${#missing[@]})) || return 0
-    apt-get update --quiet --quiet
-    apt-get install --quiet --quiet --yes --no-install-recommends "${missing[@]}"
+    apt-get update --quiet --quiet &&
+        apt-get install --quiet --quiet --yes --no-install-recommends "${missing[@]}"
 }
 
 install_libraries() {

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 HERE: Final = Path(__file__).resolve().parent
-PACKAGES: Final = (*lab_root.PACKAGES, "openssh-server", "rsync", "sudo")
+PACKAGES: Final = (*lab_root.PACKAGES, "apparmor", "openssh-server", "rsync", "sudo")
 KERNEL: Final = "linux-image-cloud-amd64"
 DISK_GIB: Final = 6
 NEEDED: Final = {
