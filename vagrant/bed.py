@@ -160,10 +160,10 @@ class Bed:
         """Return the daemons of our own that are running, the first started first."""
         return [pid for pid, began in self._read_noted()["pids"].values() if _began(pid) == began]
 
-    def have(self, names: Sequence[str], checkout: str) -> bool:
+    def have(self, names: Sequence[str], state: str) -> bool:
         """Have these machines ready for stories, and no others running; return whether one had to be made.
 
-        A machine is ready when it keeps a state of the name `checkout`: provisioned with just these files.
+        A machine is ready when it keeps a state of this name: provisioned with just these files.
 
         Raises:
             BedError: it did not work.
@@ -174,7 +174,7 @@ class Bed:
         for name in MACHINES:
             if name not in names:
                 self.machine(name).cut_power()
-        stale = [name for name in names if checkout not in (saved := self.machine(name).saved()) and saved]
+        stale = [name for name in names if state not in (saved := self.machine(name).saved()) and saved]
         new = [name for name in names if not self.machine(name).saved()]
         for name in stale:
             machine = self.machine(name)
@@ -187,7 +187,7 @@ class Bed:
         if new:
             self._make(new)
         for name in [*stale, *new]:
-            self.machine(name).save(checkout)
+            self.machine(name).save(state)
         self._running = tuple(names)
         return bool(stale or new)
 

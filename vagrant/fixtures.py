@@ -17,9 +17,9 @@ MACHINES_OF: Final = {"solo": ("solo",), "three": ("one", "two", "three")}
 class Fixtures:
     """Gives machines of one bed."""
 
-    def __init__(self, bed: Bed, checkout: str) -> None:
-        """Give them in the state `checkout`."""
-        self._bed, self._checkout = bed, checkout
+    def __init__(self, bed: Bed, state: str) -> None:
+        """Give them in this state."""
+        self._bed, self._state = bed, state
 
     @pytest.fixture
     def solo(self) -> Machine:
@@ -34,5 +34,5 @@ class Fixtures:
     def _put_back(self, name: str) -> list[Machine]:
         machines = [self._bed.machine(each) for each in MACHINES_OF[name]]
         for machine in machines:
-            machine.put_back(self._checkout)
+            machine.put_back(self._state)
         return machines

@@ -44,9 +44,9 @@ class Told(NamedTuple):
 class Teller:
     """Has the machines of each story ready, says one line for it, and notes those that passed."""
 
-    def __init__(self, bed: Bed, checkout: str, passed: dict[str, float]) -> None:
-        """Leave out the stories of `passed`: they are told already."""
-        self._bed, self._checkout, self._passed = bed, checkout, passed
+    def __init__(self, bed: Bed, state: str, checkout: str, passed: dict[str, float]) -> None:
+        """Leave out the stories of `passed`: they are told already. Machines keep themselves as `state`."""
+        self._bed, self._state, self._checkout, self._passed = bed, state, checkout, passed
         self._wrong: dict[str, str] = {}
         self._seconds: dict[str, float] = {}
         self.told: dict[str, Told] = {}
@@ -71,7 +71,7 @@ class Teller:
         names = next(MACHINES_OF[name] for name in getattr(item, "fixturenames", ()) if name in MACHINES_OF)
         began = time.monotonic()
         try:
-            if self._bed.have(names, _digest(*OF_MACHINES)):
+            if self._bed.have(names, self._state):
                 _say(f"up      {', '.join(names)} ({time.monotonic() - began:.0f} s)")
         except BedError as error:
             self.error = error
@@ -134,10 +134,10 @@ def tell_all(bed: Bed, some: str) -> bool:
     RESULTS.mkdir(exist_ok=True)
     began = time.monotonic()
     bed.start()
-    checkout = _digest()
-    teller = Teller(bed, checkout, _read_passed(checkout))
+    state, checkout = _digest(*OF_MACHINES), _digest()
+    teller = Teller(bed, state, checkout, _read_passed(checkout))
     options = ["-p", "no:terminal", "-p", "no:cacheprovider", "--rootdir", str(HERE), *(["-k", some] if some else [])]
-    code = pytest.main([*options, str(HERE / "scenarios")], plugins=[teller, Fixtures(bed, _digest(*OF_MACHINES))])
+    code = pytest.main([*options, str(HERE / "scenarios")], plugins=[teller, Fixtures(bed, state)])
     told = list(teller.told.values())
     _show(told, time.monotonic() - began)
     _write_junit(told)
