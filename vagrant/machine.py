@@ -1,4 +1,4 @@
-"""One machine: commands as root, its power switch, its disks, and the state that it is put back to."""
+"""What stories are told of: a host, and more than that a whole machine with a power switch and disks."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
@@ -38,25 +39,15 @@ class Place(NamedTuple):
     pool: str
 
 
-class Machine:
-    """One machine of Vagrant's."""
+class Host(ABC):
+    """A host on which scripts run as root. A story that needs no more is told of the lab's, too."""
 
-    def __init__(self, name: str, place: Place) -> None:
-        """Reach it as its ssh configuration in the place's folder says."""
-        self.name = name
-        self._place = place
-        self._domain = f"{PREFIX}{name}"
-        self._ssh = (
-            *("setpriv", "--pdeathsig", "TERM", *place.inside, "ssh", "-F", str(place.folder / f"{name}.ssh")),
-            *("-o", "LogLevel=ERROR", "-o", "ConnectTimeout=10", "-o", f"ControlPath={place.folder / name}.socket"),
-        )
+    name: str
 
     def __call__(self, script: str, *, ok: bool = True, seconds: float = 600.0) -> Answer:
         """Run a script of the shell as root; with `ok` it must end with 0."""
-        # one connection for all commands: to make one takes seconds under emulation
-        kept = ("-o", "ControlMaster=auto", "-o", "ControlPersist=120")
         done = subprocess.run(
-            (*self._ssh, *kept, self.name, f"sudo sh -c {shlex.quote(script)}"),
+            self._command(script),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -68,9 +59,9 @@ class Machine:
         assert not ok or answer.code == 0, f"{self.name}: {script}\nended with {answer.code}\n{answer.out}{answer.err}"
         return answer
 
-    def open_shell(self) -> NoReturn:
-        """Become a shell on it."""
-        os.execvp(self._ssh[0], (*self._ssh, self.name))  # noqa: S606 - to be it is what was asked for
+    @abstractmethod
+    def _command(self, script: str) -> tuple[str, ...]:
+        """Return the command that runs a script there."""
 
     def write(self, path: str, text: str) -> None:
         """Write a file, with the folders that it needs."""
@@ -80,6 +71,29 @@ class Machine:
         """Wait until a script of the shell ends with 0; fail when it does not."""
         waiting = f"timeout {seconds} sh -c {shlex.quote(f'until ({script}) >/dev/null 2>&1; do sleep 0.5; done')}"
         assert self(waiting, ok=False).code == 0, f"{self.name}: not in {seconds} s: {script}"
+
+
+class Machine(Host):
+    """One machine of Vagrant's: its power, its disks, and the state that it is put back to."""
+
+    def __init__(self, name: str, place: Place) -> None:
+        """Reach it as its ssh configuration in the place's folder says."""
+        self.name = name
+        self._place = place
+        self._domain = f"{PREFIX}{name}"
+        self._ssh = (
+            *("setpriv", "--pdeathsig", "TERM", *place.inside, "ssh", "-F", str(place.folder / f"{name}.ssh")),
+            *("-o", "LogLevel=ERROR", "-o", "ConnectTimeout=10", "-o", f"ControlPath={place.folder / name}.socket"),
+        )
+
+    def _command(self, script: str) -> tuple[str, ...]:
+        # one connection for all commands: to make one takes seconds under emulation
+        kept = ("-o", "ControlMaster=auto", "-o", "ControlPersist=120")
+        return (*self._ssh, *kept, self.name, f"sudo sh -c {shlex.quote(script)}")
+
+    def open_shell(self) -> NoReturn:
+        """Become a shell on it."""
+        os.execvp(self._ssh[0], (*self._ssh, self.name))  # noqa: S606 - to be it is what was asked for
 
     def save(self, state: str) -> None:
         """Keep how it is now, memory and disks, as `state`, and nothing else."""

@@ -116,7 +116,5 @@ def why_no_kvm() -> str:
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_SECONDS, check=False)
         except subprocess.TimeoutExpired:
-            return (
-                f"/dev/kvm is there, and a machine of one instruction does not end in {_PROBE_SECONDS:.0f} s with it."
-            )
+            return f"/dev/kvm is there, and a machine that only ends takes more than {_PROBE_SECONDS:.0f} s with it."
     return "" if done.returncode == 1 else f"/dev/kvm is there, and qemu cannot use it: {done.stderr.strip()}"

@@ -6,41 +6,41 @@ import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from machine import Machine
+    from machine import Host
 
 CONFIG = "/etc/thinpoolmgr/thinpoolmgr.toml"
 FIRST, SECOND, POOL = (f"/dev/disk/by-id/virtio-TPM-{name}" for name in ("FIRST", "SECOND", "POOL"))
 
 
-def want(machine: Machine, serial: str, *, size: str = "", engine: bool = True) -> None:
+def want(machine: Host, serial: str, *, size: str = "", engine: bool = True) -> None:
     """Describe one pool on the disk with this serial, and Docker on it."""
     pool = f'[pools.docker]\n{size}\n[[pools.docker.match]]\nserial = "{serial}"\n'
     docker = '[engines.docker]\npool = "docker"\nbase_size = "1GiB"\n'
     machine.write(CONFIG, f"version = 1\n{pool}{docker if engine else ''}")
 
 
-def pool_of(machine: Machine) -> Any:
+def pool_of(machine: Host) -> Any:
     """Return the pool as `status --json` has it."""
     (pool,) = json.loads(machine("thinpoolmgr status --json").out)["pools"]
     return pool
 
 
-def is_blank(machine: Machine, disk: str) -> bool:
+def is_blank(machine: Host, disk: str) -> bool:
     """Whether no signature is on the disk."""
     return not machine(f"wipefs --no-act --noheadings {disk}").out.strip()
 
 
-def load_image(machine: Machine) -> None:
+def load_image(machine: Host) -> None:
     """Give Docker an image without a registry: busybox."""
     machine("tar -C / -c bin/busybox | docker import - story:1 >/dev/null")
 
 
-def in_container(machine: Machine, command: str) -> str:
+def in_container(machine: Host, command: str) -> str:
     """Run a command of busybox's in a new container, and return what it says."""
     return machine(f"docker run --rm --network none story:1 /bin/busybox {command}").out
 
 
-def storage(machine: Machine) -> str:
+def storage(machine: Host) -> str:
     """Return which driver Docker uses, and on which pool."""
     return machine("docker info --format '{{.Driver}} {{index .DriverStatus 0}}'").out.strip()
 

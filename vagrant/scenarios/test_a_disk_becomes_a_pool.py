@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from story import CONFIG, FIRST, ON_POOL, SECOND, in_container, is_blank, load_image, pool_of, storage, want
 
 if TYPE_CHECKING:
-    from machine import Machine
+    from machine import Host, Machine
 
 
-def test_loop_devices_by_hand(solo: Machine) -> None:
+def test_loop_devices_by_hand(solo: Host) -> None:
     """An admin tries it on two loop devices before he gives it a disk."""
     solo("mkdir -p /root/loops && truncate -s 1G /root/loops/a /root/loops/b")
     disks = [solo(f"losetup --find --show /root/loops/{name}").out.strip() for name in "ab"]
@@ -25,6 +25,7 @@ def test_loop_devices_by_hand(solo: Machine) -> None:
     assert solo("thinpoolmgr plan").code == 0
     solo("thinpoolmgr destroy try --yes --allow destroy")
     assert all(is_blank(solo, disk) for disk in disks)
+    solo(f"losetup --detach {' '.join(disks)}")
 
 
 def test_an_attached_disk_before_docker_at_first_boot(solo: Machine) -> None:

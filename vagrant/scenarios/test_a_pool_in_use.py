@@ -9,11 +9,11 @@ import pytest
 from story import CONFIG, FIRST, ON_POOL, in_container, is_blank, load_image, pool_of, storage, want
 
 if TYPE_CHECKING:
-    from machine import Machine
+    from machine import Host
 
 
 @pytest.fixture
-def node(solo: Machine) -> Machine:
+def node(solo: Host) -> Host:
     """A machine whose Docker is on its pool, with an image."""
     want(solo, "TPM-FIRST", size='data_size = "1GiB"\nchunk_size = "64KiB"\n')
     solo("thinpoolmgr apply --yes && systemctl start docker")
@@ -21,7 +21,7 @@ def node(solo: Machine) -> Machine:
     return solo
 
 
-def test_containers_get_a_larger_root(node: Machine) -> None:
+def test_containers_get_a_larger_root(node: Host) -> None:
     """The base size is grown; new images have the new one, and what is there goes on."""
     old = int(in_container(node, "df -k /").split()[-5])
 
@@ -35,7 +35,7 @@ def test_containers_get_a_larger_root(node: Machine) -> None:
     assert in_container(node, "echo still there") == "still there\n"
 
 
-def test_a_pool_that_fills_is_extended(node: Machine) -> None:
+def test_a_pool_that_fills_is_extended(node: Host) -> None:
     """A container writes more than the pool had at first."""
     before = pool_of(node)["data"]["total_bytes"]
     node("systemctl start thinpoolmgr-monitor")
@@ -49,7 +49,7 @@ def test_a_pool_that_fills_is_extended(node: Machine) -> None:
     assert "was extended: data to" in node("journalctl -b -o cat -u thinpoolmgr-monitor").out
 
 
-def test_a_tear_down_leaves_a_clean_disk(node: Machine) -> None:
+def test_a_tear_down_leaves_a_clean_disk(node: Host) -> None:
     """The node is taken out of service: nothing of the pool is left, nor of Docker's state."""
     node("thinpoolmgr destroy docker --yes --allow outage,destroy")
 
@@ -59,7 +59,7 @@ def test_a_tear_down_leaves_a_clean_disk(node: Machine) -> None:
     assert "Nothing to do" in node("thinpoolmgr destroy docker --yes --allow destroy").out
 
 
-def test_stale_state_after_a_rebuild(node: Machine) -> None:
+def test_stale_state_after_a_rebuild(node: Host) -> None:
     """The pool is removed by hand and made anew: Docker's old state is seen, moved aside, and Docker starts."""
     node("systemctl stop docker.socket docker && vgremove --force --force --yes docker && wipefs --all " + FIRST)
 
