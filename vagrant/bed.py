@@ -6,6 +6,7 @@ A host without a libvirt that answers (a container, a build machine) gets one of
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -57,6 +58,8 @@ class Bed:
         self._pool = os.environ.get("TPM_POOL", "default")
         self._environment = {
             **os.environ,
+            # what a machine was made of is known of this checkout only
+            "TPM_CHECKOUT": str(HERE.parent),
             "LIBVIRT_DEFAULT_URI": "qemu:///system",
             "VAGRANT_CWD": str(HERE),
             "VAGRANT_DEFAULT_PROVIDER": "libvirt",
@@ -219,9 +222,12 @@ class Bed:
                 else:
                     path.unlink(missing_ok=True)
             self._inside = ()
-        for path in (self._noted, *HOME.glob("*.ssh"), *HOME.glob("*.log")):
+        for path in (self._noted, HOME / "lock", *HOME.glob("*.ssh"), *HOME.glob("*.log")):
             path.unlink(missing_ok=True)
         shutil.rmtree(HOME / "home", ignore_errors=True)
+        with contextlib.suppress(OSError):
+            # stays where a box is in it
+            HOME.rmdir()
 
     def _destroy_machines(self) -> None:
         for name in MACHINES:
