@@ -30,14 +30,14 @@ def is_blank(machine: Host, disk: str) -> bool:
     return not machine(f"wipefs --no-act --noheadings {disk}").out.strip()
 
 
-def load_image(machine: Host) -> None:
-    """Give Docker an image without a registry: busybox."""
-    machine("tar -C / -c bin/busybox | docker import - story:1 >/dev/null")
+def load_image(machine: Host, image: str = "story:1") -> None:
+    """Give Docker an image without a registry: busybox, and a file that makes it another image than others."""
+    machine(f"echo {image} >/tmp/image && tar -C / -c bin/busybox tmp/image | docker import - {image} >/dev/null")
 
 
-def in_container(machine: Host, command: str) -> str:
+def in_container(machine: Host, command: str, image: str = "story:1") -> str:
     """Run a command of busybox's in a new container, and return what it says."""
-    return machine(f"docker run --rm --network none story:1 /bin/busybox {command}").out
+    return machine(f"docker run --rm --network none {image} /bin/busybox {command}").out
 
 
 def storage(machine: Host) -> str:
