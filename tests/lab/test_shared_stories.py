@@ -10,6 +10,7 @@ from story_lab import LabHost
 from test_a_disk_becomes_a_pool import test_loop_devices_by_hand
 
 __all__ = ["test_loop_devices_by_hand"]
+pytestmark = pytest.mark.campaign
 
 
 @pytest.fixture
