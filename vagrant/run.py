@@ -30,6 +30,7 @@ PASSED: Final = RESULTS / "passed.json"
 JUNIT: Final = RESULTS / "junit.xml"
 OF_MACHINES: Final = ("thinpoolmgr", "packaging", "systemd", "udev", "vagrant/provision.sh", "vagrant/Vagrantfile")
 """The files that a provisioned machine is made of."""
+OF_STORIES: Final = (*OF_MACHINES, "vagrant")
 
 
 class Told(NamedTuple):
@@ -104,7 +105,9 @@ def main() -> None:
     parser.add_argument("-k", dest="some", default="", help="only the stories whose names match, as of pytest")
     parser.add_argument("--shell", metavar="NAME", help="only open a shell on one of the machines")
     asked = parser.parse_args()
-    signal.signal(signal.SIGTERM, _as_keyboard_interrupt)
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        # also where it was started in the background, with SIGINT ignored
+        signal.signal(ending, _as_keyboard_interrupt)
     bed = Bed(_say)
     if asked.shell:
         bed.machine(asked.shell).open_shell()
@@ -134,9 +137,11 @@ def tell_all(bed: Bed, some: str) -> bool:
     RESULTS.mkdir(exist_ok=True)
     began = time.monotonic()
     bed.start()
-    state, checkout = _digest(*OF_MACHINES), _digest()
+    state, checkout = _digest(*OF_MACHINES), _digest(*OF_STORIES)
     teller = Teller(bed, state, checkout, _read_passed(checkout))
-    options = ["-p", "no:terminal", "-p", "no:cacheprovider", "--rootdir", str(HERE), *(["-k", some] if some else [])]
+    # no:unraisableexception: an interruption leaves processes unwaited for, which are no finding
+    left_out = ("terminal", "cacheprovider", "unraisableexception")
+    options = [*(f"-pno:{name}" for name in left_out), "--rootdir", str(HERE), *(["-k", some] if some else [])]
     code = pytest.main([*options, str(HERE / "scenarios")], plugins=[teller, Fixtures(bed, state)])
     told = list(teller.told.values())
     _show(told, time.monotonic() - began)
@@ -176,7 +181,7 @@ def _write_junit(told: list[Told]) -> None:
 
 
 def _digest(*parts: str) -> str:
-    """Return what tells these files of the checkout, or all, from those of another one."""
+    """Return what tells these files of the checkout from those of another one."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", *parts],
         capture_output=True,
