@@ -53,14 +53,15 @@ install_program() {
         thinpoolmgr --version
 }
 
-# The engines are off until a story has given them a pool: what they begin with by themselves is not wanted.
-stop_engines() {
-    systemctl disable --now docker.socket docker.service containerd.service &&
-        rm -rf /var/lib/docker/* /var/lib/containerd/*
+# As on a node that is set up, and new: the units start at the next boot, no engine has begun with anything by itself.
+enable_units() {
+    systemctl stop docker.socket docker.service containerd.service &&
+        rm -rf /var/lib/docker/* /var/lib/containerd/* &&
+        systemctl enable --quiet thinpoolmgr-apply thinpoolmgr-monitor docker
 }
 
 step "host name" name_it
 step "Debian packages" install_packages
 step "Python libraries" install_libraries
 step "thinpoolmgr and its units" install_program
-step "engines off" stop_engines
+step "units for the next boot" enable_units

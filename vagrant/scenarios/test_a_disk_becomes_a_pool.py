@@ -31,8 +31,6 @@ def test_loop_devices_by_hand(solo: Host) -> None:
 def test_an_attached_disk_before_docker_at_first_boot(solo: Machine) -> None:
     """A new node boots for the first time: its disk becomes the pool, and then Docker starts on it."""
     want(solo, "TPM-FIRST")
-    solo("systemctl enable --quiet thinpoolmgr-apply thinpoolmgr-monitor docker")
-
     solo.reboot()
 
     assert solo("systemctl is-active docker").out.strip() == "active"
