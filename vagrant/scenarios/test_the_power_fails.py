@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 HOLD = """
 cat >/usr/local/sbin/{program} <<'X'
 #!/bin/sh
+rm "$0" && sync
 /usr/sbin/{program} "$@"
 touch /run/held
 exec sleep 600
@@ -21,7 +22,7 @@ chmod 755 /usr/local/sbin/{program}; sync
 systemd-run --quiet --collect {command}
 until [ -e /run/held ]; do sleep 0.1; done
 """
-"""Runs a command, and holds it where one of LVM's commands has done its work and nobody knows it yet."""
+"""Runs a command, and holds it, once, where one of LVM's commands has done its work and nobody knows it yet."""
 
 
 @pytest.fixture
@@ -38,7 +39,6 @@ def test_while_the_pool_is_made(node: Machine, program: str) -> None:
 
     node.cut_power()
     node.boot()
-    node(f"rm -f /usr/local/sbin/{program}")
     node("systemctl start docker")
 
     assert storage(node) == ON_POOL
@@ -71,7 +71,6 @@ def test_while_the_pool_is_torn_down(node: Machine) -> None:
 
     node.cut_power()
     node.boot()
-    node("rm -f /usr/local/sbin/lvremove")
     node("thinpoolmgr destroy docker --yes --allow destroy")
 
     assert is_blank(node, FIRST)
