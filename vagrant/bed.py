@@ -180,6 +180,7 @@ class Bed:
         stale = [name for name in names if state not in (saved := self.machine(name).saved()) and saved]
         new = [name for name in names if not self.machine(name).saved()]
         for name in stale:
+            self._tell(f"again   {name}: the product has changed")
             machine = self.machine(name)
             machine.put_back(machine.saved()[0])
             self.vagrant("rsync", name)
@@ -195,6 +196,7 @@ class Bed:
         return bool(stale or new)
 
     def _make(self, names: Iterable[str]) -> None:
+        self._tell(f"make    {', '.join(names)}: takes minutes where machines are emulated")
         if self._has_own_box and BOX_NAME not in self._output("vagrant", "box", "list"):
             self.vagrant("box", "add", "--name", BOX_NAME, str(BOX))
         self.vagrant("up", *names)
