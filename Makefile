@@ -26,7 +26,7 @@ help:
 	@echo "make demo   the main job, step by step, in a throw-away kernel (under three minutes)"
 	@echo "make test   lint, types, architecture, unit and lab tests, the last with real LVM and Docker"
 	@echo "            each alone: make lint types architecture unit property lab system"
-	@echo "make campaign  the lab tests that take too long for every run (half an hour)"
+	@echo "make campaign  the lab tests that take too long for every run (an hour)"
 	@echo "make promtool  Prometheus' own tool judges docs/alerts.yml and the document of metrics"
 	@echo "make bench  time against plain LVM and Docker's own set-up, in a throw-away kernel (half an hour)"
 	@echo "make bench-monitor  how soon full pools are extended, against dmeventd (hours)"
