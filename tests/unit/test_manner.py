@@ -9,16 +9,16 @@ import pytest
 import support
 
 from thinpoolmgr.cli import manner
-from thinpoolmgr.cli.manner import Manner, beside_other_runs, wait_for_disks, with_what_came_meanwhile
+from thinpoolmgr.cli.manner import Manner, beside_other_runs, wait_for_disks
 from thinpoolmgr.core.model import ConfiguredDevice, Snapshot
-from thinpoolmgr.core.plan import Plan, Refusal, StepResult
+from thinpoolmgr.core.plan import Plan, Refusal
 from thinpoolmgr.core.steps import ActivatePool, StartEngine
 from thinpoolmgr.cycle import RunResult
 from thinpoolmgr.errors import LockedError
 from thinpoolmgr.host import observe, retry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from thinpoolmgr.core.desired import DesiredState
 
@@ -112,44 +112,3 @@ def test_a_unit_does_not_wait_for_the_run_that_waits_for_it() -> None:
     with pytest.raises(LockedError):
         beside_other_runs(Runs(10**9), lambda: Plan((START,)), Manner())
     assert beside_other_runs(Runs(2), lambda: Plan((ACTIVATE,)), Manner(SOON, as_unit=True)) is DONE
-
-
-def test_a_unit_takes_up_what_came_while_it_was_at_work() -> None:
-    """It was asked to start once more for it, which systemd does not do to what is starting."""
-    unit, attempts = Manner(as_unit=True), list[int]()
-    plans = iter([Plan((ACTIVATE,)), Plan((ACTIVATE, START)), Plan((START,))])
-
-    def attempt() -> RunResult:
-        attempts.append(1)
-        return RunResult("later", "done", (StepResult("01", "activate-pool", "docker", "done", 1.0),))
-
-    result = with_what_came_meanwhile(DONE, attempt, lambda: next(plans), unit)
-    assert (result.run, len(result.steps), len(attempts)) == ("r", 2, 2)
-
-
-def refuse() -> RunResult:
-    raise AssertionError("nothing is to be done")
-
-
-def fail() -> Plan:
-    raise LockedError("nobody can look")
-
-
-@pytest.mark.parametrize(
-    ("result", "look", "how"),
-    [
-        (DONE, lambda: Plan((ACTIVATE,)), Manner()),
-        (RunResult("", "nothing"), lambda: Plan((ACTIVATE,)), Manner(as_unit=True)),
-        (DONE, lambda: Plan((ACTIVATE,), (Refusal("X", "t", "s", "", ""),)), Manner(as_unit=True)),
-        (DONE, fail, Manner(as_unit=True)),
-    ],
-)
-def test_what_is_no_news_or_stands_against_it_is_left_to_the_next_start(
-    result: RunResult, look: Callable[[], Plan], how: Manner
-) -> None:
-    assert with_what_came_meanwhile(result, refuse, look, how) is result
-
-
-def test_what_is_never_through_does_not_hold_up_the_boot_for_ever() -> None:
-    result = with_what_came_meanwhile(DONE, lambda: DONE, lambda: Plan((ACTIVATE,)), Manner(as_unit=True))
-    assert result.outcome == "done"

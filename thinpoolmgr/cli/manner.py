@@ -6,12 +6,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from thinpoolmgr.core.matching import missing_disks
 from thinpoolmgr.core.steps import StartEngine
 from thinpoolmgr.cycle import RunResult
-from thinpoolmgr.errors import LockedError, ThinpoolmgrError
+from thinpoolmgr.errors import LockedError
 from thinpoolmgr.host.observe import observe_devices
 from thinpoolmgr.host.retry import until_there
 
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
     from thinpoolmgr.core.plan import Plan
 
 _SETTLED = "Another run holds the lock, and has left nothing to do here but to start the engine."
-
-_MOST_MORE = 5
 
 
 class Manner(Struct, frozen=True):
@@ -63,26 +60,6 @@ def beside_other_runs(attempt: Callable[[], RunResult], look: Callable[[], Plan]
     result = until_there(once, lambda found: not isinstance(found, LockedError), manner.wait_seconds)
     if isinstance(result, LockedError):
         raise result
-    return result
-
-
-def with_what_came_meanwhile(
-    result: RunResult, attempt: Callable[[], RunResult], look: Callable[[], Plan], manner: Manner
-) -> RunResult:
-    """Return `result`, and what further attempts add: a unit takes up the disks that appeared while it was at work.
-
-    Each asks systemd to start the unit, which that does not do to one that is starting (systemd.unit(5), job merging).
-    What stands against a disk is left to be told by the next start: this run has ended well.
-    """
-    for _ in range(_MOST_MORE if manner.as_unit and result.outcome == "done" else 0):
-        try:
-            plan = look()
-        except ThinpoolmgrError:
-            break
-        if plan.refusals or _is_settled(plan):
-            break
-        more = attempt()
-        result = replace(result, steps=(*result.steps, *more.steps))
     return result
 
 

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from thinpoolmgr.approval import Approval
 from thinpoolmgr.cli.completion import comma_separated, complete_pool
-from thinpoolmgr.cli.manner import Manner, beside_other_runs, wait_for_disks, with_what_came_meanwhile
+from thinpoolmgr.cli.manner import Manner, beside_other_runs, wait_for_disks
 from thinpoolmgr.cli.options import Options, global_options, options_of
 from thinpoolmgr.cli.planfile import read_plan, write_plan
 from thinpoolmgr.cli.render import Renderer
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from thinpoolmgr.core.model import Snapshot
     from thinpoolmgr.core.plan import Memory, Plan, PlanFile, StepResult
     from thinpoolmgr.core.steps import Danger, Step
-    from thinpoolmgr.cycle import Host, Planner, RunResult
+    from thinpoolmgr.cycle import Host, Planner
     from thinpoolmgr.sim.host import SimulatedHost
 
 _LATE_SECONDS = 10.0
@@ -383,16 +383,11 @@ def run_request(  # noqa: PLR0913, PLR0917 - the parts of a request
             if not options.simulate:
                 store.on_new_run = partial(tell_began, request)
                 wait_for_disks(desired, manner.wait_seconds, renderer.remark)
-
-            def attempt() -> RunResult:
-                return carry_out(request.command, planner, host, store, reporter, approval, bound_to, prepare)
-
-            def look_again() -> Plan:
-                return look(planner, host, store)
-
-            result = beside_other_runs(attempt, look_again, manner)
-            if bound_to is None:
-                result = with_what_came_meanwhile(result, attempt, look_again, manner)
+            result = beside_other_runs(
+                lambda: carry_out(request.command, planner, host, store, reporter, approval, bound_to, prepare),
+                lambda: look(planner, host, store),
+                manner,
+            )
     except RunError as error:
         if not options.simulate:
             tell_stopped(request, error)
