@@ -42,7 +42,7 @@ def test_it_is_told_while_it_lasts(
     monkeypatch.setattr(pools, "_LATE_SECONDS", 0.01)
     assert pools.real_host(support.desired()).observe() == support.snapshot()
     out, err = capsys.readouterr()
-    assert (out, "has not answered for 10 seconds" in err, "Ctrl-C" in err) == ("", True, True)
+    assert (out, "has not answered for 10 seconds" in err) == ("", True)
 
 
 @pytest.mark.parametrize("tells_late", [True, False])

@@ -95,16 +95,22 @@ def test_a_host_that_does_not_answer_is_told_of_with_the_monitor_s_part(
     assert "thinpoolmgr_monitor_last_look_timestamp_seconds{" in out
 
 
-def test_one_look_at_a_time_and_only_the_first_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers, looks = threading.Event(), []
-    waited: list[float | None] = []
+@pytest.fixture
+def waited(monkeypatch: pytest.MonkeyPatch) -> list[float | None]:
+    """How long threads were waited for."""
+    seconds: list[float | None] = []
     join = threading.Thread.join
 
     def joined(thread: threading.Thread, timeout: float | None = None) -> None:
-        waited.append(timeout)
+        seconds.append(timeout)
         join(thread, timeout)
 
     monkeypatch.setattr(threading.Thread, "join", joined)
+    return seconds
+
+
+def test_one_look_at_a_time_and_only_the_first_is_waited_for(waited: list[float | None]) -> None:
+    answers, looks = threading.Event(), []
     patience, shown = Patience(0.05), support.healthy()
 
     def hangs() -> Snapshot:
@@ -120,6 +126,36 @@ def test_one_look_at_a_time_and_only_the_first_is_waited_for(monkeypatch: pytest
     assert Patience(30).look(hangs) is shown
     with pytest.raises(UnavailableError, match="none"):
         Patience(30).look(raises)
+
+
+def test_a_host_that_is_only_slow_is_seen() -> None:
+    answers = threading.Event()
+    shown, newer = support.healthy(), support.snapshot()
+    patience = Patience(0.05)
+
+    def answers_late(what: Snapshot) -> Snapshot:
+        assert answers.wait(30)
+        return what
+
+    with pytest.raises(UnavailableError, match="does not answer"):
+        patience.look(lambda: answers_late(shown))
+    look = patience._under_way
+    answers.set()
+    assert look is not None
+    assert look.has_ended(30)
+    answers.clear()
+    # still too slow: what the one before came to
+    assert patience.look(lambda: answers_late(newer)) is shown
+    with pytest.raises(UnavailableError, match="does not answer"):
+        patience.look(lambda: answers_late(newer))
+    answers.set()
+
+
+def test_the_first_look_has_more_time(waited: list[float | None]) -> None:
+    patience = Patience(20.0, 30.0)
+    for _ in range(3):
+        assert patience.look(support.healthy) == support.healthy()
+    assert waited == [30.0, 20.0, 20.0]
 
 
 def raises() -> Snapshot:

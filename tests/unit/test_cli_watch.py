@@ -15,14 +15,17 @@ import pytest
 import support
 from cli_support import Cli, make_cli
 
-from thinpoolmgr.cli import reports, watch
+from thinpoolmgr.cli import pools, reports, waiting, watch
+from thinpoolmgr.cli.waiting import Patience
 from thinpoolmgr.errors import UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from thinpoolmgr.core.desired import DesiredState
     from thinpoolmgr.core.model import DmDevice
+    from thinpoolmgr.host.perform import RealHost
 
 CLOCK = time.monotonic
 
@@ -93,6 +96,28 @@ def test_a_later_look_that_fails_does_not_end_it(cli: Cli, monkeypatch: pytest.M
     assert ("cannot look: no device-mapper" in second, "pool docker tight" in first) == (True, True)
     # the kernel's part of the second look, and all of the third
     assert ["pool docker" in line for line in others] == [True, True]
+
+
+def test_it_waits_less_than_a_minute_and_nothing_else_writes_on_the_screen(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    host = pools.real_host
+
+    def real_host(desired: DesiredState, **how: bool) -> RealHost:
+        asked.append(how)
+        return host(desired, **how)
+
+    class Patient(Patience):
+        def __init__(self, *seconds: float) -> None:
+            asked.append(seconds)
+            super().__init__(*seconds)
+
+    monkeypatch.setattr(reports, "real_host", real_host)
+    monkeypatch.setattr(waiting, "Patience", Patient)
+    cli.host.on_observe = after(1, end())
+    cli("status", "--watch")
+    assert asked == [{"tells_late": False}, (10.0, 30.0)]
 
 
 def test_an_error_ends_it_as_it_would_end_status(cli: Cli) -> None:

@@ -95,17 +95,30 @@ def test_commands_are_run_one_after_another(tmp_path: Path) -> None:
 
 
 def test_one_that_failed_is_replaced(tmp_path: Path) -> None:
-    lvm = Lvm(tmp_path, answer="echo ${line#lvs }>/dev/fd/$told")
+    lvm = Lvm(tmp_path, answer="echo ${line#* }>/dev/fd/$told")
     lvm.near()
-    for code in (0, 5, 0):
+    # a report that fails, as of a group that is not there, is no reason
+    for command, code in (("lvchange", 0), ("lvm fullreport", 5), ("lvchange", 5), ("lvchange", 0)):
         lvm.until_ready()
-        run = lvm.standby.run(("lvs", str(code)))
+        run = lvm.standby.run((*command.split(), str(code)))
         assert run is not None
         assert run.code == code
         wait_until(lambda: lvm.near() or lvm.standby._process is not None)  # type: ignore[func-returns-value]
     lvm.until_ready()
     assert len(lvm.lines_of("started")) == 2
     assert len(lvm.lines_of("ended")) == 1
+
+
+def test_one_that_died_of_a_command_is_not_started_again_at_once(tmp_path: Path) -> None:
+    lvm = Lvm(tmp_path, answer="exit 1")
+    lvm.near()
+    lvm.until_ready()
+    run = lvm.standby.run(EXTEND)
+    assert run is not None
+    assert run.code == 5
+    lvm.near()
+    assert lvm.standby._process is None
+    assert len(lvm.lines_of("started")) == 1
 
 
 def test_it_is_there_as_long_as_any_pool_needs_it(tmp_path: Path) -> None:

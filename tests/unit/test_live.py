@@ -10,7 +10,7 @@ import support
 from measured import report, watched
 from msgspec.structs import replace
 
-from thinpoolmgr.cli.watch import WHOLE_LOOK_SECONDS, Watcher
+from thinpoolmgr.cli.watch import WHOLE_LOOK_SECONDS, Watcher, look_again
 from thinpoolmgr.core.findings import Finding, Journal
 from thinpoolmgr.core.live import device_names, freshen, with_devices, with_monitors
 from thinpoolmgr.core.report import Sighting
@@ -67,11 +67,14 @@ def test_lvm_must_be_asked_when_a_pool_comes_or_goes_or_is_another_one() -> None
     assert freshen(HEALTHY, {NAME: replace(device(HEALTHY), suspended=True)}) is None
 
 
-def test_what_came_and_went_is_seen_without_lvm() -> None:
+def test_what_went_is_seen_without_lvm_and_what_came_is_not_taken_for_a_loss() -> None:
     assert with_devices(HEALTHY, {NAME: None}).find_dm(NAME) is None
-    new = replace(device(HEALTHY), name="new")
-    found = with_devices(HEALTHY, {"new": new})
-    assert (found.find_dm("new"), found.find_dm(NAME)) == (new, device(HEALTHY))
+    assert with_devices(HEALTHY, {"new": replace(device(HEALTHY), name="new")}) == HEALTHY
+    eyes = Eyes(support.desired(), support.snapshot())
+    eyes.look(0.0)
+    eyes.hangs, eyes.shot = True, HEALTHY
+    (pool,) = eyes.look(1.0).pools
+    assert pool.document.state == "absent"
 
 
 class Eyes:
@@ -80,7 +83,7 @@ class Eyes:
     def __init__(self, desired: DesiredState, shot: Snapshot, told: MonitorReport | None = None) -> None:
         self.shot = shot
         self.whole = self.cheap = 0
-        self.hangs = False
+        self.hangs = self.is_blind = False
         self.watcher = Watcher(desired, self.observe, self.read, Journal, lambda: told)
 
     def observe(self) -> Snapshot:
@@ -91,6 +94,8 @@ class Eyes:
 
     def read(self, name: str) -> DmDevice | None:
         self.cheap += 1
+        if self.is_blind:
+            raise UnavailableError("no device-mapper")
         return self.shot.find_dm(name)
 
     def look(self, at: float) -> LiveStatus:
@@ -117,6 +122,17 @@ def test_while_lvm_hangs_the_kernel_and_the_monitor_still_tell() -> None:
     eyes.hangs = False
     assert (eyes.look(71.0).problem, eyes.whole) == ("", 5)
     assert (eyes.look(72.0).problem, eyes.whole) == ("", 5)
+
+
+def test_what_is_as_old_as_the_last_look_is_not_told_as_the_kernel_s() -> None:
+    eyes = Eyes(support.desired(), HEALTHY)
+    eyes.look(0.0)
+    eyes.hangs = True
+    live = eyes.look(70.0)
+    assert live.is_of_the_kernel
+    eyes.is_blind = True
+    old = look_again(eyes.watcher, live)
+    assert (old.is_of_the_kernel, old.problem, old.pools) == (False, "no device-mapper", live.pools)
 
 
 def test_the_kernel_is_asked_each_time_and_lvm_seldom() -> None:

@@ -359,6 +359,29 @@ class TestWhenLvmIsAsked:
         self.look(host, 2, after=2.0)
         assert host._unsure_seconds == hands._UNSURE_SECONDS
 
+    @pytest.mark.parametrize("each_second", [1, 4])
+    def test_not_more_often_where_one_event_follows_the_other(self, host: PoolHost, each_second: int) -> None:
+        (group,) = self.groups
+        self.groups = (replace(group, pvs=(replace(group.pvs[0], missing=True),)),)
+        for _ in range(600 * each_second):
+            host.heed()
+            self.look(host, after=1 / each_second)
+        # every 1.5 s would be 400
+        assert self.asked <= 400
+
+    def test_soon_whether_a_pool_whose_device_went_is_gone(
+        self, host: PoolHost, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (group,) = self.groups
+        self.groups = (replace(group, pvs=(replace(group.pvs[0], missing=True),)),)
+        self.look(host, 4)
+        monkeypatch.setattr(PoolHost, "_find_device", lambda _self: None)
+        self.look(host, 4)
+        self.groups = ()
+        host.heed()
+        self.look(host, 2, after=2.0)
+        assert host.view().state == "absent"
+
     def test_seldom_where_a_disk_cannot_be_read_or_lvm_lists_no_group(self, host: PoolHost) -> None:
         self.mark = None
         assert self.look(host, 12) <= 3

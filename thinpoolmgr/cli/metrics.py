@@ -89,7 +89,7 @@ def _measure(options: Options, patience: Patience) -> tuple[bytes, ThinpoolmgrEr
     look = Look(__version__, at, 0.0, report=report, monitor_runs=report is not None and is_running(report))
     try:
         desired = load_config(options.config).desired
-        with host_and_store(options, desired) as (host, _):
+        with host_and_store(options, desired, tells_late=False) as (host, _):
             snapshot = patience.look(host.observe)
         # Read last: a run that ended since must not be taken for interrupted.
         journal = read_journal(options)

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 _LATE_SECONDS = 10.0
 _LATE = (
     "This host has not answered for 10 seconds. LVM waits for another command's lock, or for a disk that hangs: "
-    "see dmesg, and cat /sys/block/*/inflight. Ctrl-C ends the wait."
+    "see dmesg, and cat /sys/block/*/inflight."
 )
 _ALLOWED: dict[str, Danger] = {"outage": "outage", "destroy": "destroys"}
 
@@ -102,7 +102,11 @@ class _SpokenHost(RealHost):
 
 
 def _tell_late() -> None:
-    Renderer(Options()).remark(_LATE)
+    renderer = Renderer(Options())
+    if sys.stderr.isatty():
+        # Something may be drawn on this line.
+        renderer.err()
+    renderer.remark(_LATE)
 
 
 def real_host(
@@ -131,7 +135,7 @@ def simulated_host(options: Options, desired: DesiredState) -> SimulatedHost | N
 
 @contextmanager
 def host_and_store(
-    options: Options, desired: DesiredState, *, all_thin_devices: bool = False
+    options: Options, desired: DesiredState, *, all_thin_devices: bool = False, tells_late: bool = True
 ) -> Iterator[tuple[Host, Store]]:
     """Give this host and its journal; with `--simulate` an in-memory host, and a journal that goes when it ends.
 
@@ -143,7 +147,7 @@ def host_and_store(
     simulated = simulated_host(options, desired)
     if simulated is None:
         require_root()
-        yield real_host(desired, all_thin_devices=all_thin_devices), Store()
+        yield real_host(desired, all_thin_devices=all_thin_devices, tells_late=tells_late), Store()
         return
     from tempfile import TemporaryDirectory  # noqa: PLC0415 - as above
 

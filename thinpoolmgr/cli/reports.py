@@ -18,8 +18,8 @@ from thinpoolmgr.errors import UsageError
 
 _NOTEWORTHY = 2
 _INTERVAL_SECONDS = 2.0
-_LOOK_SECONDS = 10.0
-"""After how long a look through LVM is given up, and the kernel's part shown without it."""
+_LOOK_SECONDS, _FIRST_LOOK_SECONDS = 10.0, 30.0
+"""After how long a look through LVM is given up, and the kernel's part shown without it; before the first is none."""
 
 
 @click.command()
@@ -81,7 +81,7 @@ def _watch(options: Options, interval_seconds: float) -> int:
         return watch(options, watcher, interval_seconds)
     require_root()
     # It says nothing by itself: the screen is drawn on.
-    host, patience = real_host(desired, tells_late=False), Patience(_LOOK_SECONDS)
+    host, patience = real_host(desired, tells_late=False), Patience(_LOOK_SECONDS, _FIRST_LOOK_SECONDS)
     watcher = Watcher(
         desired, lambda: patience.look(host.observe), read_device, lambda: read_journal(options), read_monitor
     )

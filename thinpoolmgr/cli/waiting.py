@@ -91,44 +91,64 @@ def told_when_late(seconds: float, tell: Callable[[], None]) -> Iterator[None]:
 class Patience:
     """Looks at the host, one at a time, each given up after a while: LVM waits without end for a disk that hangs."""
 
-    def __init__(self, seconds: float) -> None:
-        """Wait so long for each look."""
+    def __init__(self, seconds: float, first_seconds: float = 0.0) -> None:
+        """Wait so long for each look, and for the first one at least `first_seconds`."""
         self._seconds = seconds
-        self._thread: threading.Thread | None = None
-        self._began = 0.0
+        self._first_seconds = first_seconds
+        self._under_way: _Look | None = None
 
     def look(self, observe: Callable[[], Snapshot]) -> Snapshot:
         """Return what `observe` returns, or raise what it raises.
 
+        Where that takes too long it goes on by itself, and what an earlier one came to after it was given up is
+        returned instead: a host that is only slow is seen, too.
+
         Raises:
-            UnavailableError: it takes too long, and goes on by itself; or an earlier one still does.
+            UnavailableError: it takes too long, and there is no such; or an earlier one is still under way.
 
         """
-        self._join(0.0)
-        seen: list[Snapshot] = []
-        failed: list[Exception] = []
+        earlier = self._under_way
+        if earlier is not None and not earlier.has_ended(0.0):
+            raise _hangs(earlier)
+        self._under_way = look = _Look(observe)
+        if look.has_ended(max(self._seconds, self._first_seconds)):
+            self._under_way, self._first_seconds = None, 0.0
+            return look.result()
+        if earlier is None:
+            raise _hangs(look)
+        return earlier.result()
 
-        def run() -> None:
-            try:
-                seen.append(observe())
-            except Exception as error:  # noqa: BLE001 - raised where it is waited for
-                failed.append(error)
 
-        self._began = time.monotonic()
-        self._thread = threading.Thread(target=run, name="look", daemon=True)
+class _Look:
+    """One look, in a thread that ends with the program."""
+
+    def __init__(self, observe: Callable[[], Snapshot]) -> None:
+        self.began = time.monotonic()
+        self._observe = observe
+        self._seen: Snapshot | Exception = UnavailableError("the look has not ended")
+        self._thread = threading.Thread(target=self._run, name="look", daemon=True)
         self._thread.start()
-        self._join(self._seconds)
-        if failed:
-            raise failed[0]
-        return seen[0]
 
-    def _join(self, seconds: float) -> None:
-        if self._thread is None:
-            return
+    def _run(self) -> None:
+        try:
+            self._seen = self._observe()
+        except Exception as error:  # noqa: BLE001 - raised where it is waited for
+            self._seen = error
+
+    def has_ended(self, seconds: float) -> bool:
+        """Wait so long for it, and return whether it has ended."""
         self._thread.join(seconds)
-        if self._thread.is_alive():
-            asked = time.monotonic() - self._began
-            details = f"It was asked {asked:.0f} s ago. LVM reads all disks, and one that hangs holds it up."
-            way = "Find that disk: dmesg; cat /sys/block/*/inflight. What has to do with it goes on once it answers."
-            raise UnavailableError("the host does not answer", details, way, code="HOST_HANGS")
-        self._thread = None
+        return not self._thread.is_alive()
+
+    def result(self) -> Snapshot:
+        """Return what it saw, or raise what it raised."""
+        if isinstance(self._seen, Exception):
+            raise self._seen
+        return self._seen
+
+
+def _hangs(look: _Look) -> UnavailableError:
+    asked = time.monotonic() - look.began
+    details = f"It was asked {asked:.0f} s ago. LVM reads all disks, and one that hangs holds it up."
+    way = "Find that disk: dmesg; cat /sys/block/*/inflight. What has to do with it goes on once it answers."
+    return UnavailableError("the host does not answer", details, way, code="HOST_HANGS")

@@ -120,15 +120,15 @@ def _draw(watcher: Watcher, interval_seconds: float, waiter: Waiter, *, color: b
                 draw(_picture(status))
             if not waiter.is_stopped:
                 due = max(due, time.monotonic())
-                status = _look_again(watcher, status)
+                status = look_again(watcher, status)
 
 
-def _look_again(watcher: Watcher, before: LiveStatus) -> LiveStatus:
+def look_again(watcher: Watcher, before: LiveStatus) -> LiveStatus:
     """Return what there is now, or what there was with the reason why that cannot be told: a view goes on."""
     try:
         return watcher.look(time.monotonic())
     except ThinpoolmgrError as error:
-        return replace(before, problem=_problem(error))
+        return replace(before, problem=_problem(error), is_of_the_kernel=False)
 
 
 def _problem(error: ThinpoolmgrError) -> str:
@@ -145,7 +145,7 @@ def _picture(status: LiveStatus) -> Callable[[int, int], tuple[Line, ...]]:
 def _log(renderer: Renderer, watcher: Watcher, interval_seconds: float, waiter: Waiter) -> None:
     status = None
     while not (waiter.is_stopped or renderer.is_unread):
-        status = _look_again(watcher, status) if status else watcher.look(time.monotonic())
+        status = look_again(watcher, status) if status else watcher.look(time.monotonic())
         for line in log_lines(status, datetime.now().astimezone().isoformat(timespec="seconds")):
             renderer.out(line)
         due = time.monotonic() + interval_seconds

@@ -59,9 +59,12 @@ def freshen(snapshot: Snapshot, read: dict[str, DmDevice | None]) -> Snapshot | 
 
 
 def with_devices(snapshot: Snapshot, read: dict[str, DmDevice | None]) -> Snapshot:
-    """Return `snapshot` with these devices as they are now, whatever has changed; LVM's part is as old as before."""
-    known = {device.name: device for device in snapshot.dm_devices}
-    return replace(snapshot, dm_devices=tuple(device for device in {**known, **read}.values() if device))
+    """Return `snapshot` with its devices as they are now, whatever has changed; LVM's part is as old as before.
+
+    What is new is left out: of a pool that LVM has not told of yet it would look as if LVM had lost it.
+    """
+    now = (read.get(device.name, device) for device in snapshot.dm_devices)
+    return replace(snapshot, dm_devices=tuple(device for device in now if device))
 
 
 def _looks(device: DmDevice) -> tuple[object, ...]:

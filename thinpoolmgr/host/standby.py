@@ -77,8 +77,8 @@ class Standby:
         finally:
             with self._lock:
                 self._is_used = False
-                if code != 0 and not process.has_ended():
-                    # What it keeps from this command may be why: the next attempt gets one that knows nothing.
+                if code != 0 and argv[0] != "lvm" and not process.has_ended():
+                    # What it keeps may be why a change failed: the next attempt gets one that knows nothing.
                     self._end()
                 self._start_or_end()
 

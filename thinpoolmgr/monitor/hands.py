@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 _KEPT_RUNS = 50
 _UNSURE_SECONDS, _LONGEST_SECONDS = 0.75, 60.0
 """What only LVM knows it is asked again and again, after twice as long each time as nothing happens."""
+_HEED_SECONDS = 5.0
 _OF_ONE_GROUP = frozenset({"lvextend", "lvchange"})
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
@@ -68,6 +69,7 @@ class PoolHost:
         self._asked_at = self._asked_again_at = -math.inf
         self._asking: threading.Thread | None = None
         self._unsure_seconds = _UNSURE_SECONDS
+        self._heeded_at = -math.inf
         self._is_stale = self._is_doubtful = False
         self._not_enough: tuple[str, ...] = ()
         self._boot_id = _read_boot_id()
@@ -99,8 +101,13 @@ class PoolHost:
         return lvm.is_group_locked(self._pool.group)
 
     def heed(self) -> None:
-        """Something happened to a disk: what only LVM knows may have changed, and it is asked soon."""
-        self._unsure_seconds = _UNSURE_SECONDS
+        """Something happened to a disk: what only LVM knows may have changed, and it is asked soon.
+
+        Not anew for each event: a host that starts and stops containers has one after the other.
+        """
+        if self.seconds() - self._heeded_at >= _HEED_SECONDS:
+            self._heeded_at = self.seconds()
+            self._unsure_seconds = _UNSURE_SECONDS
 
     def view(self) -> PoolView:
         """Return the pool as it is now; LVM is asked only when its metadata, or the device, are not those it told of.
@@ -175,7 +182,7 @@ class PoolHost:
             return False
         if self._mark is None:
             # Only LVM knows: a disk cannot be read, is missing or there twice, or it lists no such group.
-            return self.seconds() - self._asked_at < (self._unsure_seconds if device else _LONGEST_SECONDS)
+            return self.seconds() - self._asked_at < self._unsure_seconds
         return self._mark == self._present_mark()
 
     def _present_mark(self) -> Mark | None:
