@@ -24,6 +24,9 @@ from preflight import (
     PROGRAMS_OF_OWN_LIBVIRT,
     BedError,
     require_memory,
+    require_nothing_of_others,
+    require_own,
+    require_own_box,
     require_plugin,
     require_programs,
     require_space,
@@ -32,7 +35,6 @@ from preflight import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from typing import TextIO
 
 HERE: Final = Path(__file__).resolve().parent
 BOX: Final = Path("/var/tmp/thinpoolmgr-vagrant/thinpoolmgr.box")
@@ -53,7 +55,9 @@ class Bed:
     def __init__(self, tell: Callable[[str], None] = print) -> None:
         """Take up what an earlier bed of this host left running; start nothing."""
         self._tell = tell
+        require_own(HOME)
         self._noted = HOME / "daemons.json"
+        self._made = HOME / "machines.json"
         self._inside: tuple[str, ...] = ("ip", "netns", "exec", _NAMESPACE) if self._own_pids() else ()
         self._pool = os.environ.get("TPM_POOL", "default")
         self._environment = {
@@ -66,8 +70,10 @@ class Bed:
         }
         self._has_own_box = BOX.exists() and "TPM_BOX" not in os.environ
         if self._has_own_box:
+            require_own_box(BOX)
+        if self._has_own_box:
             self._environment |= {"TPM_BOX": BOX_NAME, "VAGRANT_HOME": str(HOME / "home")}
-        self._lock: TextIO | None = None
+        self._lock: int | None = None
         self._running: tuple[str, ...] = ()
 
     def start(self) -> None:
@@ -79,13 +85,13 @@ class Bed:
         """
         require_programs(PROGRAMS)
         require_plugin(self._output("vagrant", "plugin", "list"))
-        HOME.mkdir(mode=0o755, exist_ok=True)
-        require_space(HOME)
         self._take_lock()
         is_there = self._answers()
-        require_space(self._images() if is_there else _IMAGES)
-        memory = int(self._environment.get("TPM_MEMORY", "1024"))
-        require_memory(0 if self._has_machines() else AT_A_TIME, memory, Path("/proc/meminfo").read_text("utf-8"))
+        if not self._machines():
+            require_space(HOME)
+            require_space(self._images() if is_there else _IMAGES)
+            memory = int(self._environment.get("TPM_MEMORY", "1024"))
+            require_memory(AT_A_TIME, memory, Path("/proc/meminfo").read_text("utf-8"))
         if not is_there:
             if os.geteuid():
                 raise BedError(
@@ -94,12 +100,37 @@ class Bed:
                     "Or run this as root: it starts one of its own."
                 )
             require_programs(PROGRAMS_OF_OWN_LIBVIRT)
+            require_nothing_of_others(Path("/etc/libvirt"))
         self._choose_driver(is_own=bool(self._inside) or not is_there)
         if not is_there:
             self._start_own()
+        # After a boot of the host they are there, and do not run. Where they are not there yet Vagrant makes them.
+        self._virsh("pool-start", self._pool)
+        self._virsh("net-start", _NETWORK)
+        for name in MACHINES:
+            self._require_ours(name)
+
+    def _require_ours(self, name: str) -> None:
+        made_in = self._machines().get(name)
+        if made_in is None and self.machine(name).exists():
+            raise BedError(
+                f"The machine {name} is there, and was not made for the stories, which would take it away.\n"
+                f"Take it away where it was made: vagrant destroy {name}"
+            )
+        if made_in not in {None, str(HERE)}:
+            raise BedError(f"The machine {name} was made in {made_in}.\nRun there first: make vagrant-clean")
+
+    def _machines(self) -> dict[str, str]:
+        """Return the machines that were made for stories, each with the folder of the Vagrantfile it was made by."""
+        try:
+            return dict(json.loads(self._made.read_text("utf-8")))
+        except (OSError, ValueError):
+            return {}
 
     def _take_lock(self) -> None:
-        self._lock = (HOME / "lock").open("w")
+        HOME.mkdir(mode=0o755, exist_ok=True)
+        # Held until this process ends.
+        self._lock = os.open(HOME / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -126,14 +157,12 @@ class Bed:
         found = re.search("<path>(.*)</path>", self._output(*self._inside, "virsh", "pool-dumpxml", self._pool))
         return Path(found[1]) if found and Path(found[1]).is_dir() else _IMAGES
 
-    def _has_machines(self) -> bool:
-        return any(self.machine(name).exists() for name in MACHINES)
-
     def _start_own(self) -> None:
         subprocess.run(["ip", "netns", "add", _NAMESPACE], capture_output=True, check=False)
         self._inside = ("ip", "netns", "exec", _NAMESPACE)
         subprocess.run((*self._inside, "ip", "link", "set", "lo", "up"), check=True)
-        made = [str(path) for path in self._traces() if not path.exists()]
+        # One that is started anew knows no longer what it found.
+        made = self._read_noted()["made"] or [str(path) for path in self._traces() if not path.exists()]
         Path("/run/libvirt").mkdir(exist_ok=True)
         pids: dict[str, list[int | None]] = {}
         for daemon in _DAEMONS:
@@ -151,7 +180,8 @@ class Bed:
     def _traces(self) -> list[Path]:
         """Return what libvirt and Vagrant leave behind, beside machines, on a host where libvirt has never run."""
         logs = [Path(f"/var/log/libvirt/qemu/{PREFIX}{name}.log") for name in MACHINES]
-        return [Path("/run/libvirt"), Path(f"/etc/libvirt/storage/{self._pool}.xml"), *logs]
+        definitions = (f"storage/{self._pool}.xml", f"qemu/networks/{_NETWORK}.xml")
+        return [Path("/run/libvirt"), *(Path("/etc/libvirt") / each for each in definitions), *logs]
 
     def _read_noted(self) -> dict[str, Any]:
         try:
@@ -175,7 +205,7 @@ class Bed:
         if self._running == tuple(names):
             return False
         for name in MACHINES:
-            if name not in names:
+            if name not in names and name in self._machines():
                 self.machine(name).cut_power()
         stale = [name for name in names if state not in (saved := self.machine(name).saved()) and saved]
         new = [name for name in names if not self.machine(name).saved()]
@@ -199,6 +229,7 @@ class Bed:
         self._tell(f"make    {', '.join(names)}: takes minutes where machines are emulated")
         if self._has_own_box and BOX_NAME not in self._output("vagrant", "box", "list"):
             self.vagrant("box", "add", "--name", BOX_NAME, str(BOX))
+        self._made.write_text(json.dumps(self._machines() | dict.fromkeys(names, str(HERE))), "utf-8")
         self.vagrant("up", *names)
         for name in names:
             (HOME / f"{name}.ssh").write_text(self._output(*self._inside, "vagrant", "ssh-config", name), "utf-8")
@@ -208,12 +239,27 @@ class Bed:
         return Machine(name, Place(self._inside, self._environment, HOME, self._pool))
 
     def stop(self) -> None:
-        """Take away all that was made: machines, disks, the box, and libvirt where it is our own."""
-        if self._inside or self._answers():
-            self._destroy_machines()
+        """Take away all that was made: machines, disks, the box, and libvirt where it is our own.
+
+        Raises:
+            BedError: another run is under way, or machines are another clone's, or their libvirt does not answer.
+
+        """
+        if self._lock is None:
+            self._take_lock()
+        if not self._inside and self._read_noted()["pids"]:
+            # It has died, or the host was booted: what is left can be taken away through it only.
+            self._start_own()
+        if machines := self._machines():
+            for name in machines:
+                self._require_ours(name)
+            if not self._answers():
+                raise BedError(f"No libvirt answers, and it has {', '.join(machines)}.\nRun: systemctl start libvirtd")
+            self._virsh("pool-start", self._pool)
+            self._destroy_machines(list(machines))
         if self._inside:
-            for command in (("net-destroy", _NETWORK), ("net-undefine", _NETWORK), ("pool-destroy", self._pool)):
-                self._virsh(*command)
+            self._virsh("net-destroy", _NETWORK)
+            self._virsh("pool-destroy", self._pool)
             for pid in reversed(self._own_pids()):
                 os.kill(pid, signal.SIGTERM)
                 until(partial(_has_ended, pid), 10)
@@ -224,19 +270,21 @@ class Bed:
                 else:
                     path.unlink(missing_ok=True)
             self._inside = ()
-        for path in (self._noted, HOME / "lock", *HOME.glob("*.ssh"), *HOME.glob("*.log")):
+        for path in (self._noted, self._made, HOME / "lock", *HOME.glob("*.ssh"), *HOME.glob("*.log")):
             path.unlink(missing_ok=True)
         shutil.rmtree(HOME / "home", ignore_errors=True)
         with contextlib.suppress(OSError):
             # stays where a box is in it
             HOME.rmdir()
 
-    def _destroy_machines(self) -> None:
-        for name in MACHINES:
+    def _destroy_machines(self, names: Sequence[str]) -> None:
+        for name in names:
             # ends the connection that is kept, too
             self.machine(name).cut_power()
-        self.vagrant("destroy", "--force")
-        ours = re.compile(rf"{PREFIX}({'|'.join(MACHINES)})\b.*|{BOX_NAME}_vagrant_box_image.*")
+        self.vagrant("destroy", "--force", *names)
+        # Vagrant's own; disks that were plugged in; and what all machines of our own box begin with
+        own = rf"{PREFIX}({'|'.join(names)})(\.img|-vd[a-z]\.qcow2|-plugged-.+\.img)"
+        ours = re.compile(rf"{own}|{BOX_NAME}_vagrant_box_image_.*")
         for disk in self._output(*self._inside, "virsh", "vol-list", self._pool).splitlines():
             name = disk.split()[0] if disk.split() else ""
             if ours.fullmatch(name):

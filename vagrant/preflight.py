@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import subprocess
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+from machine import PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,8 +34,8 @@ FREE_GIB: Final = 8
 _OVERHEAD_MIB: Final = 256
 """What the machine itself needs, beside the memory that it has."""
 _PROBE_SECONDS: Final = 3.0
-# mov dx,0x501; mov al,0; out dx,al; hlt: qemu's isa-debug-exit ends it with 1
-_BOOT_SECTOR: Final = b"\xba\x01\x05\xb0\x00\xee\xf4".ljust(510, b"\0") + b"\x55\xaa"
+# mov dx,0x501; mov al,1; out dx,al; hlt: qemu's isa-debug-exit ends it with 3, which no error of its own does
+_BOOT_SECTOR: Final = b"\xba\x01\x05\xb0\x01\xee\xf4".ljust(510, b"\0") + b"\x55\xaa"
 
 
 class BedError(Exception):
@@ -64,6 +67,49 @@ def require_plugin(plugins: str) -> None:
             "Vagrant has no plugin vagrant-libvirt.\n"
             "Run: apt-get install --no-install-recommends vagrant-libvirt\n"
             "or, with Vagrant's own package: vagrant plugin install vagrant-libvirt"
+        )
+
+
+def require_own(folder: Path) -> None:
+    """Refuse a folder, as far as it exists, that is a link or another user's: what is noted there is obeyed.
+
+    Raises:
+        BedError: it is.
+
+    """
+    if not folder.is_symlink() and not folder.exists():
+        return
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise BedError(f"{folder} is not a folder of this user's.\nSee who made it, and take it away: ls -ld {folder}")
+
+
+def require_own_box(box: Path) -> None:
+    """Refuse a box that root or this user did not make: its Vagrantfile runs as a program.
+
+    Raises:
+        BedError: somebody else can change it.
+
+    """
+    for path in (box, box.parent):
+        if path.lstat().st_uid not in {0, os.geteuid()}:
+            raise BedError(
+                f"{path} belongs to somebody else.\nTake it away, or choose a box: TPM_BOX=debian/bookworm64"
+            )
+
+
+def require_nothing_of_others(libvirt: Path) -> None:
+    """Refuse to start a libvirt of our own where there are machines, or things that would start with it.
+
+    Raises:
+        BedError: there are; the host's own libvirt is to be started.
+
+    """
+    machines = [path for path in libvirt.glob("qemu/*.xml") if not path.name.startswith(PREFIX)]
+    if found := [*machines, *libvirt.glob("**/autostart/*")]:
+        raise BedError(
+            f"No libvirt answers at qemu:///system, and this host has machines or networks for one: {found[0]}\n"
+            "Run: systemctl start libvirtd"
         )
 
 
@@ -117,4 +163,4 @@ def why_no_kvm() -> str:
             done = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_SECONDS, check=False)
         except subprocess.TimeoutExpired:
             return f"/dev/kvm is there, and a machine that only ends takes more than {_PROBE_SECONDS:.0f} s with it."
-    return "" if done.returncode == 1 else f"/dev/kvm is there, and qemu cannot use it: {done.stderr.strip()}"
+    return "" if done.returncode == 3 else f"/dev/kvm is there, and qemu cannot use it: {done.stderr.strip()}"

@@ -35,8 +35,10 @@ install_packages() {
         [[ $(dpkg-query -W -f '${Status}' "$package" 2>/dev/null) == *" installed" ]] || missing+=("$package")
     done
     ((${#missing[@]})) || return 0
-    apt-get update --quiet --quiet &&
-        apt-get install --quiet --quiet --yes --no-install-recommends "${missing[@]}"
+    # a public box looks for updates by itself, soon after it has booted
+    local patience=(-o DPkg::Lock::Timeout=300)
+    apt-get "${patience[@]}" update --quiet --quiet &&
+        apt-get "${patience[@]}" install --quiet --quiet --yes --no-install-recommends "${missing[@]}"
 }
 
 install_libraries() {

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 import signal
 import subprocess
 import time
@@ -31,6 +32,8 @@ JUNIT: Final = RESULTS / "junit.xml"
 OF_MACHINES: Final = ("thinpoolmgr", "packaging", "systemd", "udev", "vagrant/provision.sh", "vagrant/Vagrantfile")
 """The files that a provisioned machine is made of."""
 OF_STORIES: Final = (*OF_MACHINES, "vagrant")
+
+NOT_XML: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f]")
 
 
 class Told(NamedTuple):
@@ -74,8 +77,9 @@ class Teller:
         try:
             if self._bed.have(names, self._state):
                 _say(f"up      {', '.join(names)} ({time.monotonic() - began:.0f} s)")
-        except BedError as error:
-            self.error = error
+        except (BedError, AssertionError) as error:
+            # The other is what libvirt did not do.
+            self.error = error if isinstance(error, BedError) else BedError(str(error))
             pytest.exit(str(error), returncode=1)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -108,10 +112,10 @@ def main() -> None:
     for ending in (signal.SIGINT, signal.SIGTERM):
         # also where it was started in the background, with SIGINT ignored
         signal.signal(ending, _as_keyboard_interrupt)
-    bed = Bed(_say)
-    if asked.shell:
-        bed.machine(asked.shell).open_shell()
     try:
+        bed = Bed(_say)
+        if asked.shell:
+            bed.machine(asked.shell).open_shell()
         if asked.clean:
             _take_away(bed)
             return
@@ -123,7 +127,10 @@ def main() -> None:
     except KeyboardInterrupt:
         raise SystemExit("Interrupted. Run it again to go on, or take all away: make vagrant-clean") from None
     if not has_passed:
-        print("The machines stay. Look at one: vagrant/run.py --shell solo. Take all away: make vagrant-clean")
+        print(
+            "The machines stay. Look at one: .venv/bin/python vagrant/run.py --shell solo. "
+            "Take all away: make vagrant-clean"
+        )
     raise SystemExit(not has_passed)
 
 
@@ -174,7 +181,8 @@ def _write_junit(told: list[Told]) -> None:
     for story in told:
         case = ET.SubElement(suite, "testcase", name=story.title, time=f"{story.seconds:.1f}")
         if story.outcome == "FAILED":
-            ET.SubElement(case, "failure", message=story.wrong.splitlines()[-1]).text = story.wrong
+            wrong = NOT_XML.sub("?", story.wrong)
+            ET.SubElement(case, "failure", message=wrong.splitlines()[-1]).text = wrong
         elif story.outcome == "not told":
             ET.SubElement(case, "skipped", message="not told")
     ET.ElementTree(suite).write(JUNIT, encoding="utf-8", xml_declaration=True)

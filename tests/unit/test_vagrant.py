@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import subprocess
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+import bed as bed_module
 import preflight
 import pytest
 import run
-from bed import what_failed
-from preflight import BedError, require_memory, require_plugin, require_programs, require_space
+from bed import Bed, what_failed
+from machine import Machine
+from preflight import (
+    BedError,
+    require_memory,
+    require_nothing_of_others,
+    require_own,
+    require_own_box,
+    require_plugin,
+    require_programs,
+    require_space,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 MEMINFO = "MemTotal:       8000000 kB\nMemAvailable:   3145728 kB\n"
@@ -61,12 +74,118 @@ def test_too_little_memory_is_refused_with_both_numbers() -> None:
         require_memory(3, 1024, MEMINFO)
 
 
+def test_a_folder_that_is_another_ones_is_not_obeyed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, box = tmp_path / "home", tmp_path / "home/x.box"
+    require_own(folder)
+    folder.mkdir()
+    box.touch()
+    require_own(folder)
+    require_own_box(box)
+    (tmp_path / "link").symlink_to(folder)
+    (tmp_path / "dangling").symlink_to(tmp_path / "nothing")
+    for name in ("link", "dangling", "home/x.box"):
+        with pytest.raises(BedError, match="not a folder of this user's"):
+            require_own(tmp_path / name)
+    monkeypatch.setattr("os.geteuid", lambda: folder.stat().st_uid + 1)
+    with pytest.raises(BedError, match="not a folder of this user's"):
+        require_own(folder)
+
+
+def test_a_box_that_another_one_can_change_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    box = tmp_path / "x.box"
+    box.touch()
+    require_own_box(box)
+    monkeypatch.setattr(Path, "lstat", lambda _path: os.stat_result((0o100644, 0, 0, 1, 4711, 0, 0, 0, 0, 0)))
+    with pytest.raises(BedError, match="somebody else"):
+        require_own_box(box)
+
+
+@pytest.mark.parametrize(
+    ("name", "refused"),
+    [
+        ("qemu/thinpoolmgr-solo.xml", False),
+        ("qemu/networks/default.xml", False),
+        ("qemu/mail.xml", True),
+        ("qemu/networks/autostart/default.xml", True),
+        ("storage/autostart/default.xml", True),
+    ],
+)
+def test_no_libvirt_is_started_that_would_start_what_is_another_ones(
+    tmp_path: Path, name: str, *, refused: bool
+) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(parents=True)
+    path.touch()
+    if refused:
+        with pytest.raises(BedError, match="systemctl start libvirtd"):
+            require_nothing_of_others(tmp_path)
+    else:
+        require_nothing_of_others(tmp_path)
+
+
+@pytest.fixture
+def bed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bed:
+    """A bed in whose libvirt each machine is there."""
+    monkeypatch.setattr(bed_module, "HOME", tmp_path)
+    monkeypatch.setattr(Machine, "exists", lambda _machine: True)
+    return Bed()
+
+
+@pytest.mark.parametrize(
+    ("noted", "refusal"),
+    [
+        ({}, "was not made for the stories"),
+        ({"solo": "/another/clone/vagrant"}, "was made in /another/clone/vagrant"),
+        ({"solo": str(ROOT / "vagrant")}, ""),
+    ],
+)
+def test_a_machine_that_was_not_made_for_the_stories_is_left_alone(
+    bed: Bed, noted: dict[str, str], refusal: str
+) -> None:
+    bed._made.write_text(json.dumps(noted), "utf-8")
+    if refusal:
+        with pytest.raises(BedError, match=refusal):
+            bed._require_ours("solo")
+    else:
+        bed._require_ours("solo")
+
+
+def test_machines_are_not_taken_away_under_a_run(bed: Bed) -> None:
+    bed._take_lock()
+    with pytest.raises(BedError, match="under way"):
+        Bed().stop()
+
+
+def test_machines_whose_libvirt_does_not_answer_are_not_said_to_be_gone(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bed._made.write_text(json.dumps({"solo": str(ROOT / "vagrant")}), "utf-8")
+    monkeypatch.setattr(bed, "_answers", lambda: False)
+    with pytest.raises(BedError, match="No libvirt answers, and it has solo"):
+        bed.stop()
+    assert bed._machines()
+
+
+def test_what_was_left_by_a_libvirt_of_our_own_that_died_is_taken_away_through_another(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    bed._noted.write_text(json.dumps({"pids": {"libvirtd": [1 << 22, 7]}, "made": []}), "utf-8")
+    bed._made.write_text(json.dumps({"solo": str(ROOT / "vagrant")}), "utf-8")
+    monkeypatch.setattr(bed, "_start_own", lambda: done.append("started"))
+    monkeypatch.setattr(bed, "_answers", lambda: True)
+    monkeypatch.setattr(bed, "_virsh", lambda *_: None)
+    monkeypatch.setattr(bed, "_destroy_machines", done.extend)
+    bed.stop()
+    assert (done, bed._made.exists()) == (["started", "solo"], False)
+
+
 def test_the_document_for_a_ci_has_stories_of_earlier_runs_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "JUNIT", tmp_path / "junit.xml")
     run._write_junit(
         [
             run.Told("a", "passed before", 2.0),
-            run.Told("b", "FAILED", 1.0, "Traceback\nAssertionError: no pool"),
+            run.Told("b", "FAILED", 1.0, "Traceback\nAssertionError: \x1b[1mno\x00 pool"),
             run.Told("c", "not told", 0.0),
         ]
     )

@@ -44,6 +44,7 @@ def test_an_attached_disk_before_docker_at_first_boot(solo: Machine) -> None:
     solo.reboot()
 
     assert storage(solo) == ON_POOL
+    assert (pool_of(solo)["state"], solo("thinpoolmgr plan").code) == ("healthy", 0)
     assert in_container(solo, "echo still there") == "still there\n"
 
 
@@ -53,10 +54,14 @@ def test_a_disk_that_is_plugged_in(solo: Machine) -> None:
     assert pool_of(solo)["state"] == "absent"
 
     wrong = solo.plug("OTHER-1")
-    solo.until(f"test -b {wrong}")
+    # it has the unit started, which waits for the right one, in vain
+    solo.until("systemctl show -P ActiveState thinpoolmgr-apply | grep -qx failed")
+    assert is_blank(solo, wrong)
+    assert pool_of(solo)["state"] == "absent"
+
     right = solo.plug("LATER-1")
     solo.until("vgs docker")
-    solo.until("! systemctl is-active thinpoolmgr-apply")
+    solo.until("systemctl show -P ActiveState thinpoolmgr-apply | grep -qx inactive")
 
     assert pool_of(solo)["state"] == "healthy"
     assert is_blank(solo, wrong)

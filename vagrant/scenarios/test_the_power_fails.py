@@ -51,13 +51,17 @@ def test_while_the_pool_fills(node: Machine) -> None:
     want(node, "TPM-FIRST", size='data_size = "1GiB"\n')
     node("thinpoolmgr apply --yes && systemctl start docker thinpoolmgr-monitor")
     load_image(node)
-    node("sync; docker run --detach --network none story:1 /bin/busybox dd if=/dev/zero of=/f bs=1M count=900")
+    write = "while :; do dd if=/dev/zero of=/f bs=1M count=900 conv=notrunc; done"
+    node(f"sync; docker run --detach --network none story:1 /bin/busybox sh -c '{write}'")
     node.until("journalctl -b -o cat -u thinpoolmgr-monitor | grep 'was extended: data to'")
+    assert node("docker ps --quiet").out.strip()
 
     node.cut_power()
     node.boot()
 
     assert storage(node) == ON_POOL
+    assert pool_of(node)["data"]["total_bytes"] > 1 << 30
+    assert node("thinpoolmgr plan").code == 0
     assert pool_of(node)["state"] == "healthy"
     assert in_container(node, "echo the image is whole") == "the image is whole\n"
 

@@ -24,7 +24,7 @@ def test_three_nodes_converge_and_one_refuses_without_harm(three: list[Machine])
         assert answers[machine.name].code == 0, answers[machine.name].err
         machine("systemctl start docker")
         assert storage(machine) == ON_POOL
-        assert pool_of(machine)["state"] == "healthy"
+        assert (pool_of(machine)["state"], machine("thinpoolmgr plan").code) == ("healthy", 0)
     refused = answers[wrong.name]
     assert (refused.code, "ext4" in refused.err) == (3, True)
     assert wrong(f"sha256sum <{POOL}").out == before

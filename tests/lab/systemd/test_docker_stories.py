@@ -41,6 +41,8 @@ def solo(loop_disks: Callable[..., LoopDisk]) -> Iterator[LabHost]:
     RULES.write_text("".join(RULE.format(kernel_name=disks[serial].name, serial=serial) for serial in disks), "utf-8")
     sh("udevadm", "control", "--reload")
     sh("udevadm", "trigger", "--settle", *disks.values())
-    with installed():
-        yield LabHost()
-    RULES.unlink()
+    try:
+        with installed():
+            yield LabHost()
+    finally:
+        RULES.unlink()
