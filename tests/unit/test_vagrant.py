@@ -125,9 +125,11 @@ def test_no_libvirt_is_started_that_would_start_what_is_another_ones(
 
 @pytest.fixture
 def bed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bed:
-    """A bed in whose libvirt each machine is there."""
+    """A bed in whose libvirt each machine is there; a real one is never asked, whatever is wrong with the code."""
     monkeypatch.setattr(bed_module, "HOME", tmp_path)
     monkeypatch.setattr(Machine, "exists", lambda _machine: True)
+    for name in ("_virsh", "_destroy_machines", "_start_own", "vagrant"):
+        monkeypatch.setattr(Bed, name, lambda *_: None)
     return Bed()
 
 
@@ -174,7 +176,6 @@ def test_what_was_left_by_a_libvirt_of_our_own_that_died_is_taken_away_through_a
     bed._made.write_text(json.dumps({"solo": str(ROOT / "vagrant")}), "utf-8")
     monkeypatch.setattr(bed, "_start_own", lambda: done.append("started"))
     monkeypatch.setattr(bed, "_answers", lambda: True)
-    monkeypatch.setattr(bed, "_virsh", lambda *_: None)
     monkeypatch.setattr(bed, "_destroy_machines", done.extend)
     bed.stop()
     assert (done, bed._made.exists()) == (["started", "solo"], False)
