@@ -8,6 +8,7 @@ import signal
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import support
@@ -78,6 +79,41 @@ def test_a_signal_that_came_before_the_wait_ends_it(
         signal.set_wakeup_fd(-1)
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
+
+
+def test_what_is_told_in_quick_succession_is_written_down_once_and_a_signal_does_not_wait(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monitor, events = Monitor(config, None), SimpleNamespace(fileno=Bell().fileno, take=lambda: False)
+    monitor._pools = {}
+    reading, writing = os.pipe()
+    waits: list[tuple[frozenset[int], float]] = []
+    written: list[int] = []
+    bell = monitor._board.bell.fileno()
+    answers = iter([[bell], [], [bell], [reading]])
+
+    class Poll:
+        def __init__(self) -> None:
+            self.sources: set[int] = set()
+
+        def register(self, source: Any, _mask: int) -> None:
+            self.sources.add(source if isinstance(source, int) else source.fileno())
+
+        def poll(self, milliseconds: float) -> list[tuple[int, int]]:
+            waits.append((frozenset(self.sources), milliseconds))
+            ready = next(answers)
+            if reading in ready:
+                os.write(writing, bytes([signal.SIGTERM]))
+            return [(descriptor, select.POLLIN) for descriptor in ready]
+
+    monkeypatch.setattr(service.select, "poll", Poll)  # type: ignore[attr-defined]
+    monkeypatch.setattr(monitor, "_write_report", lambda: written.append(1))
+    monitor._listen(events, reading)  # type: ignore[arg-type]
+    urgent = frozenset({events.fileno(), reading})
+    assert waits == [(urgent | {bell}, 15_000), (urgent, 200)] * 2
+    assert len(written) == 2
+    os.close(reading)
+    os.close(writing)
 
 
 def test_a_watch_that_hangs_is_told_of_once_and_when_it_is_over(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:

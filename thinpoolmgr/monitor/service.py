@@ -42,6 +42,7 @@ _STOP_SECONDS = 60.0
 _HANGING_SECONDS = 30.0
 _PING_SECONDS = 1.0
 _ENDING_SECONDS = 0.2
+_TOGETHER_SECONDS = 0.2
 _MILLISECONDS = 1000
 _MOST_SIGNALS = 4096
 _M_ARENA_MAX = -8
@@ -115,15 +116,20 @@ class Monitor:
                 watch.start()
 
     def _listen(self, events: udev.BlockEvents, signals: int) -> None:
-        poll = select.poll()
-        for source in (events, signals, self._board.bell):
+        poll, urgent = select.poll(), select.poll()
+        for source in (events, signals):
             poll.register(source, select.POLLIN)
+            urgent.register(source, select.POLLIN)
+        poll.register(self._board.bell, select.POLLIN)
         while True:
             self._reload_changed()
             self._watch_all()
             self._write_report()
             self._ping()
             ready = {descriptor for descriptor, _ in poll.poll(self._pause() * _MILLISECONDS)}
+            if ready == {self._board.bell.fileno()}:
+                # Who rings is at work on a pool just now, and has more to tell soon: to write it down can wait.
+                ready |= {descriptor for descriptor, _ in urgent.poll(_TOGETHER_SECONDS * _MILLISECONDS)}
             if events.fileno() in ready and events.take():
                 for watch in self._watches.values():
                     watch.nudge()
