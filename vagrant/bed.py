@@ -71,7 +71,6 @@ class Bed:
         self._has_own_box = BOX.exists() and "TPM_BOX" not in os.environ
         if self._has_own_box:
             require_own_box(BOX)
-        if self._has_own_box:
             self._environment |= {"TPM_BOX": BOX_NAME, "VAGRANT_HOME": str(HOME / "home")}
         self._lock: int | None = None
         self._running: tuple[str, ...] = ()
