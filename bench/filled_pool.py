@@ -10,6 +10,7 @@ import math
 import mmap
 import os
 import time
+from contextlib import contextmanager
 from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,7 +23,7 @@ from thinpoolmgr.core.thinstatus import parse_pool_status
 from thinpoolmgr.host import dm
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from thinpoolmgr.core.model import ThinPoolStatus
@@ -44,6 +45,19 @@ MOST_OF_A_DEVICE = SIZE_SECTORS * 512
 SOONEST_LOOK_SECONDS = 0.01
 # The one CPU of the lab is the watcher's, too: the longer it takes, the less often it is looked.
 LOOK_AGAIN_RATIO = 0.01
+
+
+@contextmanager
+def _before_all_others() -> Iterator[None]:
+    """Have this process run whenever it can: what is measured is the kernel's pool, not how late we look at it.
+
+    There is one processor, and a watcher's LVM, which raises its own priority, would be served first.
+    """
+    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 class Crossing(NamedTuple):
@@ -140,6 +154,7 @@ class FilledPool:
             _slowly(self._create_devices, missing, seconds)
             seconds = 0
 
+    @_before_all_others()
     def cross_data(self) -> Crossing:
         """Write the few blocks by which more than the threshold is in use, and a few more.
 
@@ -151,6 +166,7 @@ class FilledPool:
         self._write_chunks(2 + status.total_data_blocks // 50)
         return crossing
 
+    @_before_all_others()
     def cross_metadata(self) -> Crossing:
         """Make the few thin devices by which more than the threshold is in use, and a few more; timed as data are."""
         total = self.status().total_metadata_blocks
@@ -173,6 +189,7 @@ class FilledPool:
         """Return after how many seconds the kernel had more metadata blocks; infinity: not within the limit."""
         return self._until(lambda status: status.total_metadata_blocks > crossing.total, crossing.at, limit_seconds)
 
+    @_before_all_others()
     def _until(self, has_grown: Callable[[ThinPoolStatus], bool], since: float, limit_seconds: float) -> float:
         while True:
             grown, seconds = has_grown(self.status()), time.monotonic() - since
