@@ -77,6 +77,17 @@ def test_lvm_stands_by_while_an_extension_is_near_and_the_pool_is_written_to(lab
     assert not lab.host.stands_by
 
 
+def test_lvm_begins_to_stand_by_before_a_pool_that_fills_is_near(lab: Lab) -> None:
+    # Extensions that were quick are no reason to be late.
+    lab.watch._extension_seconds = 0.05
+    seen = []
+    for percent in range(42, 66, 3):
+        lab.use(percent / 100)
+        lab.look()
+        seen.append((percent, lab.host.stands_by))
+    assert [percent for percent, stands_by in seen if stands_by] == [60, 63]
+
+
 @pytest.mark.parametrize("is_there", [True, False])
 def test_lvm_does_not_stand_by_for_a_pool_that_cannot_grow(lab: Lab, *, is_there: bool) -> None:
     lab.use(0.71)

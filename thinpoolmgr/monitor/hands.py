@@ -14,6 +14,7 @@ import os
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -214,8 +215,11 @@ class PoolHost:
         return lvm.read_lvm(self._read_at_once, self._pool.group)
 
     def _read_at_once(self, argv: Argv) -> CompletedRun:
+        return self._read_by(self._runner, argv)
+
+    def _read_by(self, runner: CommandRunner, argv: Argv) -> CompletedRun:
         # What stands by is there for all pools: who has to wait for a lock must not keep it from the others.
-        return (self._runner.run if self.is_changed_by_others() else self._runner.run_at_once)(argv)
+        return (runner.run if self.is_changed_by_others() else runner.run_at_once)(argv)
 
     def _change_at_once(self, argv: Argv) -> CompletedRun:
         return (self._runner.change if self.is_changed_by_others() else self._runner.change_at_once)(argv)
@@ -253,7 +257,9 @@ class PoolHost:
                 # Whether that is a second disk with the same metadata only LVM can tell, and only of all disks.
                 self._is_doubtful = self._is_stale = True
                 return
-            found = lvm.read_lvm(CommandRunner().run, self._pool.group, own).groups
+            # A process of LVM's has the group's lock ten times as long, and an extension would have to wait for it.
+            read = partial(self._read_by, CommandRunner(self._standby))
+            found = lvm.read_lvm(read, self._pool.group, own).groups
             self._is_stale = tuple(group for group in found if group.name == self._pool.group) != before
 
     def perform(self, step: Step) -> None:

@@ -77,6 +77,8 @@ _HURRY_SECONDS = 1.0
 _PATIENCE_SECONDS = 10.0
 _STAND_BY_SECONDS = 600.0
 """So long after it was last written to, LVM is kept ready for a pool near its threshold: it takes 30 MiB."""
+_READY_SECONDS = 2.0
+"""How long LVM takes until it stands by, on a slow machine: so much earlier it begins, for a pool that fills."""
 _MILLISECONDS = 1000
 _TIMED_OUT = (PoolState.OUT_OF_DATA, "error", "queue")
 _GONE = (PoolState.ABSENT, PoolState.INACTIVE)
@@ -235,7 +237,8 @@ class PoolWatch(threading.Thread):
             return 0.0
         self._charge(view, now)
         is_filling = now - self._filled_at < _STAND_BY_SECONDS
-        self._host.stand_by(is_near=is_filling and is_near(view, ahead_of(rate, self._extension_seconds)))
+        ahead = ahead_of(rate, max(self._extension_seconds, _READY_SECONDS))
+        self._host.stand_by(is_near=is_filling and is_near(view, ahead))
         self._say(view.state, *found, *self._undone(), *self._lost_writes(view), rate=rate)
         return seconds_to_next_look(status, view, rate)
 
