@@ -152,7 +152,7 @@ class CommandRunner:
         # Files, not pipes: a child that keeps a pipe open (dmeventd does) would be waited for.
         with open(os.devnull, "rb") as nothing, memory_file() as out, memory_file() as err:
             process = start((program, *argv[1:]), nothing, out, err)
-            with terminated_after(process, seconds) as is_late:
+            with _terminated_after(process, seconds) as is_late:
                 code = process.wait()
             taken = time.monotonic() - started
             run = CompletedRun(tuple(argv), code, content_of(out), content_of(err), taken)
@@ -241,7 +241,7 @@ def _start_in_background(command: Any, argv: tuple[str, ...], nothing: BinaryIO,
 
 
 @contextmanager
-def terminated_after(process: _Process, seconds: float) -> Iterator[threading.Event]:
+def _terminated_after(process: _Process, seconds: float) -> Iterator[threading.Event]:
     """Send SIGTERM to a process that is still there after `seconds`; the event then says so."""
     is_late = threading.Event()
 

@@ -25,7 +25,6 @@ from thinpoolmgr.host.runner import (
     CompletedRun,
     content_of,
     memory_file,
-    terminated_after,
 )
 
 if TYPE_CHECKING:
@@ -39,6 +38,7 @@ _RETRY_SECONDS = 600.0
 _DIED = 5
 """LVM's exit code for a command that failed (lvm(8), DIAGNOSTICS), as which one counts that has not answered."""
 _DYING_SECONDS = 5.0
+_MILLISECONDS = 1000
 _WORD = re.compile(r'[A-Za-z0-9_+./:%{}[\]|^$*="@, -]+', re.ASCII)
 
 
@@ -140,9 +140,14 @@ class _Process:
 
     def is_ready(self) -> bool:
         if not self._is_ready:
-            has_said = select.select([self._answers], [], [], 0)[0]
-            self._is_ready = bool(has_said) and bool(self._answers.readline())
+            self._is_ready = self._has_said(0) and bool(self._answers.readline())
         return self._is_ready and not self.has_ended()
+
+    def _has_said(self, within_seconds: float) -> bool:
+        """Wait until it has said something, or has ended; a thread that keeps the time would cost an extension more."""
+        poll = select.poll()
+        poll.register(self._answers, select.POLLIN)
+        return bool(poll.poll(within_seconds * _MILLISECONDS))
 
     def run(self, argv: Argv, line: str) -> CompletedRun:
         started = time.monotonic()
@@ -151,10 +156,12 @@ class _Process:
             os.ftruncate(said.fileno(), 0)
             os.lseek(said.fileno(), 0, os.SEEK_SET)
         answer = b""
-        with terminated_after(self._popen, CHANGE_SECONDS), suppress(OSError):
+        with suppress(OSError):
             if self._popen.stdin is not None:
                 self._popen.stdin.write(f"{line}\n".encode("ascii"))
                 self._popen.stdin.flush()
+                if not self._has_said(CHANGE_SECONDS):
+                    self._popen.terminate()
                 answer = self._answers.readline()
         out, err = content_of(self._out), content_of(self._err)
         code = int(answer) if answer else _DIED
