@@ -156,14 +156,14 @@ class FilledPool:
 
     @_before_all_others()
     def cross_data(self) -> Crossing:
-        """Write the few blocks by which more than the threshold is in use, and a few more.
+        """Write the few blocks by which more than the threshold is in use.
 
         The time counts from before the block that crosses: a watcher that acts at once holds up this very write.
         """
         status = self.status()
         self._write_chunks(status.total_data_blocks * THRESHOLD_PERCENT // 100 - 1 - status.used_data_blocks)
         crossing = Crossing(time.monotonic(), status.total_data_blocks)
-        self._write_chunks(2 + status.total_data_blocks // 50)
+        self._write_chunks(2)
         return crossing
 
     @_before_all_others()

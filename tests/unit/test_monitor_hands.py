@@ -338,6 +338,13 @@ class TestWhenLvmIsAsked:
         assert self.look(host, 1, after=20.0) == settled + 1
         assert self.look(host, 1, after=50.0) <= settled + 2
 
+    def test_not_while_what_stands_by_is_used(self, host: PoolHost) -> None:
+        settled = self.look(host, 20)
+        host._standby._is_used = True
+        assert self.look(host, 1, after=70.0) == settled
+        host._standby._is_used = False
+        assert self.look(host, 1) == settled + 1
+
     @pytest.mark.parametrize("trouble", ["missing", "duplicate"])
     def test_again_and_again_while_a_disk_is_missing_or_there_twice(self, host: PoolHost, trouble: str) -> None:
         (group,) = self.groups
@@ -427,6 +434,8 @@ def test_who_has_to_wait_for_a_lock_leaves_what_stands_by_to_others(monkeypatch:
         monkeypatch.setattr(lvm, "is_group_locked", lambda _group, is_locked=is_locked: is_locked)
         host.perform(BEFORE[ExtendData][0])
         host._read_group(None)
-        # The question of each minute, too: a process has the lock for longer, and an extension would wait for it.
-        host._compare()
-    assert used == ["started"] * 3 + ["stands by"] * 3
+        # The question of each minute, too, unless all disks are read for it: a process has the group's lock for longer.
+        for groups in (support.healthy().groups, ()):
+            monkeypatch.setattr(host, "_groups", groups)
+            host._compare()
+    assert used == [*["started"] * 4, *["stands by"] * 3, "started"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import select
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ from thinpoolmgr.core.model import Signature
 from thinpoolmgr.core.plan import Request
 from thinpoolmgr.core.steps import ExtendData, ExtendVolumeGroup, Step, TakeCharge
 from thinpoolmgr.errors import CommandFailedError
+from thinpoolmgr.host.dm_events import Events
 from thinpoolmgr.host.store import Store
 from thinpoolmgr.monitor.hands import PoolStore
 from thinpoolmgr.monitor.watch import PoolWatch
@@ -86,6 +89,39 @@ def test_lvm_begins_to_stand_by_before_a_pool_that_fills_is_near(lab: Lab) -> No
         lab.look()
         seen.append((percent, lab.host.stands_by))
     assert [percent for percent, stands_by in seen if stands_by] == [60, 63]
+
+
+@pytest.mark.parametrize(("at_most", "waits"), [(1.0, [True, False]), (0.25, [True])])
+def test_a_pool_that_is_far_from_its_threshold_lets_the_others_look_first(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, at_most: float, waits: list[bool]
+) -> None:
+    event = os.eventfd(1)
+    heard = []
+
+    class Poll:
+        """Tells whether the event is waited for."""
+
+        def __init__(self) -> None:
+            self.sources: list[object] = []
+            self.register = lambda source, _what: self.sources.append(source)
+            self.unregister = self.sources.remove
+
+        def poll(self, _milliseconds: float) -> list[tuple[int, int]]:
+            heard.append(events in self.sources)
+            return [(event, select.POLLIN)]
+
+    class Raised(Events):
+        def __init__(self) -> None:
+            """Have something to read."""
+
+        def fileno(self) -> int:
+            return event
+
+    events = Raised()
+    monkeypatch.setattr(select, "poll", Poll)
+    lab.watch._wait(events, at_most)
+    assert heard == waits
+    os.close(event)
 
 
 @pytest.mark.parametrize("is_there", [True, False])

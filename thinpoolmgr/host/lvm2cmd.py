@@ -18,6 +18,8 @@ _NO_DISKS = b'devices{use_devicesfile=0 hints="none" global_filter=["r|.*|"]}'
 def main() -> None:
     """Answer until the input ends."""
     answers = int(sys.argv[1])
+    # Whatever LVM starts must not keep it open: that it ends is how it is seen that this process has.
+    os.set_inheritable(answers, False)  # noqa: FBT003 - it knows no names
     lvm, c = ctypes.CDLL(_LIBRARY), ctypes.CDLL(None)
     lvm.lvm2_init.restype = ctypes.c_void_p
     lvm.lvm2_run.argtypes = (ctypes.c_void_p, ctypes.c_char_p)

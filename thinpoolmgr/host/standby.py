@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 from thinpoolmgr.host.runner import (
     CHANGE_SECONDS,
     ENVIRONMENT,
+    READ_SECONDS,
     CompletedRun,
     content_of,
     memory_file,
@@ -54,6 +55,11 @@ class Standby:
         self._ending: list[_Process] = []
         self._is_used = False
         self._not_before = 0.0
+
+    @property
+    def is_used(self) -> bool:
+        """Whether a command is under way, for whichever pool."""
+        return self._is_used
 
     def set_near(self, pool: str, *, is_near: bool) -> None:
         """Note that an extension of `pool` is near, or is not: while one of any pool is, LVM stands by."""
@@ -160,7 +166,7 @@ class _Process:
             if self._popen.stdin is not None:
                 self._popen.stdin.write(f"{line}\n".encode("ascii"))
                 self._popen.stdin.flush()
-                if not self._has_said(CHANGE_SECONDS):
+                if not self._has_said(READ_SECONDS if argv[0] == "lvm" else CHANGE_SECONDS):
                     self._popen.terminate()
                 answer = self._answers.readline()
         out, err = content_of(self._out), content_of(self._err)

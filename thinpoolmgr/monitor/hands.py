@@ -242,7 +242,7 @@ class PoolHost:
     def _ask_again(self) -> None:
         """Ask, once a minute, for what the group's own disks do not show; nothing waits for the answer."""
         is_due = self.seconds() - self._asked_again_at >= _LONGEST_SECONDS
-        if is_due and (self._asking is None or not self._asking.is_alive()):
+        if is_due and not self._standby.is_used and (self._asking is None or not self._asking.is_alive()):
             self._asked_again_at = self.seconds()
             self._not_enough = ()
             self._asking = threading.Thread(target=self._compare, name=f"{self._pool.name}-again", daemon=True)
@@ -257,8 +257,10 @@ class PoolHost:
                 # Whether that is a second disk with the same metadata only LVM can tell, and only of all disks.
                 self._is_doubtful = self._is_stale = True
                 return
-            # A process of LVM's has the group's lock ten times as long, and an extension would have to wait for it.
-            read = partial(self._read_by, CommandRunner(self._standby))
+            runner = CommandRunner(self._standby)
+            # A process of LVM's has the group's lock ten times as long, and an extension would have to wait for it. But
+            # what reads all disks may wait for one of others, and with what stands by all pools would.
+            read = partial(self._read_by, runner) if own else runner.run
             found = lvm.read_lvm(read, self._pool.group, own).groups
             self._is_stale = tuple(group for group in found if group.name == self._pool.group) != before
 

@@ -74,6 +74,7 @@ _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 1.0, 60.0
 _SETTLE_SECONDS = 0.5
 """LVM suspends a pool for a moment whenever it changes it; longer than this, and without its lock, is no moment."""
 _HURRY_SECONDS = 1.0
+_AFTER_OTHERS_SECONDS = 0.05
 _PATIENCE_SECONDS = 10.0
 _STAND_BY_SECONDS = 600.0
 """So long after it was last written to, LVM is kept ready for a pool near its threshold: it takes 30 MiB."""
@@ -167,6 +168,10 @@ class PoolWatch(threading.Thread):
         ready = {descriptor for descriptor, _ in poll.poll(pause * _MILLISECONDS)}
         if events.fileno() in ready:
             self._hurries_until = self._host.seconds() + _HURRY_SECONDS
+            if at_most > NEAR_SECONDS:
+                # An event of any device wakes all pools: it is most likely about one that is nearer its threshold.
+                poll.unregister(events)
+                poll.poll(_AFTER_OTHERS_SECONDS * _MILLISECONDS)
 
     def _hurried(self, at_most: float) -> float:
         """Return how long to wait: right after an event a pool that is rather full may be filling fast.
