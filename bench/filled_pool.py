@@ -9,6 +9,7 @@ import fcntl
 import math
 import mmap
 import os
+import threading
 import time
 from contextlib import contextmanager
 from struct import Struct
@@ -80,6 +81,7 @@ class FilledPool:
         self._control = os.open(dm.CONTROL_PATH, os.O_RDWR | os.O_CLOEXEC)
         self._thin_name = f"written-{group}"
         self._thin = -1
+        self._writer = threading.Thread()
         self._page = mmap.mmap(-1, PAGE_BYTES)
         self._next_chunk = 0
         self._next_device = 2
@@ -156,14 +158,17 @@ class FilledPool:
 
     @_before_all_others()
     def cross_data(self) -> Crossing:
-        """Write the few blocks by which more than the threshold is in use.
+        """Have the few blocks written by which more than the threshold is in use.
 
-        The time counts from before the block that crosses: a watcher that acts at once holds up this very write.
+        The time counts from before the block that crosses, and the pool is looked at meanwhile: a watcher that acts at
+        once holds up this very write.
         """
         status = self.status()
         self._write_chunks(status.total_data_blocks * THRESHOLD_PERCENT // 100 - 1 - status.used_data_blocks)
         crossing = Crossing(time.monotonic(), status.total_data_blocks)
-        self._write_chunks(2)
+        # One for the threshold; the kernel looks at its low-water mark before it takes a block, not after.
+        self._writer = threading.Thread(target=self._write_chunks, args=(4,))
+        self._writer.start()
         return crossing
 
     @_before_all_others()
@@ -183,7 +188,9 @@ class FilledPool:
 
     def until_data_grown(self, crossing: Crossing, limit_seconds: float) -> float:
         """Return after how many seconds the kernel had more data blocks; infinity: not within the limit."""
-        return self._until(lambda status: status.total_data_blocks > crossing.total, crossing.at, limit_seconds)
+        seconds = self._until(lambda status: status.total_data_blocks > crossing.total, crossing.at, limit_seconds)
+        self._writer.join()
+        return seconds
 
     def until_metadata_grown(self, crossing: Crossing, limit_seconds: float) -> float:
         """Return after how many seconds the kernel had more metadata blocks; infinity: not within the limit."""
