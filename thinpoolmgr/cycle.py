@@ -58,6 +58,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+_PATIENCE_SECONDS = 10.0
+"""How long what has begun since the look is waited for: the monitor's extensions are short."""
 Planner = Callable[[Snapshot, Memory], Plan]
 
 
@@ -166,8 +168,7 @@ def carry_out(  # noqa: PLR0913, PLR0917 - the parts of a run
 
     """
     with ExitStack() as lock:
-        lock.enter_context(store.lock(command))
-        runs, snapshot, memory = _recall(host, store)
+        runs, snapshot, memory = _lock_and_recall(lock, command, host, store)
         plan = planner(snapshot, memory)
         if bound_to is not None:
             require_fresh(bound_to, plan)
@@ -180,8 +181,7 @@ def carry_out(  # noqa: PLR0913, PLR0917 - the parts of a run
             # A person may think for hours, and the monitor must be able to extend pools meanwhile.
             lock.close()
         if approve(plan, approval, reporter.confirm):
-            lock.enter_context(store.lock(command))
-            runs, snapshot, memory = _recall(host, store)
+            runs, snapshot, memory = _lock_and_recall(lock, command, host, store)
             require_same_plan(planner(snapshot, replace(memory, request=plan.request)), plan)
         memory = replace(memory, request=plan.request)
         if prepare is not None:
@@ -206,10 +206,23 @@ def carry_out(  # noqa: PLR0913, PLR0917 - the parts of a run
         return RunResult(name, "done", tuple(run.results), plan.notes)
 
 
-def _recall(host: Host, store: Store) -> tuple[list[tuple[Path, Run]], Snapshot, Memory]:
-    """Look at the host and settle what the journal left open; only under the lock, as it may write to the journal."""
+def _lock_and_recall(
+    lock: ExitStack, command: str, host: Host, store: Store
+) -> tuple[list[tuple[Path, Run]], Snapshot, Memory]:
+    """Take the lock, look at the host, and settle what the journal left open.
+
+    Who takes the lock for itself alone looks before: a disk that hangs would keep the monitor from all pools else. What
+    was seen counts if no other run has changed anything meanwhile, and each writes to the journal before it does.
+    """
+    seen: tuple[list[tuple[Path, Run]], Snapshot] | None = None
+    if not store.shares_lock:
+        with store.lock(command):
+            # Another run is told of before the look, which may take long.
+            before = store.read_runs()
+        seen = before, host.observe()
+    lock.enter_context(store.lock(command, _PATIENCE_SECONDS if seen else 0.0))
     runs = store.read_runs()
-    snapshot = host.observe()
+    snapshot = seen[1] if seen is not None and seen[0] == runs else host.observe()
     runs = _recover(runs, snapshot)
     return runs, snapshot, remember([run for _, run in runs], snapshot.boot_id)
 

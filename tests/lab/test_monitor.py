@@ -20,6 +20,7 @@ from monitor_lab import MIB, SMALL
 
 from thinpoolmgr.core.report import WatchedPool
 from thinpoolmgr.core.thinstatus import METADATA_BLOCK_BYTES, low_water_blocks
+from thinpoolmgr.host.store import LOCK_FILE
 from thinpoolmgr.lab.loop import LoopDisk
 
 MakeDisk = Callable[..., LoopDisk]
@@ -184,6 +185,10 @@ def test_a_hanging_metadata_disk_delays_no_other_pool(
             # by then pool a was looked at, and its thread hangs
             since = time.time()
             monitor.wait(lambda pool: pool.looked_at > since + 3, "b")
+            # what a disk's event has started, or a person, looks at all disks, and hangs
+            said = LOCK_FILE.read_text("utf-8")
+            applying = subprocess.Popen(tool.argv("apply", "--yes"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            wait_until(lambda: LOCK_FILE.read_text("utf-8") not in {"", said}, lab.WAIT_SECONDS)
             lab.fill(tb, 170 * MIB)
             monitor.wait(extended(1), "b")
             lab.fill_metadata("b-thinpool", 0.81)
@@ -197,6 +202,8 @@ def test_a_hanging_metadata_disk_delays_no_other_pool(
         # a thread of it waits for the disk, and without that no process ends
         assert "[HOST_HANGS]" in measuring.communicate(timeout=lab.WAIT_SECONDS)[1].decode()
         assert measuring.returncode == 69
+        assert b"This host has not answered" in applying.communicate(timeout=lab.WAIT_SECONDS)[1]
+        assert applying.returncode == 0
         monitor.wait(lambda pool: not pool.findings, "a")
     sh("vgchange", "--quiet", "-an", "a")
     sh("dmsetup", "remove", "--retry", "layer")

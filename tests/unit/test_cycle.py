@@ -10,6 +10,7 @@ import support
 from msgspec.structs import replace
 
 from thinpoolmgr.approval import Approval, approve, raise_refusals
+from thinpoolmgr.core.journal import Began, Ended
 from thinpoolmgr.core.model import Signature
 from thinpoolmgr.core.plan import Memory, Plan, Refusal
 from thinpoolmgr.core.planner import plan_activate, plan_apply
@@ -27,6 +28,7 @@ from thinpoolmgr.errors import (
     ThinpoolmgrError,
     UnavailableError,
 )
+from thinpoolmgr.host import store as store_module
 from thinpoolmgr.host.store import RunFile, Store
 
 if TYPE_CHECKING:
@@ -351,6 +353,49 @@ def test_a_damaged_journal_needs_a_person(store: Store, tmp_path: Path) -> None:
     with pytest.raises(NeedsPersonError):
         look(apply_planner, host, store)
     assert host.performed == []
+
+
+@pytest.mark.parametrize("is_begun", [False, True])
+def test_a_disk_that_hangs_while_a_run_looks_keeps_no_other_from_the_lock(store: Store, *, is_begun: bool) -> None:
+    host = support.FakeHost(support.healthy())
+    looks = []
+
+    def others_run(_host: support.FakeHost) -> None:
+        looks.append(store.is_locked())
+        if is_begun and len(looks) == 1:
+            with store.lock("monitor"):
+                _, run_file = store.new_run("monitor")
+                run_file.append(Began("r", "monitor", "t", ()))
+                run_file.append(Ended("done", "t"))
+                run_file.close()
+
+    host.on_observe = others_run
+    assert run(host, store).outcome == "nothing"
+    # What another run changed meanwhile was not seen.
+    assert looks == ([False, True] if is_begun else [False])
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_an_extension_that_began_during_the_look_is_waited_for(
+    store: Store, monkeypatch: pytest.MonkeyPatch, *, ends: bool
+) -> None:
+    host, extension = support.FakeHost(support.healthy()), ExitStack()
+    host.on_observe = lambda _host: extension.enter_context(store.lock("monitor")) if not store.is_locked() else None
+    waited = []
+
+    def wait(look: Callable[[], bool], _is_there: object, seconds: float) -> bool:
+        waited.append(seconds)
+        if ends:
+            extension.close()
+        return look()
+
+    monkeypatch.setattr(store_module, "until_there", wait)
+    if ends:
+        assert run(host, store).outcome == "nothing"
+    else:
+        with extension, pytest.raises(LockedError, match="another run"):
+            run(host, store)
+    assert waited == [10.0]
 
 
 def test_a_second_run_is_told_who_holds_the_lock(store: Store) -> None:

@@ -26,6 +26,7 @@ from thinpoolmgr.core.journal import (
 )
 from thinpoolmgr.errors import CommandFailedError, LockedError, NeedsPersonError
 from thinpoolmgr.host.locks import is_flocked
+from thinpoolmgr.host.retry import until_there
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -103,14 +104,14 @@ class Store:
         """
         self._runs = folder / "runs"
         self._lock_file = lock_file
-        self._lock_kind = fcntl.LOCK_SH if shares_lock else fcntl.LOCK_EX
+        self.shares_lock = shares_lock
 
     @contextmanager
-    def lock(self, command: str) -> Iterator[None]:
+    def lock(self, command: str, patience_seconds: float = 0.0) -> Iterator[None]:
         """Hold the lock; the kernel gives it back when the process ends, however it ends.
 
         Raises:
-            LockedError: another run has it; the details say which.
+            LockedError: another run has it, and still had after `patience_seconds`; the details say which.
 
         """
         try:
@@ -121,14 +122,13 @@ class Store:
             resolution = "Make its folder writable; without the lock two runs could change the host at once."
             raise CommandFailedError(summary, error.strerror or str(error), resolution) from error
         try:
-            try:
-                fcntl.flock(fd, self._lock_kind | fcntl.LOCK_NB)
-            except BlockingIOError as error:
+            has_it = self._has_locked(fd)
+            if not has_it and patience_seconds > 0:
+                has_it = until_there(lambda: self._has_locked(fd), bool, patience_seconds)
+            if not has_it:
                 holder = os.read(fd, 200).decode("utf-8", "replace").strip() or "it has not said who it is"
                 summary = "another run of thinpoolmgr is changing this host"
-                raise LockedError(
-                    summary, f"Holder of {self._lock_file}: {holder}", "Wait until it has ended."
-                ) from error
+                raise LockedError(summary, f"Holder of {self._lock_file}: {holder}", "Wait until it has ended.")
             # The text only tells others who holds the lock: where there is no room for it, the lock holds all the same.
             with suppress(OSError):
                 os.ftruncate(fd, 0)
@@ -136,6 +136,13 @@ class Store:
             yield
         finally:
             os.close(fd)
+
+    def _has_locked(self, fd: int) -> bool:
+        try:
+            fcntl.flock(fd, (fcntl.LOCK_SH if self.shares_lock else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
     def read_runs(self) -> list[tuple[Path, Run]]:
         """Return the recorded runs, oldest first; a file whose first record is torn is left out.
