@@ -37,7 +37,8 @@ def unobservable(_host: support.FakeHost) -> None:
     raise UnavailableError("no device-mapper", code="NO_DEVICE_MAPPER")
 
 
-def test_the_document_is_on_standard_output(cli: Cli, tmp_path: Path) -> None:
+def test_the_document_is_on_standard_output(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "is_running", lambda _report: True)
     (tmp_path / "monitor.json").write_bytes(msgspec.json.encode(report(watched())))
     code, out, err = cli("metrics")
     assert (code, err) == (0, "")
@@ -45,7 +46,7 @@ def test_the_document_is_on_standard_output(cli: Cli, tmp_path: Path) -> None:
     assert "\n\n" not in out
     assert 'thinpoolmgr_pool_size_bytes{part="data",pool="docker",' in out
     assert "thinpoolmgr_up 1.0\n" in out
-    assert "thinpoolmgr_monitor_up 0.0\n" in out
+    assert "thinpoolmgr_monitor_up 1.0\n" in out
     assert 'thinpoolmgr_pool_extensions_total{pool="docker",result="done",' in out
 
 
@@ -88,11 +89,13 @@ def test_a_host_that_does_not_answer_is_told_of_with_the_monitor_s_part(
     (tmp_path / "monitor.json").write_bytes(msgspec.json.encode(report(watched())))
     monkeypatch.setattr(command, "Patience", lambda _seconds: Patience(0.05))
     monkeypatch.setattr(support.FakeHost, "observe", hangs)
+    monkeypatch.setattr(command, "is_running", lambda _report: True)
     code, out, err = cli("metrics")
     answers.set()
     assert (code, "[HOST_HANGS]" in err) == (69, True)
     assert 'thinpoolmgr_observation_error_info{code="HOST_HANGS"} 1.0\n' in out
     assert "thinpoolmgr_monitor_last_look_timestamp_seconds{" in out
+    assert 'state="tight",thin_pool="thinpool",volume_group="docker"} 1.0\n' in out
 
 
 @pytest.fixture

@@ -80,6 +80,8 @@ def test_what_a_monitor_that_is_gone_had_seen_is_not_told() -> None:
     watched = (Sighting("POOL_TIGHT", "docker/thinpool", "it was"),)
     look = full_look(findings=watched, monitor_runs=False)
     assert (value(look, "monitor_up"), series(look, "finding_info")) == (0, [])
+    for name in ("monitor_last_look_timestamp_seconds", "pool_growth_bytes_per_second", "pool_extensions_total"):
+        assert (series(look, name), series(full_look(), name) != []) == ([], True)
 
 
 def test_the_monitors_extensions_and_reaction() -> None:
@@ -97,7 +99,18 @@ def test_the_monitors_extensions_and_reaction() -> None:
 def test_a_monitor_is_missed_only_where_one_is_to_extend() -> None:
     for monitor, expected in (("thinpoolmgr", 0), ("dmeventd", None), ("none", None)):
         pool = support.pool(extend={"monitor": monitor})
-        assert value(Look("1", 0.0, 0.0, pools=(pool,)), "monitor_up") == expected
+        for told in (None, report()):
+            assert value(Look("1", 0.0, 0.0, pools=(pool,), report=told), "monitor_up") == expected
+
+
+def test_what_the_monitor_knows_of_pools_is_told_while_a_disk_hangs() -> None:
+    pool = WatchedPool(
+        "b", "b", "thinpool", "out_of_data", 10.0, findings=(Sighting("EXTENSION_NO_ROOM", "b", "full"),)
+    )
+    look = Look("1", 0.0, 8.0, "HOST_HANGS", (support.pool(),), report=report(pool), monitor_runs=True)
+    assert (value(look, "up"), value(look, "monitor_up")) == (0, 1)
+    assert value(look, "pool_state", pool="b", state="out_of_data") == 1
+    assert value(look, "finding_info", code="EXTENSION_NO_ROOM", target="b") == 1
 
 
 def test_the_last_run_is_the_newest() -> None:

@@ -110,12 +110,18 @@ def _points(look: Look) -> Iterator[Point]:
     yield "observation_duration_seconds", look.seconds, {}
     if look.error_code:
         yield "observation_error_info", 1, {"code": look.error_code}
+    # What a monitor that is gone had seen may be over.
+    report = look.report if look.monitor_runs else None
     if look.status is not None:
         yield from _status(look.status, look.pools)
-        # What a monitor that is gone had seen may be over.
-        yield from _findings(with_monitors(look.status.findings, look.report if look.monitor_runs else None))
+        yield from _findings(with_monitors(look.status.findings, report))
+    elif report is not None:
+        # A disk that hangs is no reason to say nothing of the pools on others.
+        for pool in report.pools:
+            yield from _states("pool_state", tuple(PoolState), pool.state, _labels(pool.name, pool.group, pool.lv))
+        yield from _findings(with_monitors((), report))
     yield from _last_run(look.runs)
-    yield from _monitor(look)
+    yield from _monitor(look, report)
 
 
 def _states(name: str, states: tuple[str, ...], present: str, labels: Labels) -> Iterator[Point]:
@@ -180,10 +186,12 @@ def seconds_since_1970(text: str) -> float | None:
         return None
 
 
-def _monitor(look: Look) -> Iterator[Point]:
-    report = look.report
-    if report is not None or any(pool.config.extend.monitor == "thinpoolmgr" for pool in look.pools):
-        yield "monitor_up", report is not None and look.monitor_runs, {}
+def _monitor(look: Look, report: MonitorReport | None) -> Iterator[Point]:
+    is_known = bool(look.pools) or look.status is not None
+    is_wanted = any(pool.config.extend.monitor == "thinpoolmgr" for pool in look.pools)
+    # Without a configuration that can be read, one that ran is taken to be wanted.
+    if report is not None or (is_wanted if is_known else look.report is not None):
+        yield "monitor_up", report is not None, {}
     if report is None:
         return
     yield "monitor_start_time_seconds", report.started_at, {}
