@@ -84,6 +84,13 @@ def test_a_partition_that_appears_blank_is_offered_and_one_with_a_file_system_is
         assert (blank.get("ID_PART_TABLE_TYPE"), blank.get("ID_FS_TYPE")) == ("gpt", None)
         assert (blank.get("THINPOOLMGR_OFFERED"), blank.get("SYSTEMD_WANTS")) == ("1", "thinpoolmgr-apply.service")
         assert (used.get("ID_FS_TYPE"), used.get("THINPOOLMGR_OFFERED")) == ("ext4", None)
+        # What was put on it and wiped from it is no reason to ask once more.
+        for kind, command in (("ext4", ("mkfs.ext4", "-q")), (None, ("wipefs", "--quiet", "--all"))):
+            sh(*command, f"{disk.path}p1")
+            sh("udevadm", "trigger", "--settle", "--action=change", f"{disk.path}p1")
+            blank = properties(f"{disk.path}p1")
+            assert (blank.get("ID_FS_TYPE"), blank.get("THINPOOLMGR_OFFERED")) == (kind, "1")
+            assert "SYSTEMD_WANTS" not in blank
     finally:
         sh("partx", "--delete", disk.path)
         sh("udevadm", "settle")
