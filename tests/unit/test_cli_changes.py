@@ -11,6 +11,7 @@ from cli_support import ENGINE, PLAIN, SimulatedCli, make_simulated_cli
 from msgspec.structs import replace
 
 from thinpoolmgr.core.model import ConfiguredDevice
+from thinpoolmgr.core.steps import TakeCharge
 from thinpoolmgr.host.store import RunFile
 from thinpoolmgr.sim.faults import Fails, Killed
 from thinpoolmgr.units import GIB
@@ -356,6 +357,22 @@ def test_resume_of_a_journal_that_does_not_say_what_was_asked_needs_a_person(cli
     assert (code, document["error"]["code"]) == (5, "NEEDS_PERSON")
     assert "Its command: apply" in document["error"]["details"]
     assert document["error"]["resolution"]
+
+
+def test_resume_of_what_the_monitor_was_mending_is_apply(cli: Changes) -> None:
+    from thinpoolmgr.core.journal import Began, Doing
+
+    cli.store.read_runs()
+    with cli.store.lock("monitor"):
+        _, run_file = cli.store.new_run("monitor")
+    assert isinstance(run_file, RunFile)
+    step = TakeCharge(id="01", reason="r", pool="docker", group="docker", lv="thinpool", threshold_percent=80)
+    run_file.append(Began("run", "monitor", "now", (step,)))
+    run_file.append(Doing("01", "now"))
+    run_file.close()
+    code, document = cli.json("resume", "--yes")
+    assert (code, document["outcome"]) == (0, "nothing")
+    assert cli("resume") == (0, "Nothing to resume: the last run ended well.\n", "")
 
 
 def test_a_damaged_journal_is_not_resumed(cli: Changes) -> None:

@@ -375,6 +375,13 @@ def test_a_run_with_nothing_left_to_do_is_closed_by_resume() -> None:
     assert found["RUN_INTERRUPTED"].resolution == "Run: thinpoolmgr resume"
 
 
+def test_what_the_monitor_was_mending_is_finished_by_apply() -> None:
+    began = replace(BEGAN, command="monitor", request=None)
+    found = find(host(), ERROR, Journal((stored(began, Doing("01", AT)),)))["RUN_INTERRUPTED"]
+    assert found.resolution == "Run: thinpoolmgr resume"
+    assert [step_name(step) for step in found.fix or ()] == ["set-when-full"]
+
+
 def test_a_run_of_a_pool_that_is_not_configured_any_more() -> None:
     began = replace(BEGAN, request=Request("activate", "other"))
     found = find(host(), journal=Journal((stored(began, Doing("01", AT)),)))["RUN_INTERRUPTED"]

@@ -257,6 +257,9 @@ def test_lost_writes_are_told_of_and_the_pool_is_extended_all_the_same(lab: Lab)
     lab.use(1.0, mode="out_of_data_space", when_full="error")
     lab.look()
     assert ExtendData in lab.did()
+    # With room again nothing shows any more that there were any: so it is told at once.
+    told = [[found.code for found in event.pool.findings] for event in lab.told if event.extended is None]
+    assert ["POOL_ERRORS_WRITES"] in told
     lab.host.faults = {len(lab.host.performed): Fails("before")}
     lab.use(1.0, mode="out_of_data_space", when_full="error")
     lab.look()

@@ -237,14 +237,18 @@ class PoolWatch(threading.Thread):
             return 0.0
         if self._resume(view):
             return 0.0
+        lost = self._lost_writes(view)
         found = self._extend(view, rate, now)
         if found is None:
+            if lost:
+                # Once there is room again nothing else shows that there were any.
+                self._say(view.state, *lost, rate=rate)
             return 0.0
         self._charge(view, now)
         is_filling = now - self._filled_at < _STAND_BY_SECONDS
         ahead = ahead_of(rate, max(self._extension_seconds, _READY_SECONDS))
         self._host.stand_by(is_near=is_filling and is_near(view, ahead))
-        self._say(view.state, *found, *self._undone(), *self._lost_writes(view), rate=rate)
+        self._say(view.state, *found, *self._undone(), *lost, rate=rate)
         return seconds_to_next_look(status, view, rate)
 
     def _trouble(self, view: PoolView) -> list[Sighting]:
