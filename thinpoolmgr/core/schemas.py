@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import cleandoc
 from typing import Any
 
 import msgspec
@@ -52,6 +53,9 @@ def schema_of(name: str) -> dict[str, Any]:
     made = msgspec.json.schema(kind)
     for definition in made["$defs"].values():
         _require_all_that_is_written(definition)
+        if "description" in definition:
+            # msgspec leaves the indentation of a docstring in before 0.23.
+            definition["description"] = cleandoc(definition["description"])
     whole = made["$defs"].pop(kind.__name__)
     whole["title"] = f"thinpoolmgr {name.replace('-', ' ')}"
     return {"$schema": _DIALECT, **whole, **({"$defs": made["$defs"]} if made["$defs"] else {})}
