@@ -13,7 +13,7 @@ from thinpoolmgr.cli.pools import approval_options, require_root, run_request
 from thinpoolmgr.cli.render import Renderer
 from thinpoolmgr.config import load_config
 from thinpoolmgr.core.documents import apply_document
-from thinpoolmgr.core.journal import MONITOR, unfinished_runs
+from thinpoolmgr.core.journal import finishing_request, unfinished_runs
 from thinpoolmgr.core.plan import Request
 from thinpoolmgr.errors import NeedsPersonError, UsageError
 from thinpoolmgr.host.store import Store
@@ -194,10 +194,8 @@ def _request_of(run: Run) -> Request:
         NeedsPersonError: its journal does not say.
 
     """
-    if run.began.command == MONITOR and run.began.request is None:
-        # It mended a pool, or took charge of it: what `apply` does, too.
-        return Request("apply")
-    if run.began.request is None:
+    request = finishing_request(run)
+    if request is None:
         summary = f"the journal does not say what {run.began.run} was asked for"
         raise NeedsPersonError(summary, f"Its command: {run.began.command}", "Give that command again yourself.")
-    return run.began.request
+    return request

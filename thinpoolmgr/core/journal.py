@@ -245,6 +245,15 @@ def unfinished_runs(runs: list[Run]) -> list[Run]:
     return trailing
 
 
+def finishing_request(run: Run) -> Request | None:
+    """Return the request that finishes `run`; None where its journal does not say.
+
+    Where the monitor asks for nothing it mends a pool or takes charge of it: what `apply` does, too.
+    """
+    began = run.began
+    return Request("apply") if began.request is None and began.command == MONITOR else began.request
+
+
 def may_settle(command: str, request: Request | None, unfinished: Run) -> bool:
     """Whether a run of `command` may end an `unfinished` one: the monitor sees too little to end any but its own."""
     began = unfinished.began

@@ -11,9 +11,8 @@ from thinpoolmgr.core.conditions import Condition, condition_of, why_not_done
 from thinpoolmgr.core.desired import unstable_names
 from thinpoolmgr.core.findings.sighting import Sighting, sight
 from thinpoolmgr.core.guards import path_code
-from thinpoolmgr.core.journal import MONITOR, Doing, Done, Failed, Run, StoredRun, fold_run, unfinished_runs
+from thinpoolmgr.core.journal import Doing, Done, Failed, Run, StoredRun, finishing_request, fold_run, unfinished_runs
 from thinpoolmgr.core.lifecycle import PoolState, PoolView
-from thinpoolmgr.core.plan import Request
 from thinpoolmgr.core.steps import step_name, target
 
 if TYPE_CHECKING:
@@ -170,9 +169,8 @@ def journal_sightings(journal: Journal, snapshot: Snapshot | None) -> list[Sight
                 name = run.began.run
                 return [sight("NEEDS_PERSON", name, evidence, file=files.get(name, f"{name}.jsonl"))]
     last = unfinished[-1]
-    began = last.began
-    requests = (began.request or Request("apply"),) if began.request or began.command == MONITOR else ()
-    return [sight("RUN_INTERRUPTED", last.began.run, _where(last), *requests)]
+    request = finishing_request(last)
+    return [sight("RUN_INTERRUPTED", last.began.run, _where(last), *([request] if request else []))]
 
 
 def _where(run: Run) -> str:
