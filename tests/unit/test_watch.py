@@ -77,6 +77,8 @@ def test_growth_is_planned_and_nothing_more_when_it_is_there() -> None:
     request = growth(shot)
     plan = plan_growth(view(shot), request, shot, Memory())
     assert (kinds(plan), plan.request) == ([ExtendData], request)
+    # Who reads the journal later must not think that a person did it.
+    assert plan.steps[0].reason.endswith(": the pool fills up")
     after = support.carried_out(shot, plan)
     assert plan_growth(view(after), request, after, Memory()).is_empty
 

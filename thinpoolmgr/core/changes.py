@@ -202,11 +202,13 @@ def add_disks(
     return [*plan_wipes(disks, pool, snapshot, memory), step], []
 
 
-def plan_extension(view: PoolView, request: Request, snapshot: Snapshot, memory: Memory) -> Changes:
+def plan_extension(
+    view: PoolView, request: Request, snapshot: Snapshot, memory: Memory, because: str = "asked for by hand"
+) -> Changes:
     """Return the steps of `extend`: named disks into the group, then metadata, then data, to the sizes of `request`.
 
     Where the group has too little room, spare devices of the configuration are taken, in their order, as far as
-    they are needed.
+    they are needed. `because` is why the pool is to grow, for who reads the plan or the journal.
     """
     pool, group, lv = view.pool, view.group, view.lv
     if group is None or lv is None:
@@ -231,7 +233,7 @@ def plan_extension(view: PoolView, request: Request, snapshot: Snapshot, memory:
         checked_growth(growth, room)
     except DoesNotFitError as error:
         return Changes([], [*refusals, _no_room(pool, str(error))], [])
-    sizes, warnings = grow(pool, group, growth, room, "asked for by hand")
+    sizes, warnings = grow(pool, group, growth, room, because)
     return Changes([*additions, *sizes], refusals, warnings)
 
 

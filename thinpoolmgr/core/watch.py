@@ -68,7 +68,7 @@ def plan_growth(view: PoolView, request: Request, snapshot: Snapshot, memory: Me
     if code or view.lv is None:
         summary = f"{view.pool.path} is {view.state}: {view.because}"
         return Plan(refusals=(Refusal(code or "POOL_ABSENT", view.pool.path, summary),), request=request)
-    changes = plan_extension(view, request, snapshot, memory)
+    changes = plan_extension(view, request, snapshot, memory, "the pool fills up")
     return _plan(changes.steps, tuple(changes.refusals), request)
 
 
