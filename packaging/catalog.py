@@ -36,10 +36,6 @@ EVENTS: dict[Event, tuple[str, str]] = {
         "The monitor has extended the pool @THINPOOLMGR_POOL@",
         "thinpoolmgr status shows what it has now, and how much of its group is still free.",
     ),
-    "extension-failed": (
-        "The monitor could not extend the pool @THINPOOLMGR_POOL@",
-        "thinpoolmgr doctor shows why, and the way out. The monitor tries again by itself.",
-    ),
 }
 """What the messages say that are no findings: subject and text."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-Event = Literal["run-began", "run-done", "run-failed", "run-interrupted", "extension-done", "extension-failed"]
+Event = Literal["run-began", "run-done", "run-failed", "run-interrupted", "extension-done"]
 """What is told of though it is no finding. The names are public: they stand in THINPOOLMGR_EVENT."""
 
 _DOMAIN = b"thinpoolmgr "
