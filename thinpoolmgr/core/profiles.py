@@ -92,8 +92,6 @@ def plan_profile(view: PoolView, snapshot: Snapshot) -> list[Step]:
         reason = f"dmeventd does not watch it, and extend.monitor is {pool.config.extend.monitor!r}"
     elif wanted:
         reason = why_not_low_water(threshold_percent(pool), view.device)
-        if file and view.device is None:
-            reason = "it is activated before its profile is as it should be"
     attach: list[Step] = []
     if reason:
         threshold = threshold_percent(pool) if wanted else 0
