@@ -15,7 +15,7 @@ from thinpoolmgr.core.report import MonitorReport, Sighting, WatchedPool, decode
 from thinpoolmgr.errors import ConfigError
 from thinpoolmgr.host import journald
 from thinpoolmgr.monitor.board import Bell, Board
-from thinpoolmgr.monitor.telling import tell, told_config_problem
+from thinpoolmgr.monitor.telling import tell, told_config_again, told_config_problem
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -88,3 +88,5 @@ def test_a_configuration_that_is_wrong_is_told_of(entries: list[tuple[str, int, 
     told_config_problem(ConfigError("x.toml is wrong", "pools.docker: devices"))
     message = "the configuration stays as it was: x.toml is wrong: pools.docker: devices"
     assert entries == [(message, journald.WARNING, {"code": "CONFIG"})]
+    told_config_again()
+    assert entries[1:] == [("the configuration was read again", journald.NOTICE, {})]

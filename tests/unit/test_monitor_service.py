@@ -35,9 +35,23 @@ def test_a_configuration_that_changed_is_read_again_unasked(config: Path) -> Non
     config.write_text(f'{CONFIG}[pools.docker.extend]\nmonitor = "dmeventd"\n')
     monitor._reload_changed()
     assert monitor._pools == {}
+
+
+def test_a_wrong_configuration_is_told_of_and_so_is_one_that_was_put_right(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(service, "told_config_problem", lambda error: told.append(error.code))
+    monkeypatch.setattr(service, "told_config_again", lambda: told.append("again"))
+    monitor = Monitor(config, None)
+    monitor._reload()
+    assert told == []
     config.write_text("nonsense")
     monitor._reload_changed()
-    assert monitor._problem
+    assert (bool(monitor._problem), list(monitor._pools), told) == (True, ["docker"], ["CONFIG"])
+    config.write_text(CONFIG)
+    monitor._reload_changed()
+    assert (monitor._problem, told) == ("", ["CONFIG", "again"])
 
 
 def test_what_takes_the_place_of_a_watch_does_not_wait_long(config: Path) -> None:

@@ -25,7 +25,7 @@ from thinpoolmgr.host.standby import Standby
 from thinpoolmgr.monitor.board import Board
 from thinpoolmgr.monitor.hands import PoolHost, PoolStore
 from thinpoolmgr.monitor.seam import Event
-from thinpoolmgr.monitor.telling import tell, told_config_problem
+from thinpoolmgr.monitor.telling import tell, told_config_again, told_config_problem
 from thinpoolmgr.monitor.watch import PoolWatch
 
 if TYPE_CHECKING:
@@ -167,7 +167,9 @@ class Monitor:
             self._problem = f"{error.summary}: {error.details}"
             told_config_problem(error)
             return
-        self._problem = ""
+        if self._problem:
+            self._problem = ""
+            told_config_again()
 
     def _stop(self) -> None:
         """Wait, not for ever, until each watch has ended its step."""

@@ -41,3 +41,8 @@ def told_config_problem(error: ConfigError) -> None:
     """Say that the configuration was not read again."""
     message = f"the configuration stays as it was: {error.summary}: {error.details}"
     journald.send(message, WARNING, code="CONFIG")
+
+
+def told_config_again() -> None:
+    """Say that the configuration, which was wrong, could be read."""
+    journald.send("the configuration was read again", NOTICE)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 
 import monitor_lab as lab
 import pytest
-from boot_lab import APPLY, CONFIG, MONITOR, InstalledTool, has_started, installed, log_of, shown
+from boot_lab import APPLY, CONFIG, MONITOR, InstalledTool, change_unit, has_started, installed, log_of, shown, state
 from conftest import wait_until
 from lab_tool import sh
 from monitor_lab import MIB, SMALL
@@ -63,14 +64,36 @@ def test_it_is_reloaded_killed_and_stopped(tool: InstalledTool, loop_disks: Make
     assert has_started(MONITOR), log_of(MONITOR)
     good = CONFIG.read_text()
     CONFIG.write_text("version = 1\n[pools.docker]\ndevices = 7\n")
-    sh("systemctl", "reload", MONITOR)
+    assert subprocess.run(["systemctl", "reload", MONITOR], capture_output=True, check=False).returncode == 1
+    assert "pools.docker.devices" in log_of(MONITOR)
+    # It has seen that itself, and goes on with what it had.
     assert becomes(lambda: bool(entries("THINPOOLMGR_CODE=CONFIG")))
     assert shown(MONITOR, "ActiveState") == "active"
     CONFIG.write_text(good)
     sh("systemctl", "reload", MONITOR)
+    assert becomes(lambda: "the configuration was read again" in log_of(MONITOR))
     first = shown(MONITOR, "MainPID")
     os.kill(int(first), signal.SIGKILL)
     assert becomes(lambda: shown(MONITOR, "MainPID") not in {"0", first} and shown(MONITOR, "ActiveState") == "active")
     sh("systemctl", "stop", MONITOR)
     assert (shown(MONITOR, "ActiveState"), shown(MONITOR, "Result")) == ("inactive", "success")
     assert "MONITOR_NOT_RUNNING" in tool("doctor", "--json").out
+
+
+def test_one_that_hangs_is_ended_by_its_watchdog_and_another_one_goes_on(
+    tool: InstalledTool, loop_disks: MakeDisk
+) -> None:
+    tool.want(f'[pools.docker]\ndevices = ["{loop_disks().path}"]\n{SMALL}', engine="")
+    assert has_started(APPLY), log_of(APPLY)
+    change_unit(MONITOR, "[Service]\nWatchdogSec=5\n")
+    assert has_started(MONITOR), log_of(MONITOR)
+    hanging = shown(MONITOR, "MainPID")
+    os.kill(int(hanging), signal.SIGSTOP)
+    assert becomes(lambda: shown(MONITOR, "SubState") == "stop-watchdog"), log_of(MONITOR)
+    # SIGABRT, which it gets now, and no SIGKILL: LVM may be at work for it.
+    os.kill(int(hanging), signal.SIGCONT)
+    assert becomes(lambda: shown(MONITOR, "MainPID") not in {"0", hanging} and state(MONITOR) == "active")
+    assert "Failed with result 'watchdog'" in log_of(MONITOR)
+    with lab.thin_device() as thin:
+        lab.fill(thin, 170 * MIB)
+        assert becomes(lambda: lab.data_bytes() >= 240 * MIB), log_of(MONITOR)
