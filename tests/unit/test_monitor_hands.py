@@ -291,6 +291,20 @@ class TestWhenLvmIsAsked:
         self.look(host, 2, after=60.0)
         assert host.observe().groups == self.groups
 
+    def test_who_watches_a_pool_that_was_activated_is_seen_within_seconds(
+        self, host: PoolHost, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.look(host, 20)
+        find = PoolHost._find_device
+        monkeypatch.setattr(PoolHost, "_find_device", lambda _self: None)
+        self.look(host, 4)
+        monkeypatch.setattr(PoolHost, "_find_device", find)
+        self.look(host, 4)
+        (group,) = self.groups
+        self.groups = (replace(group, lvs=tuple(replace(lv, monitored=True) for lv in group.lvs)),)
+        self.look(host, 2, after=3.0)
+        assert host.observe().groups == self.groups
+
     def test_a_disk_of_another_group_that_hangs_holds_nothing_up(self, host: PoolHost) -> None:
         self.look(host, 20)
         self.others_answer.clear()
@@ -314,6 +328,13 @@ class TestWhenLvmIsAsked:
         settled = self.look(host)
         assert host.view().state == "absent"
         assert self.look(host, 20, after=60.0) == settled
+
+    def test_once_about_a_pool_that_was_never_seen(self, host: PoolHost, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(PoolHost, "_find_device", lambda _self: None)
+        groups, self.groups = self.groups, ()
+        assert (host.view().state, self.look(host, 20)) == ("absent", 1)
+        self.groups = groups
+        assert PoolHost(support.pool(), Standby()).view().state == "inactive"
 
     def test_what_lvm_complained_of_is_forgotten_with_the_pool(
         self, host: PoolHost, monkeypatch: pytest.MonkeyPatch

@@ -4,7 +4,8 @@ Nothing that wipes, removes, unmounts or moves can be reached from here; an impo
 LVM is asked only when the metadata of the group have changed since it was asked last, which a few bytes of the disks
 tell, and only about this one group and on its own disks: a report waits for the lock of each group that it tells of,
 and any command for each disk that it reads. What those bytes do not tell, who watches the pool, and by udev's word
-whether another disk says it is one of them, is asked once a minute, by a thread that nothing waits for.
+whether another disk says it is one of them, is asked once a minute and soon after an activation, by a thread that
+nothing waits for.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ _KEPT_RUNS = 50
 _UNSURE_SECONDS, _LONGEST_SECONDS = 0.75, 60.0
 """What only LVM knows it is asked again and again, after twice as long each time as nothing happens."""
 _HEED_SECONDS = 5.0
+_ACTIVATION_SECONDS = 5.0
 _OF_ONE_GROUP = frozenset({"lvextend", "lvchange"})
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
@@ -129,6 +131,9 @@ class PoolHost:
         if self.reads_all:
             return self._read_all()
         device = self._find_device()
+        if device is None:
+            # Whoever activates it has dmeventd watch it last of all.
+            self._asked_again_at = self.seconds() - _LONGEST_SECONDS + _ACTIVATION_SECONDS
         if not self._is_current(device):
             self._ask_lvm(device)
         elif device:
@@ -174,7 +179,7 @@ class PoolHost:
 
     def _is_current(self, device: DmDevice | None) -> bool:
         uuid = device.uuid if device else ""
-        if not uuid and not self._groups:
+        if not uuid and not self._groups and self._asked_at > -math.inf:
             # There is nothing to extend, and nothing is known of it: LVM is not asked again and again about that.
             self._trouble, self._mark, self._known_uuid = (), None, ""
             return True
