@@ -28,8 +28,11 @@ put lib/systemd/system systemd/*.service systemd/*.timer
 for engine in docker containerd; do
     put "lib/systemd/system/$engine.service.d" "systemd/$engine.service.d/thinpoolmgr.conf"
 done
-# journalctl --update-catalog takes it in
 put lib/systemd/catalog systemd/thinpoolmgr.catalog
+if [ -z "$destination" ] && [ -d /run/systemd/system ]; then
+    # into the database that journalctl reads
+    journalctl --update-catalog
+fi
 put lib/tmpfiles.d systemd/tmpfiles.d/thinpoolmgr.conf
 put share/man/man1 docs/man/thinpoolmgr.1
 put share/bash-completion/completions packaging/completion/thinpoolmgr.bash

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
-from lab_tool import STATE_FOLDER, Tool, sh
+from boot_lab import InstalledTool, installed
+from lab_tool import sh
 
 from thinpoolmgr.cli.stories import read_stories
 from thinpoolmgr.core.messages import message_id
@@ -17,17 +16,11 @@ from thinpoolmgr.lab.loop import LoopDisk
 
 pytestmark = pytest.mark.campaign
 
-CATALOG = Path(__file__).parents[3] / "systemd/thinpoolmgr.catalog"
-INSTALLED = Path("/usr/lib/systemd/catalog/thinpoolmgr.catalog")
-
 
 @pytest.fixture
-def tool(tmp_path: Path) -> Iterator[Tool]:
-    shutil.copy(CATALOG, INSTALLED)
-    sh("journalctl", "--update-catalog")
-    yield Tool(tmp_path)
-    INSTALLED.unlink()
-    shutil.rmtree(STATE_FOLDER, ignore_errors=True)
+def tool() -> Iterator[InstalledTool]:
+    with installed(wait_seconds=0) as found:
+        yield found
 
 
 def entries(*matches: str) -> list[dict[str, object]]:
@@ -36,7 +29,7 @@ def entries(*matches: str) -> list[dict[str, object]]:
 
 
 def test_a_run_and_a_finding_are_found_by_their_fields_and_explained(
-    tool: Tool, loop_disks: Callable[..., LoopDisk]
+    tool: InstalledTool, loop_disks: Callable[..., LoopDisk]
 ) -> None:
     tool.configure(loop_disks(2**30).path)
     tool.succeed("apply", "--yes")
