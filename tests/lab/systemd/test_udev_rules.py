@@ -94,3 +94,17 @@ def test_a_partition_that_appears_blank_is_offered_and_one_with_a_file_system_is
     finally:
         sh("partx", "--delete", disk.path)
         sh("udevadm", "settle")
+
+
+def test_of_device_mapper_s_only_multipath_is_a_disk(loop_disks: Callable[..., LoopDisk]) -> None:
+    table = f"0 {SECTORS} linear {loop_disks().path} 0"
+    uuids = {"mpatha": "mpath-3600508b4000156d700012000000b0000", "crypt": "CRYPT-LUKS2-1", "plain": ""}
+    for name, uuid in uuids.items():
+        sh("dmsetup", "create", name, *(("--uuid", uuid) if uuid else ()), "--table", table)
+        found = properties(name)
+        assert ("THINPOOLMGR_OFFERED" in found, "SYSTEMD_WANTS" in found) == ((name == "mpatha"),) * 2, (name, found)
+    # A change that is nobody's, and what boot does when the initial file system has made it already.
+    for action, is_wanted in (("change", False), ("add", True)):
+        sh("udevadm", "trigger", "--settle", f"--action={action}", "/dev/mapper/mpatha")
+        found = properties("mpatha")
+        assert (found.get("THINPOOLMGR_OFFERED"), "SYSTEMD_WANTS" in found) == ("1", is_wanted), (action, found)
