@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pytest
 import support
 
-from thinpoolmgr.cli import changes, pools, reports
+from thinpoolmgr.cli import changes, metrics, pools, reports
 from thinpoolmgr.cli.main import main
 from thinpoolmgr.core.model import Signature
 from thinpoolmgr.core.steps import step_name
@@ -21,6 +21,7 @@ from thinpoolmgr.sim.host import SimulatedHost
 if TYPE_CHECKING:
     from thinpoolmgr.core.desired import DesiredState
     from thinpoolmgr.core.model import Snapshot
+    from thinpoolmgr.host.runner import CommandRunner
 
 CHECKOUT = Path(__file__).parents[2]
 GOLDEN = CHECKOUT / "tests/golden"
@@ -64,11 +65,12 @@ def make_cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     """Return a command line whose host, journal and clock are all in memory or in `tmp_path`."""
     made = Cli(tmp_path, capsys)
 
-    def host(_desired: DesiredState, **_: bool) -> support.FakeHost:
+    def host(_desired: DesiredState, *_: CommandRunner, **_how: bool) -> support.FakeHost:
         return made.host
 
-    monkeypatch.setattr(pools, "real_host", host)
-    monkeypatch.setattr(reports, "real_host", host)
+    for module in (pools, reports, metrics):
+        monkeypatch.setattr(module, "real_host", host)
+    monkeypatch.setattr(metrics, "_LOOK_LOCK", str(tmp_path / "run/metrics.lock"))
     monkeypatch.setattr(pools, "Store", lambda *places: Store(*places) if places else made.store)
     monkeypatch.setattr("thinpoolmgr.host.journald.SOCKET_PATH", str(tmp_path / "journal"))
     monkeypatch.chdir(tmp_path)

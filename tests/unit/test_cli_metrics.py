@@ -18,6 +18,7 @@ from thinpoolmgr.cli import metrics as command
 from thinpoolmgr.cli.waiting import Patience
 from thinpoolmgr.errors import UnavailableError
 from thinpoolmgr.host import monitor_report
+from thinpoolmgr.host.locks import flocked, is_flocked
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -96,6 +97,19 @@ def test_a_host_that_does_not_answer_is_told_of_with_the_monitor_s_part(
     assert 'thinpoolmgr_observation_error_info{code="HOST_HANGS"} 1.0\n' in out
     assert "thinpoolmgr_monitor_last_look_timestamp_seconds{" in out
     assert 'state="tight",thin_pool="thinpool",volume_group="docker"} 1.0\n' in out
+
+
+def test_while_an_earlier_look_has_not_ended_nobody_looks(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, looks = str(tmp_path / "run/metrics.lock"), list[bool]()
+    cli.host.on_observe = lambda _host: looks.append(is_flocked(lock))
+    assert (cli("metrics")[0], looks) == (0, [True])
+    monkeypatch.setattr(command, "Patience", lambda _seconds: Patience(0.05))
+    with flocked(lock):
+        code, out, _ = cli("metrics")
+    assert (code, looks) == (69, [True])
+    assert 'thinpoolmgr_observation_error_info{code="HOST_HANGS"} 1.0\n' in out
 
 
 @pytest.fixture

@@ -104,9 +104,9 @@ def test_it_waits_less_than_a_minute_and_nothing_else_writes_on_the_screen(
     asked: list[object] = []
     host = pools.real_host
 
-    def real_host(desired: DesiredState, **how: bool) -> RealHost:
-        asked.append(how)
-        return host(desired, **how)
+    def real_host(desired: DesiredState, *, tells_late: bool) -> RealHost:
+        asked.append(tells_late)
+        return host(desired, tells_late=tells_late)
 
     class Patient(Patience):
         def __init__(self, *seconds: float) -> None:
@@ -117,7 +117,7 @@ def test_it_waits_less_than_a_minute_and_nothing_else_writes_on_the_screen(
     monkeypatch.setattr(waiting, "Patience", Patient)
     cli.host.on_observe = after(1, end())
     cli("status", "--watch")
-    assert asked == [{"tells_late": False}, (10.0, 30.0)]
+    assert asked == [False, (10.0, 30.0)]
 
 
 def test_an_error_ends_it_as_it_would_end_status(cli: Cli) -> None:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
 from thinpoolmgr.errors import CommandFailedError, UnavailableError
+from thinpoolmgr.host.locks import flocked, is_flocked
 from thinpoolmgr.host.retry import until_not_busy
 from thinpoolmgr.host.runner import CommandRunner, CompletedRun, failed, find_program, printable
 
@@ -196,3 +198,13 @@ def test_a_child_that_keeps_the_output_open_is_not_waited_for() -> None:
     run = CommandRunner().run(("/bin/sh", "-c", "sleep 30 & echo $!"))
     os.kill(int(run.stdout), 15)
     assert run.code == 0
+
+
+def test_a_lock_lasts_as_long_as_a_command_that_hangs(tmp_path: Path) -> None:
+    path = str(tmp_path / "run/lock")
+    with flocked(path) as lock:
+        run = CommandRunner(held=lock).run(("/bin/sh", "-c", "exec 3<&0; sleep 300 <&3 & echo $!"))
+    assert is_flocked(path)
+    os.kill(int(run.stdout), signal.SIGTERM)
+    with flocked(path):
+        assert is_flocked(path)

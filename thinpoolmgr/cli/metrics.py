@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from thinpoolmgr import __version__
 from thinpoolmgr.cli.options import Options, global_options, options_of
-from thinpoolmgr.cli.pools import host_and_store, read_journal, require_root
+from thinpoolmgr.cli.pools import read_journal, real_host, require_root, simulated_host
 from thinpoolmgr.cli.render import Renderer
 from thinpoolmgr.cli.waiting import Patience, waiting
 from thinpoolmgr.config import load_config
@@ -19,13 +19,18 @@ from thinpoolmgr.core.history import past_runs
 from thinpoolmgr.core.measures import Look, measures
 from thinpoolmgr.errors import ThinpoolmgrError, UsageError
 from thinpoolmgr.host.files import write_generated
+from thinpoolmgr.host.locks import flocked
 from thinpoolmgr.host.monitor_report import is_running, read_report
+from thinpoolmgr.host.runner import CommandRunner
 from thinpoolmgr.metrics.listener import listening, parse_address, serve
 from thinpoolmgr.metrics.text import document
 
 if TYPE_CHECKING:
+    from thinpoolmgr.core.desired import DesiredState
+    from thinpoolmgr.core.model import Snapshot
     from thinpoolmgr.metrics.listener import Address
 
+_LOOK_LOCK = "/run/thinpoolmgr/metrics.lock"
 _TIMER_SECONDS, _SCRAPE_SECONDS = 30.0, 8.0
 """How long a look may take: Prometheus gives a scrape up after 10 s (scrape_timeout), and knows nothing then."""
 
@@ -89,8 +94,7 @@ def _measure(options: Options, patience: Patience) -> tuple[bytes, ThinpoolmgrEr
     look = Look(__version__, at, 0.0, report=report, monitor_runs=report is not None and is_running(report))
     try:
         desired = load_config(options.config).desired
-        with host_and_store(options, desired, tells_late=False) as (host, _):
-            snapshot = patience.look(host.observe)
+        snapshot = patience.look(lambda: _look(options, desired))
         # Read last: a run that ended since must not be taken for interrupted.
         journal = read_journal(options)
     except ThinpoolmgrError as caught:
@@ -101,3 +105,14 @@ def _measure(options: Options, patience: Patience) -> tuple[bytes, ThinpoolmgrEr
         status = status_document(desired, snapshot, journal)
         look = replace(look, pools=desired.pools, status=status, runs=runs)
     return document(measures(replace(look, seconds=time.monotonic() - began))), error
+
+
+def _look(options: Options, desired: DesiredState) -> Snapshot:
+    """Look at the host when nobody else looks for Prometheus.
+
+    Else each minute would leave one process more behind that waits for a disk which hangs, and does not end.
+    """
+    if host := simulated_host(options, desired):
+        return host.observe()
+    with flocked(_LOOK_LOCK) as lock:
+        return real_host(desired, CommandRunner(held=lock), tells_late=False).observe()

@@ -19,7 +19,6 @@ from thinpoolmgr.cli.options import Options, global_options, options_of
 from thinpoolmgr.cli.planfile import read_plan, write_plan
 from thinpoolmgr.cli.render import Renderer
 from thinpoolmgr.cli.telling import tell_began, tell_done, tell_stopped
-from thinpoolmgr.cli.waiting import told_when_late
 from thinpoolmgr.config import load_config
 from thinpoolmgr.core.documents import apply_document, plan_document
 from thinpoolmgr.core.engine_plan import queue_starts
@@ -30,6 +29,7 @@ from thinpoolmgr.cycle import RunError, carry_out, look
 from thinpoolmgr.errors import InterruptedRunError, NotRootError, ThinpoolmgrError, UsageError
 from thinpoolmgr.host.observe import require_thin_pool_target
 from thinpoolmgr.host.perform import RealHost
+from thinpoolmgr.host.runner import called_when_late
 from thinpoolmgr.host.store import Store
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from thinpoolmgr.core.plan import Memory, Plan, PlanFile, StepResult
     from thinpoolmgr.core.steps import Danger, Step
     from thinpoolmgr.cycle import Host, Planner
+    from thinpoolmgr.host.runner import CommandRunner
     from thinpoolmgr.sim.host import SimulatedHost
 
 _LATE_SECONDS = 10.0
@@ -97,7 +98,7 @@ class _SpokenHost(RealHost):
     """This host, which says so where a look at it takes long: LVM waits without a word, and without end."""
 
     def observe(self) -> Snapshot:
-        with told_when_late(_LATE_SECONDS, _tell_late):
+        with called_when_late(_LATE_SECONDS, _tell_late):
             return super().observe()
 
 
@@ -110,7 +111,12 @@ def _tell_late() -> None:
 
 
 def real_host(
-    desired: DesiredState, *, all_disks: bool = False, all_thin_devices: bool = False, tells_late: bool = True
+    desired: DesiredState,
+    runner: CommandRunner | None = None,
+    *,
+    all_disks: bool = False,
+    all_thin_devices: bool = False,
+    tells_late: bool = True,
 ) -> RealHost:
     """Return this host, which shows what `desired` names or selects, or all of its disks and thin devices.
 
@@ -120,7 +126,7 @@ def real_host(
     """
     require_thin_pool_target()
     kind = _SpokenHost if tells_late else RealHost
-    return kind(desired, all_disks=all_disks, all_thin_devices=all_thin_devices or bool(desired.holders_of))
+    return kind(desired, runner, all_disks=all_disks, all_thin_devices=all_thin_devices or bool(desired.holders_of))
 
 
 def simulated_host(options: Options, desired: DesiredState) -> SimulatedHost | None:
@@ -135,7 +141,7 @@ def simulated_host(options: Options, desired: DesiredState) -> SimulatedHost | N
 
 @contextmanager
 def host_and_store(
-    options: Options, desired: DesiredState, *, all_thin_devices: bool = False, tells_late: bool = True
+    options: Options, desired: DesiredState, *, all_thin_devices: bool = False
 ) -> Iterator[tuple[Host, Store]]:
     """Give this host and its journal; with `--simulate` an in-memory host, and a journal that goes when it ends.
 
@@ -147,7 +153,7 @@ def host_and_store(
     simulated = simulated_host(options, desired)
     if simulated is None:
         require_root()
-        yield real_host(desired, all_thin_devices=all_thin_devices, tells_late=tells_late), Store()
+        yield real_host(desired, all_thin_devices=all_thin_devices), Store()
         return
     from tempfile import TemporaryDirectory  # noqa: PLC0415 - as above
 

@@ -76,18 +76,6 @@ def waiting() -> Iterator[Waiter]:
         os.close(write_fd)
 
 
-@contextmanager
-def told_when_late(seconds: float, tell: Callable[[], None]) -> Iterator[None]:
-    """Call `tell`, in a thread of its own, where what is done while this is open takes longer than so many seconds."""
-    timer = threading.Timer(seconds, tell)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
 class Patience:
     """Looks at the host, one at a time, each given up after a while: LVM waits without end for a disk that hangs."""
 

@@ -62,10 +62,15 @@ class CompletedRun(Struct, frozen=True):
 class CommandRunner:
     """Runs commands and keeps the last 16 for the report of a failure."""
 
-    def __init__(self, standby: Standby | None = None) -> None:
-        """Start with no commands run; `standby` is LVM that has been started already."""
+    def __init__(self, standby: Standby | None = None, held: int | None = None) -> None:
+        """Start with no commands run; `standby` is LVM that has been started already.
+
+        `held` is the descriptor of a locked, empty file, which commands get for their standard input: it stays locked
+        for as long as one of them is there, also when we are not. LVM closes all others that it inherits.
+        """
         self._recent: deque[str] = deque(maxlen=_KEPT_COMMANDS)
         self._standby = standby
+        self._held = held
         self._reading: _Process | None = None
         self._ends_reading = False
 
@@ -150,9 +155,9 @@ class CommandRunner:
         program = require_program(argv[0])
         started = time.monotonic()
         # Files, not pipes: a child that keeps a pipe open (dmeventd does) would be waited for.
-        with open(os.devnull, "rb") as nothing, memory_file() as out, memory_file() as err:
+        with self._no_input() as nothing, memory_file() as out, memory_file() as err:
             process = start((program, *argv[1:]), nothing, out, err)
-            with _terminated_after(process, seconds) as is_late:
+            with called_when_late(seconds, lambda: _terminate(process)) as is_late:
                 code = process.wait()
             taken = time.monotonic() - started
             run = CompletedRun(tuple(argv), code, content_of(out), content_of(err), taken)
@@ -169,6 +174,11 @@ class CommandRunner:
             raise CommandFailedError(f"{argv[0]} was ended by a signal", f"Command: {' '.join(argv)}: {name}")
         self._remember(argv, str(code), started)
         return run
+
+    def _no_input(self) -> BinaryIO:
+        if self._held is None:
+            return open(os.devnull, "rb")
+        return open(self._held, "rb", closefd=False)
 
 
 class _Process(Protocol):
@@ -240,18 +250,25 @@ def _start_in_background(command: Any, argv: tuple[str, ...], nothing: BinaryIO,
     )
 
 
+def _terminate(process: _Process) -> None:
+    with suppress(ProcessLookupError):
+        # SIGKILL in the middle of a metadata write is what this tool exists to avoid.
+        process.send_signal(signal.SIGTERM)
+
+
 @contextmanager
-def _terminated_after(process: _Process, seconds: float) -> Iterator[threading.Event]:
-    """Send SIGTERM to a process that is still there after `seconds`; the event then says so."""
+def called_when_late(seconds: float, call: Callable[[], None]) -> Iterator[threading.Event]:
+    """Do `call` where what is done while this is open takes longer than `seconds`; the event then says so.
+
+    It is called in a thread of its own.
+    """
     is_late = threading.Event()
 
-    def terminate() -> None:
+    def late() -> None:
         is_late.set()
-        with suppress(ProcessLookupError):
-            # SIGKILL in the middle of a metadata write is what this tool exists to avoid.
-            process.send_signal(signal.SIGTERM)
+        call()
 
-    timer = threading.Timer(seconds, terminate)
+    timer = threading.Timer(seconds, late)
     timer.daemon = True
     timer.start()
     try:
