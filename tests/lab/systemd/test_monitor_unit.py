@@ -88,10 +88,8 @@ def test_one_that_hangs_is_ended_by_its_watchdog_and_another_one_goes_on(
     change_unit(MONITOR, "[Service]\nWatchdogSec=5\n")
     assert has_started(MONITOR), log_of(MONITOR)
     hanging = shown(MONITOR, "MainPID")
+    # systemd wakes what it ends.
     os.kill(int(hanging), signal.SIGSTOP)
-    assert becomes(lambda: shown(MONITOR, "SubState") == "stop-watchdog"), log_of(MONITOR)
-    # SIGABRT, which it gets now, and no SIGKILL: LVM may be at work for it.
-    os.kill(int(hanging), signal.SIGCONT)
     assert becomes(lambda: shown(MONITOR, "MainPID") not in {"0", hanging} and state(MONITOR) == "active")
     assert "Failed with result 'watchdog'" in log_of(MONITOR)
     with lab.thin_device() as thin:
