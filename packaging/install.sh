@@ -29,10 +29,6 @@ for engine in docker containerd; do
     put "lib/systemd/system/$engine.service.d" "systemd/$engine.service.d/thinpoolmgr.conf"
 done
 put lib/systemd/catalog systemd/thinpoolmgr.catalog
-if [ -z "$destination" ] && [ -d /run/systemd/system ]; then
-    # into the database that journalctl reads
-    journalctl --update-catalog
-fi
 put lib/tmpfiles.d systemd/tmpfiles.d/thinpoolmgr.conf
 put share/man/man1 docs/man/thinpoolmgr.1
 put share/bash-completion/completions packaging/completion/thinpoolmgr.bash
@@ -41,3 +37,8 @@ mv "$destination$prefix/share/bash-completion/completions/thinpoolmgr.bash" \
     "$destination$prefix/share/bash-completion/completions/thinpoolmgr"
 put share/zsh/site-functions packaging/completion/_thinpoolmgr
 put share/fish/vendor_completions.d packaging/completion/thinpoolmgr.fish
+
+if [ -z "$destination" ] && [ -d /run/systemd/system ]; then
+    # into the database that journalctl reads
+    journalctl --update-catalog || echo "install.sh: journalctl -x does not know the codes yet" >&2
+fi

@@ -38,6 +38,7 @@ class Cli:
         self.config.write_text(PLAIN)
         self.store = Store(tmp_path / "state", tmp_path / "run" / "lock")
         self.host = support.FakeHost(support.snapshot())
+        self.runner: CommandRunner | None = None
         self._capsys = capsys
 
     def set(self, shot: Snapshot, text: str = PLAIN) -> None:
@@ -65,7 +66,8 @@ def make_cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     """Return a command line whose host, journal and clock are all in memory or in `tmp_path`."""
     made = Cli(tmp_path, capsys)
 
-    def host(_desired: DesiredState, *_: CommandRunner, **_how: bool) -> support.FakeHost:
+    def host(_desired: DesiredState, runner: CommandRunner | None = None, **_how: bool) -> support.FakeHost:
+        made.runner = runner
         return made.host
 
     for module in (pools, reports, metrics):

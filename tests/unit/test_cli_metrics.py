@@ -102,14 +102,31 @@ def test_a_host_that_does_not_answer_is_told_of_with_the_monitor_s_part(
 def test_while_an_earlier_look_has_not_ended_nobody_looks(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lock, looks = str(tmp_path / "run/metrics.lock"), list[bool]()
+    lock, looks, impatient = str(tmp_path / "run/metrics.lock"), list[bool](), Patience(0.05)
     cli.host.on_observe = lambda _host: looks.append(is_flocked(lock))
     assert (cli("metrics")[0], looks) == (0, [True])
-    monkeypatch.setattr(command, "Patience", lambda _seconds: Patience(0.05))
+    monkeypatch.setattr(command, "Patience", lambda _seconds: impatient)
     with flocked(lock):
-        code, out, _ = cli("metrics")
-    assert (code, looks) == (69, [True])
+        code, out, err = cli("metrics")
+        assert (code, looks) == (69, [True])
     assert 'thinpoolmgr_observation_error_info{code="HOST_HANGS"} 1.0\n' in out
+    assert f"lsof {lock}" in " ".join(err.split())
+    look = impatient._under_way
+    assert look is not None
+    assert look.has_ended(60.0)
+
+
+def test_a_command_that_hangs_keeps_others_from_looking_when_who_started_it_is_gone(cli: Cli, tmp_path: Path) -> None:
+    lock, said = str(tmp_path / "run/metrics.lock"), list[str]()
+
+    def leave_one(_host: support.FakeHost) -> None:
+        assert cli.runner is not None
+        said.append(cli.runner.run(("/bin/sh", "-c", "exec 3<&0; sleep 300 <&3 & echo $!")).stdout)
+
+    cli.host.on_observe = leave_one
+    assert cli("metrics")[0] == 0
+    assert is_flocked(lock)
+    os.kill(int(said[0]), signal.SIGTERM)
 
 
 @pytest.fixture

@@ -329,12 +329,10 @@ class TestWhenLvmIsAsked:
         assert host.view().state == "absent"
         assert self.look(host, 20, after=60.0) == settled
 
-    def test_once_about_a_pool_that_was_never_seen(self, host: PoolHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_never_about_a_pool_that_was_never_seen(self, host: PoolHost, monkeypatch: pytest.MonkeyPatch) -> None:
+        # It would have to read all disks, and one that hangs would keep it from the pool when that is activated.
         monkeypatch.setattr(PoolHost, "_find_device", lambda _self: None)
-        groups, self.groups = self.groups, ()
-        assert (host.view().state, self.look(host, 20)) == ("absent", 1)
-        self.groups = groups
-        assert PoolHost(support.pool(), Standby()).view().state == "inactive"
+        assert (host.view().state, self.look(host, 20)) == ("absent", 0)
 
     def test_what_lvm_complained_of_is_forgotten_with_the_pool(
         self, host: PoolHost, monkeypatch: pytest.MonkeyPatch

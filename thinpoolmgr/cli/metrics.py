@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from thinpoolmgr.config import load_config
 from thinpoolmgr.core.documents import status_document
 from thinpoolmgr.core.history import past_runs
 from thinpoolmgr.core.measures import Look, measures
-from thinpoolmgr.errors import ThinpoolmgrError, UsageError
+from thinpoolmgr.errors import ThinpoolmgrError, UnavailableError, UsageError
 from thinpoolmgr.host.files import write_generated
 from thinpoolmgr.host.locks import flocked
 from thinpoolmgr.host.monitor_report import is_running, read_report
@@ -91,14 +92,15 @@ def _measure(options: Options, patience: Patience) -> tuple[bytes, ThinpoolmgrEr
     at, began = time.time(), time.monotonic()
     report = None if options.simulate else read_report()
     error: ThinpoolmgrError | None = None
+    asked = threading.Event()
     look = Look(__version__, at, 0.0, report=report, monitor_runs=report is not None and is_running(report))
     try:
         desired = load_config(options.config).desired
-        snapshot = patience.look(lambda: _look(options, desired))
+        snapshot = patience.look(lambda: _look(options, desired, asked))
         # Read last: a run that ended since must not be taken for interrupted.
         journal = read_journal(options)
     except ThinpoolmgrError as caught:
-        error = caught
+        error = _earlier_hangs() if caught.code == "HOST_HANGS" and not asked.is_set() else caught
         look = replace(look, error_code=error.code)
     else:
         runs = past_runs(journal.stored, is_locked=journal.is_locked)
@@ -107,12 +109,22 @@ def _measure(options: Options, patience: Patience) -> tuple[bytes, ThinpoolmgrEr
     return document(measures(replace(look, seconds=time.monotonic() - began))), error
 
 
-def _look(options: Options, desired: DesiredState) -> Snapshot:
-    """Look at the host when nobody else looks for Prometheus.
+def _look(options: Options, desired: DesiredState, asked: threading.Event) -> Snapshot:
+    """Look at the host when nobody else looks for Prometheus, and set `asked` then.
 
     Else each minute would leave one process more behind that waits for a disk which hangs, and does not end.
     """
     if host := simulated_host(options, desired):
         return host.observe()
     with flocked(_LOOK_LOCK) as lock:
+        asked.set()
         return real_host(desired, CommandRunner(held=lock), tells_late=False).observe()
+
+
+def _earlier_hangs() -> UnavailableError:
+    details = "An earlier metrics has not ended: it waits for a disk that hangs. This one asked nothing."
+    way = (
+        f"Find that disk: dmesg; cat /sys/block/*/inflight; what waits: lsof {_LOOK_LOCK}. Once it answers all "
+        f"is well. Where LVM no longer reads it (global_filter), and what waits never ends: rm {_LOOK_LOCK}"
+    )
+    return UnavailableError("the host does not answer", details, way, code="HOST_HANGS")

@@ -179,7 +179,7 @@ class PoolHost:
 
     def _is_current(self, device: DmDevice | None) -> bool:
         uuid = device.uuid if device else ""
-        if not uuid and not self._groups and self._asked_at > -math.inf:
+        if not uuid and not self._groups:
             # There is nothing to extend, and nothing is known of it: LVM is not asked again and again about that.
             self._trouble, self._mark, self._known_uuid = (), None, ""
             return True
