@@ -77,10 +77,11 @@ def test_a_pool_grows_when_it_passes_a_threshold(tool: Tool, loop_disks: MakeDis
     assert tool("plan").code == 0
 
 
-def test_a_full_group_is_told_of_and_a_new_disk_is_used_at_once(tool: Tool, loop_disks: MakeDisk) -> None:
+def test_a_full_group_is_told_of_and_what_is_freed_or_added_is_used_at_once(tool: Tool, loop_disks: MakeDisk) -> None:
     tool.configure(loop_disks(size_bytes=256 * MIB).path, extra=SMALL)
     more = loop_disks(size_bytes=256 * MIB).path
     tool.succeed("apply", "--yes")
+    sh("lvcreate", "--quiet", "--size", "16M", "--name", "other", "docker")
     with lab.running(tool) as monitor, lab.thin_device() as thin:
         lab.fill(thin, 170 * MIB)
         # what is left of the group is taken first
@@ -88,11 +89,16 @@ def test_a_full_group_is_told_of_and_a_new_disk_is_used_at_once(tool: Tool, loop
         lab.fill(thin, 40 * MIB, 170 * MIB)
         monitor.wait(found("EXTENSION_NO_ROOM"))
         assert words("vgs", "--noheadings", "-o", "vg_free_count", "docker") == ["0"]
-        before = lab.data_bytes()
-        sh("vgextend", "docker", more)
-        wait_until(lambda: lab.data_bytes() > before, lab.WAIT_SECONDS)
-        assert lab.data_bytes() > before
+        assert grows_after("lvremove", "--quiet", "--yes", "docker/other")
+        assert grows_after("vgextend", "--quiet", "docker", more)
         monitor.wait(lambda pool: not pool.findings)
+
+
+def grows_after(*command: str | Path) -> bool:
+    before = lab.data_bytes()
+    sh(*command)
+    wait_until(lambda: lab.data_bytes() > before, lab.WAIT_SECONDS)
+    return lab.data_bytes() > before
 
 
 @pytest.mark.campaign
