@@ -101,6 +101,36 @@ def grows_after(*command: str | Path) -> bool:
     return lab.data_bytes() > before
 
 
+@pytest.fixture
+def no_space_timeout() -> Iterator[None]:
+    """Have the kernel fail the writes to a full pool after two seconds, not a minute."""
+    parameter = Path("/sys/module/dm_thin_pool/parameters/no_space_timeout")
+    before = parameter.read_text()
+    parameter.write_text("2")
+    yield
+    parameter.write_text(before)
+
+
+@pytest.mark.campaign
+@pytest.mark.usefixtures("no_space_timeout")
+def test_writes_that_are_lost_are_told_of_and_the_pool_is_extended_all_the_same(
+    tool: Tool, loop_disks: MakeDisk
+) -> None:
+    tool.configure(loop_disks(size_bytes=256 * MIB).path, extra=SMALL)
+    more = loop_disks(size_bytes=256 * MIB).path
+    tool.succeed("apply", "--yes")
+    with lab.running(tool) as monitor, lab.thin_device() as thin:
+        write = ["dd", "if=/dev/zero", f"of={thin}", f"bs={MIB}", "count=300", "oflag=direct"]
+        written = subprocess.run(write, capture_output=True, text=True, check=False)
+        assert (written.returncode, "No space left" in written.stderr) == (1, True), written.stderr
+        word = monitor.wait(found("POOL_ERRORS_WRITES"))
+        assert (word.state, "EXTENSION_NO_ROOM" in monitor.codes()) == ("out_of_data", True)
+        assert grows_after("vgextend", "--quiet", "docker", more)
+        monitor.wait(lambda pool: pool.state == "healthy" and not pool.findings)
+        lab.fill(thin, 20 * MIB, 240 * MIB)
+    assert "some are lost" in monitor.said.read_text()
+
+
 @pytest.mark.campaign
 def test_a_spare_disk_is_taken_and_one_in_doubt_is_not(tool: Tool, loop_disks: MakeDisk) -> None:
     first, doubtful, spare = (loop_disks(size_bytes=256 * MIB).path for _ in range(3))
