@@ -248,6 +248,32 @@ def test_a_hanging_metadata_disk_delays_no_other_pool(
 
 
 @pytest.mark.campaign
+@pytest.mark.parametrize("stripes", ["1", "2"])
+def test_a_pool_made_by_hand_is_extended_too(tool: Tool, loop_disks: MakeDisk, stripes: str) -> None:
+    disks = [loop_disks().path for _ in range(2)]
+    sh("vgcreate", "--quiet", "docker", *disks)
+    sh("lvcreate", "--quiet", "--stripes", stripes, "--size", "200M", "--name", "thinpool", "docker")
+    sh("lvcreate", "--quiet", "--size", "4M", "--name", "meta", "docker")
+    metadata = ("--chunksize", "64K", "--poolmetadata", "docker/meta")
+    sh("lvconvert", "--quiet", "--yes", "--type", "thin-pool", *metadata, "docker/thinpool")
+    names = ", ".join(f'"{disk}"' for disk in disks)
+    tool.config.write_text(f"version = 1\n[pools.docker]\ndevices = [{names}]\n{SMALL}")
+    tool.succeed("adopt", "docker", "--yes")
+    # A volume of LVM's own in it: the kernel's pool has another name then.
+    sh("lvcreate", "--quiet", "--virtualsize", "1G", "--thinpool", "docker/thinpool", "--name", "data")
+    pool = "docker-thinpool-tpool"
+    with lab.running(tool) as monitor:
+        lab.fill(Path("/dev/docker/data"), 170 * MIB)
+        monitor.wait(extended(1))
+        assert lab.data_bytes(pool) == lvm_bytes("lv_size") >= 240 * MIB
+        lab.fill_metadata(pool, 0.81)
+        monitor.wait(extended(2))
+        assert lab.status(pool).total_metadata_blocks * METADATA_BLOCK_BYTES == lvm_bytes("lv_metadata_size") > 4 * MIB
+        assert low_water_blocks(lab.device(pool).table) == lab.status(pool).total_data_blocks // 5
+        monitor.wait(lambda pool: not pool.findings)
+
+
+@pytest.mark.campaign
 def test_a_pool_that_needs_a_check_is_not_extended(tool: Tool, loop_disks: MakeDisk) -> None:
     tool.configure(loop_disks().path, extra=SMALL)
     tool.succeed("apply", "--yes")
