@@ -10,7 +10,10 @@ import support
 from msgspec.structs import replace
 
 from thinpoolmgr.approval import Approval, approve, raise_refusals
+from thinpoolmgr.core.findings import Journal, journal_sightings
+from thinpoolmgr.core.history import past_runs
 from thinpoolmgr.core.journal import Began, Ended
+from thinpoolmgr.core.measures import Look, measures
 from thinpoolmgr.core.model import Signature
 from thinpoolmgr.core.plan import Memory, Plan, Refusal
 from thinpoolmgr.core.planner import plan_activate, plan_apply
@@ -341,6 +344,38 @@ def test_a_step_that_was_interrupted_and_fits_nowhere_needs_a_person(store: Stor
     assert "does not carry the tag" in caught.value.details
     assert str(store.read_runs()[0][0]) in caught.value.details
     assert len(host.performed) == 1
+
+
+def test_a_run_that_failed_while_the_clock_was_ahead_is_over_when_a_later_one_ends_well(store: Store) -> None:
+    host = support.FakeHost(support.snapshot(), {"create-thin-pool": "before"})
+    with pytest.raises(RunError):
+        run(host, store)
+    (path, _) = store.read_runs()[0]
+    path.rename(path.with_name("20991231T235959.000000Z-apply-ffff.jsonl"))
+    assert told(store, host) == (["RUN_INTERRUPTED"], "failed")
+    host.faults.clear()
+    run(host, store)
+    assert told(store, host) == ([], "done")
+
+
+def test_a_run_that_fails_while_the_clock_is_behind_is_not_over_by_those_before_it(store: Store) -> None:
+    host = support.FakeHost(support.snapshot())
+    run(host, store)
+    (path, _) = store.read_runs()[0]
+    path.rename(path.with_name("20991231T235959.000000Z-apply-ffff.jsonl"))
+    host.snapshot, host.faults = support.snapshot(), {"create-thin-pool": "before"}
+    with pytest.raises(RunError):
+        run(host, store)
+    assert told(store, host) == (["RUN_INTERRUPTED"], "failed")
+
+
+def told(store: Store, host: support.FakeHost) -> tuple[list[str], str]:
+    """Return the codes of what doctor finds in the journal, and how the last run went, as metrics have it."""
+    stored = store.read_leniently()
+    measured = measures(Look("1", 0.0, 0.0, runs=past_runs(stored, is_locked=False)))
+    (outcomes,) = (measure.samples for measure in measured if measure.name == "thinpoolmgr_last_run_outcome")
+    (outcome,) = (labels["outcome"] for number, labels in outcomes if number)
+    return [found.code for found in journal_sightings(Journal(stored), host.snapshot)], outcome
 
 
 def test_a_damaged_journal_needs_a_person(store: Store, tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -57,6 +59,43 @@ def test_runs_are_read_in_the_order_they_were_made(store: Store) -> None:
         run_file.close()
         names.append(name)
     assert [path.stem for path, _ in store.read_runs()] == names
+
+
+def test_runs_are_read_in_the_order_they_were_made_when_the_clock_was_set_back(store: Store, tmp_path: Path) -> None:
+    before = write(tmp_path, encode_record(BEGAN), "20991231T235959.999998Z-destroy-ffff")
+    names = []
+    for _ in range(5):
+        name, run_file = store.new_run("apply")
+        run_file.append(BEGAN)
+        run_file.close()
+        names.append(name)
+    assert [path.stem for path, _ in store.read_runs()] == [before.stem, *names]
+    assert [stored.name for stored in store.read_leniently()] == [before.stem, *names]
+    assert all(re.fullmatch(r"\d{8}T\d{6}\.\d{6}Z-apply-[0-9a-f]{4}", name) for name in names)
+    assert names[0].startswith("20991231T235959.999999Z-")
+    assert names[1].startswith("21000101T000000.000000Z-")
+
+
+@pytest.mark.parametrize("name", ["r", "20991231", "99991231T235959.999999Z-apply-ffff", "20261399T000000.000000Z-a-b"])
+def test_a_file_that_a_hand_put_there_keeps_no_run_from_its_name(store: Store, tmp_path: Path, name: str) -> None:
+    write(tmp_path, encode_record(BEGAN), name)
+    write(tmp_path, encode_record(BEGAN), "20981231T235959.000000Z-apply-ffff")
+    new, run_file = store.new_run("apply")
+    run_file.close()
+    assert new > "20981231T235959.000000Z-apply-ffff"
+
+
+def test_runs_that_begin_at_the_same_time_have_an_order_too(store: Store, tmp_path: Path) -> None:
+    write(tmp_path, encode_record(BEGAN), "20991231T235959.000000Z-apply-ffff")
+
+    def begin(_: int) -> str:
+        name, run_file = store.new_run("monitor")
+        run_file.close()
+        return name.partition("-")[0]
+
+    with ThreadPoolExecutor(8) as pools:
+        moments = list(pools.map(begin, range(200)))
+    assert len(set(moments)) == 200
 
 
 def test_times_are_in_utc_to_the_millisecond() -> None:
@@ -140,10 +179,10 @@ def test_a_journal_file_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     assert not (tmp_path / "other").exists()
 
 
-def write(tmp_path: Path, content: bytes) -> Path:
+def write(tmp_path: Path, content: bytes, name: str = "r") -> Path:
     folder = tmp_path / "state" / "runs"
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "r.jsonl"
+    path = folder / f"{name}.jsonl"
     path.write_bytes(content)
     return path
 

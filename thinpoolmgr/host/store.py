@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 STATE_FOLDER = Path("/var/lib/thinpoolmgr")
 LOCK_FILE = Path("/run/thinpoolmgr/lock")
+_NAMING = threading.Lock()
+"""Held while a run gets its name: the monitor's pools share the lock on the host."""
 
 
 def now() -> str:
@@ -188,21 +191,35 @@ class Store:
             CommandFailedError: the journal cannot be written.
 
         """
-        name = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%f}Z-{command}-{os.urandom(2).hex()}"
-        path = self._runs / f"{name}.jsonl"
         try:
             self._runs.mkdir(mode=0o700, parents=True, exist_ok=True)
-            run_file = RunFile(path)
+            with _NAMING:
+                name = f"{self._moment_of_next():%Y%m%dT%H%M%S.%f}Z-{command}-{os.urandom(2).hex()}"
+                run_file = RunFile(self._runs / f"{name}.jsonl")
             fd = os.open(self._runs, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 os.fsync(fd)
             finally:
                 os.close(fd)
         except OSError as error:
-            raise _unwritable(path, error) from error
+            raise _unwritable(self._runs, error) from error
         if self.on_new_run is not None:
             self.on_new_run(name)
         return name, run_file
+
+    def _moment_of_next(self) -> datetime:
+        """Return what the next run is called after: the time, but always after all runs that are there.
+
+        Runs are read in the order of their names. A clock that was wrong at boot and was put right, or the other way
+        round, must not place a run that failed behind the later one that ended it, nor a new one before those of old.
+        """
+        at = datetime.now(UTC)
+        for path in sorted(self._runs.glob("*.jsonl"), reverse=True):
+            # Whoever named a file otherwise did it by hand.
+            with suppress(ValueError, OverflowError):
+                newest = datetime.fromisoformat(path.name.partition("-")[0]).replace(tzinfo=UTC)
+                return max(at, newest + timedelta(microseconds=1))
+        return at
 
 
 def _read_leniently(path: Path) -> StoredRun:
