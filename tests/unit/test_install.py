@@ -103,3 +103,10 @@ def test_a_prefix_that_units_cannot_carry_is_refused(tmp_path: Path, prefix: str
 def test_no_hand_stops_what_engines_require_and_the_monitor_waits_for_no_run() -> None:
     assert ("RefuseManualStop", "yes") in settings(CHECKOUT / "systemd/thinpoolmgr-apply.service")
     assert "thinpoolmgr-apply" not in dict(settings(CHECKOUT / "systemd/thinpoolmgr-monitor.service"))["After"]
+
+
+@pytest.mark.parametrize("unit", ["monitor", "apply"])
+def test_lvm_is_not_killed_in_the_middle_of_a_write(unit: str) -> None:
+    has = settings(CHECKOUT / f"systemd/thinpoolmgr-{unit}.service")
+    # As a list: a second line further down would count instead.
+    assert [value for name, value in has if name in {"KillMode", "SendSIGKILL"}] == ["process", "no"]
