@@ -102,6 +102,16 @@ def thin_device(pool: str = "docker-thinpool", name: str = "thin", number: int =
         sh("dmsetup", "remove", "--retry", name)
 
 
+@contextmanager
+def held_group(group: str) -> Iterator[None]:
+    """Hold the lock that every command of LVM's on this group waits for."""
+    path = Path("/run/lock/lvm") / f"V_{group}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def fill(device: Path, size_bytes: int, start_bytes: int = 0) -> None:
     """Write so much, past the page cache."""
     words = (f"bs={MIB}", f"count={size_bytes // MIB}", f"seek={start_bytes // MIB}", "oflag=direct", "conv=notrunc")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import signal
@@ -16,7 +15,7 @@ import monitor_lab as lab
 import pytest
 from conftest import wait_until
 from lab_tool import STATE_FOLDER, Tool, fingerprint, seqno, sh, words
-from monitor_lab import MIB, SMALL
+from monitor_lab import MIB, SMALL, held_group
 
 from thinpoolmgr.core.report import WatchedPool
 from thinpoolmgr.core.thinstatus import METADATA_BLOCK_BYTES, low_water_blocks
@@ -36,16 +35,6 @@ def found(code: str) -> Callable[[WatchedPool], bool]:
 
 def lvm_bytes(column: str) -> int:
     return int(sh("lvs", "--noheadings", "--units", "b", "--nosuffix", "-o", column, "docker/thinpool"))
-
-
-@contextmanager
-def held_group(group: str) -> Iterator[None]:
-    """Hold the lock that every command of LVM's on this group waits for."""
-    path = Path("/run/lock/lvm") / f"V_{group}"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def test_a_pool_grows_when_it_passes_a_threshold(tool: Tool, loop_disks: MakeDisk) -> None:

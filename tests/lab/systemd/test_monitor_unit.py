@@ -7,19 +7,24 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import monitor_lab as lab
 import pytest
 from boot_lab import APPLY, CONFIG, MONITOR, InstalledTool, change_unit, has_started, installed, log_of, shown, state
 from conftest import wait_until
 from lab_tool import sh
-from monitor_lab import MIB, SMALL
+from monitor_lab import MIB, SMALL, held_group
 
+from thinpoolmgr.core.report import REPORT_PATH, decode_report
 from thinpoolmgr.lab.loop import LoopDisk
 
 pytestmark = pytest.mark.campaign
 
 MakeDisk = Callable[..., LoopDisk]
+EXTENT_BYTES = 4 * MIB
+"""LVM's own size of extents."""
 
 
 @pytest.fixture
@@ -95,3 +100,64 @@ def test_one_that_hangs_is_ended_by_its_watchdog_and_another_one_goes_on(
     with lab.thin_device() as thin:
         lab.fill(thin, 170 * MIB)
         assert becomes(lambda: lab.data_bytes() >= 240 * MIB), log_of(MONITOR)
+
+
+def stop_it() -> None:
+    sh("systemctl", "stop", MONITOR)
+    assert (shown(MONITOR, "ActiveState"), shown(MONITOR, "Result")) == ("inactive", "success")
+
+
+def let_its_watchdog_expire() -> None:
+    hanging = shown(MONITOR, "MainPID")
+    os.kill(int(hanging), signal.SIGSTOP)
+    assert becomes(lambda: shown(MONITOR, "MainPID") not in {"0", hanging} and state(MONITOR) == "active")
+    assert "Failed with result 'watchdog'" in log_of(MONITOR)
+
+
+def has_looked() -> bool:
+    """Whether the monitor knows what LVM has to say of the pool, which it asks at its first look."""
+    try:
+        report = decode_report(Path(REPORT_PATH).read_bytes())
+    except FileNotFoundError:
+        return False
+    return [(pool.state, pool.busy_since) for pool in report.pools] == [("healthy", None)]
+
+
+def extending() -> list[str]:
+    """Return the processes of LVM's that extend a pool, or wait for the lock on its group."""
+    return sh("pgrep", "-x", "lvextend", check=False).split()
+
+
+@pytest.mark.parametrize("end", [stop_it, let_its_watchdog_expire])
+def test_lvm_outlives_the_monitor_that_started_it(
+    tool: InstalledTool, loop_disks: MakeDisk, end: Callable[[], None]
+) -> None:
+    tool.want(f'[pools.docker]\ndevices = ["{loop_disks().path}"]\n{SMALL}', engine="")
+    assert has_started(APPLY), log_of(APPLY)
+    change_unit(MONITOR, "[Service]\nWatchdogSec=5\n")
+    assert has_started(MONITOR), log_of(MONITOR)
+    assert becomes(has_looked), log_of(MONITOR)
+    with lab.thin_device() as thin:
+        with held_group("docker"):
+            lab.fill(thin, 170 * MIB)
+            assert becomes(lambda: bool(extending())), log_of(MONITOR)
+            (pid,) = extending()
+            argv = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+            end()
+            assert extending() == [pid], log_of(MONITOR)
+        size_bytes = int(argv[argv.index("--extents") + 1]) * EXTENT_BYTES
+        # What waited does its work, whether a monitor is there by now or not.
+        assert becomes(lambda: lab.data_bytes() == size_bytes), log_of(MONITOR)
+        assert has_started(MONITOR), log_of(MONITOR)
+        assert becomes(lambda: {run["outcome"] for run in runs(tool)} == {"done"}), (runs(tool), log_of(MONITOR))
+    extensions = [run for run in runs(tool) if "extend-data" in {step["do"] for step in run["steps"]}]
+    assert len(extensions) == 1, extensions
+    assert lab.data_bytes() == size_bytes
+    assert tool("plan").code == 0
+    assert "RUN_INTERRUPTED" not in {found["code"] for found in tool("doctor", "--json").document["findings"]}
+
+
+def runs(tool: InstalledTool) -> list[dict[str, Any]]:
+    """Return the runs of the journal."""
+    found: list[dict[str, Any]] = tool.succeed("history", "--json").document["runs"]
+    return found
