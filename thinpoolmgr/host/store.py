@@ -214,10 +214,11 @@ class Store:
         round, must not place a run that failed behind the later one that ended it, nor a new one before those of old.
         """
         at = datetime.now(UTC)
-        for path in sorted(self._runs.glob("*.jsonl"), reverse=True):
+        # Not by glob(): an extension waits for this.
+        for name in sorted((name for name in os.listdir(self._runs) if name.endswith(".jsonl")), reverse=True):
             # Whoever named a file otherwise did it by hand.
             with suppress(ValueError, OverflowError):
-                newest = datetime.fromisoformat(path.name.partition("-")[0]).replace(tzinfo=UTC)
+                newest = datetime.fromisoformat(name.partition("-")[0]).replace(tzinfo=UTC)
                 return max(at, newest + timedelta(microseconds=1))
         return at
 
