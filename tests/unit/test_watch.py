@@ -162,3 +162,9 @@ def test_the_monitor_may_do_six_things() -> None:
         "take-charge",
     }
     assert PoolState.OUT_OF_METADATA in CAN_GROW
+
+
+def test_a_pool_in_trouble_takes_no_spare_disk() -> None:
+    shot = support.with_status(WITH_ROOM, needs_check=True)
+    plan = plan_spare(view(shot), shot.disks[-1], shot, Memory(), Request("extend", "docker"))
+    assert ([refusal.code for refusal in plan.refusals], plan.steps) == (["POOL_NEEDS_CHECK"], ())

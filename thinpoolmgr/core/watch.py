@@ -64,18 +64,26 @@ def plan_charge(view: PoolView) -> Plan:
 
 def plan_growth(view: PoolView, request: Request, snapshot: Snapshot, memory: Memory) -> Plan:
     """Return what brings the pool to the sizes of the settled `request`; empty when it has them."""
-    code = trouble_of(view)
-    if code or view.lv is None:
-        summary = f"{view.pool.path} is {view.state}: {view.because}"
-        return Plan(refusals=(Refusal(code or "POOL_ABSENT", view.pool.path, summary),), request=request)
+    if refusals := _troubles(view):
+        return Plan(refusals=refusals, request=request)
     changes = plan_extension(view, request, snapshot, memory, "the pool fills up")
     return _plan(changes.steps, tuple(changes.refusals), request)
 
 
 def plan_spare(view: PoolView, disk: Disk, snapshot: Snapshot, memory: Memory, request: Request) -> Plan:
     """Return what takes a spare disk into the pool's group, or why it must not be: the guards are those of `apply`."""
-    steps, refusals = add_disks(view, [disk], snapshot, memory)
-    return _plan(steps, tuple(refusals), request)
+    if refusals := _troubles(view):
+        return Plan(refusals=refusals, request=request)
+    steps, refused = add_disks(view, [disk], snapshot, memory)
+    return _plan(steps, tuple(refused), request)
+
+
+def _troubles(view: PoolView) -> tuple[Refusal, ...]:
+    code = trouble_of(view)
+    if not code and view.lv is not None:
+        return ()
+    summary = f"{view.pool.path} is {view.state}: {view.because}"
+    return (Refusal(code or "POOL_ABSENT", view.pool.path, summary),)
 
 
 def _plan(steps: list[Step], refusals: tuple[Refusal, ...] = (), request: Request | None = None) -> Plan:
