@@ -263,6 +263,44 @@ def test_a_pool_made_by_hand_is_extended_too(tool: Tool, loop_disks: MakeDisk, s
 
 
 @pytest.mark.campaign
+@pytest.mark.parametrize("stuck", ["lock", "metadata"])
+def test_a_stuck_group_keeps_no_other_pool_from_its_spare_disk(tool: Tool, loop_disks: MakeDisk, stuck: str) -> None:
+    below, disk, foreign, spare = (loop_disks(size_bytes=size * MIB).path for size in (1024, 256, 256, 256))
+    layer = f"layer-{stuck}"
+    sh("dmsetup", "create", layer, "--table", f"0 {(1 << 30) // 512 - 2048} linear {below} 2048")
+    sh("vgcreate", "foreign", foreign)
+    pool_a = f'[pools.a]\ndevices = ["/dev/mapper/{layer}"]\n{SMALL}'
+    pool_b = f'[pools.b]\ndevices = ["{disk}"]\nspare_devices = ["{foreign}", "{spare}"]\n{SMALL}'
+    tool.config.write_text(f"version = 1\n{pool_a}{pool_b}")
+    tool.succeed("apply", "--yes")
+    sum_before = fingerprint(foreign)
+    with lab.running(tool, name="b") as monitor, lab.thin_device("b-thinpool", "tb") as tb:
+        monitor.wait(lambda pool: pool.state == "healthy", "a")
+        with ExitStack() as held:
+            if stuck == "lock":
+                held.enter_context(held_group("a"))
+                held.enter_context(held_group("foreign"))
+            else:
+                held.enter_context(hanging_commit(layer, "a-thinpool"))
+            since = time.time()
+            monitor.wait(lambda pool: pool.looked_at > since + 3, "b")
+            lab.fill(tb, 210 * MIB)
+            began = time.monotonic()
+            wait_until(lambda: lab.data_bytes("b-thinpool") > 256 * MIB, lab.WAIT_SECONDS)
+            assert lab.data_bytes("b-thinpool") > 256 * MIB
+            # The disk before it is refused, and not waited for either.
+            assert time.monotonic() - began < 10
+            monitor.wait(lambda pool: not pool.findings, "b")
+        monitor.wait(lambda pool: not pool.findings, "a")
+    # LVM's hints tell all others of the new disk.
+    assert words("lvs", "--noheadings", "-o", "lv_health_status", "b") == []
+    assert set(words("pvs", "--noheadings", "-o", "pv_name", "-S", "vg_name=b")) == {str(disk), str(spare)}
+    assert fingerprint(foreign) == sum_before
+    sh("vgchange", "--quiet", "-an", "a")
+    sh("dmsetup", "remove", "--retry", layer)
+
+
+@pytest.mark.campaign
 def test_a_pool_that_needs_a_check_is_not_extended(tool: Tool, loop_disks: MakeDisk) -> None:
     tool.configure(loop_disks().path, extra=SMALL)
     tool.succeed("apply", "--yes")

@@ -475,3 +475,18 @@ def test_what_udev_says_is_passed_on(host: FakeHost) -> None:
 )
 def test_drivers_of_their_own_are_told_by_name(name: str, transport: str) -> None:
     assert transport_by_name(name) == transport
+
+
+def test_what_is_mapped_on_a_disk_is_known_without_asking_it(host: FakeHost) -> None:
+    host.add_disk("sdb", "8:16")
+    folder = host.add_disk("dm-3", "254:3", **{"dm/name": "paths", "dm/uuid": "mpath-1"})
+    link_in_sys_block(host, folder)
+    md = host.add_disk("md0", "9:0")
+    link_in_sys_block(host, md)
+    for name in ("dm-3", "md0"):
+        (host.roots.sys / "devices/pci0/block/sdb/holders" / name).mkdir()
+    (above,) = block.mapped_on(host.observe("sdb"), host.roots)
+    assert (above.name, above.uuid, above.devno, above.depends_on) == ("paths", "mpath-1", "254:3", ("8:16",))
+    assert not above.is_examined
+    (itself,) = block.mapped_on(host.observe("dm-3"), host.roots)
+    assert (itself.name, itself.devno, itself.depends_on) == ("paths", "254:3", ())

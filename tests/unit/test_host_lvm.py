@@ -5,7 +5,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from thinpoolmgr.host.lvm import LvmState, held_to, parse_report, read_lvm, read_profiles, report_command
+from thinpoolmgr.host.lvm import (
+    LvmState,
+    held_to,
+    parse_report,
+    read_lvm,
+    read_profiles,
+    read_unused,
+    report_command,
+    vgextend_held_to,
+)
 from thinpoolmgr.host.runner import CompletedRun
 
 if TYPE_CHECKING:
@@ -225,3 +234,53 @@ def test_a_command_held_to_its_disks() -> None:
 @pytest.mark.parametrize("paths", [(), ("/dev/sdb", "/dev/mapper/a+b"), ("/dev/sd|",), ('/dev/"',)])
 def test_a_command_that_is_held_to_nothing(paths: tuple[str, ...]) -> None:
     assert held_to(("lvextend", "docker/p"), paths) == ("lvextend", "docker/p")
+
+
+VGEXTEND = ("vgextend", "docker", "/dev/sdc")
+
+
+@pytest.mark.parametrize(
+    ("configured", "uses"),
+    [
+        ('devices {\n\ttypes=["ubd",16]\n}\n', "global_filter"),
+        ('devices {\n\tfilter=["r|/dev/sdc|"]\n}\n', "global_filter"),
+        ('devices {\n\tglobal_filter=["r|/dev/sdc|"]\n}\n', "filter"),
+        ('devices {\n\tglobal_filter="r|/dev/sdc|"\n\tfilter="a|.*|"\n}\n', ""),
+    ],
+)
+def test_a_disk_is_taken_past_no_filter_that_somebody_has_set(configured: str, uses: str) -> None:
+    def run(argv: tuple[str, ...]) -> CompletedRun:
+        assert argv == ("lvm", "lvmconfig")
+        return CompletedRun(argv, 0, configured, "", 0.0)
+
+    held = f'devices{{{uses}=["a|^/dev/sdb$|","a|^/dev/sdc$|","r|.*|"]}}'
+    expected = ("vgextend", "--config", held, "docker", "/dev/sdc") if uses else VGEXTEND
+    assert vgextend_held_to(run, VGEXTEND, ["/dev/sdb", "/dev/sdc"]) == expected
+
+
+def test_what_lvm_hides_is_not_known_where_it_does_not_say_so() -> None:
+    def run(argv: tuple[str, ...]) -> CompletedRun:
+        return CompletedRun(argv, 3, "", "Failed to load config file", 0.0)
+
+    assert vgextend_held_to(run, VGEXTEND, ["/dev/sdb"]) == VGEXTEND
+    assert vgextend_held_to(run, VGEXTEND, []) == VGEXTEND
+
+
+@pytest.mark.parametrize(
+    ("path", "said", "found"),
+    [
+        ("/dev/sdb", "", ["/dev/sdb"]),
+        ("/dev/sdb", "Cannot process volume group a", []),
+        ("/dev/mapper/a+b", "", []),
+    ],
+)
+def test_a_label_without_a_group_is_told_of_without_waiting(path: str, said: str, found: list[str]) -> None:
+    ran: list[str] = []
+
+    def run(argv: tuple[str, ...]) -> CompletedRun:
+        ran.append(argv[argv.index("--config") + 1])
+        return CompletedRun(argv, 0, json.dumps({"report": [{"vg": [], "pv": [PV]}]}), said, 0.0)
+
+    assert [pv.path for pv in read_unused(run, path)] == found
+    assert all("wait_for_locks=0" in settings and f'"a|^{path}$|","r|.*|"' in settings for settings in ran)
+    assert bool(ran) == path.startswith("/dev/sd")

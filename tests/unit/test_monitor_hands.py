@@ -19,7 +19,7 @@ from thinpoolmgr.host.lvm import LvmState
 from thinpoolmgr.host.runner import CommandRunner, CompletedRun
 from thinpoolmgr.host.standby import Standby
 from thinpoolmgr.host.store import Store
-from thinpoolmgr.monitor import hands
+from thinpoolmgr.monitor import hands, spare
 from thinpoolmgr.monitor.hands import PoolHost, PoolStore
 
 if TYPE_CHECKING:
@@ -141,15 +141,20 @@ def test_its_commands_keep_dmeventd_away_and_the_mark_where_it_belongs(monkeypat
     ran.clear()
     monkeypatch.setattr(host, "_groups", support.healthy().groups)
     monkeypatch.setattr(samedisk, "require_same_disk", lambda _disk: None)
+    monkeypatch.setattr(CommandRunner, "run", lambda _self, argv: CompletedRun(argv, 0, "", "", 0.0))
+    host.spare = "/dev/sdc"
     for step in (BEFORE[ExtendData][0], BEFORE[ResumeDevice][0], BEFORE[ExtendVolumeGroup][0]):
         host.perform(step)
     assert [(argv[0], any("global_filter" in word for word in argv)) for argv in ran] == [
         ("lvextend", True),
         ("dmsetup", False),
         ("dmsetup", False),
-        ("vgextend", False),
+        ("vgextend", True),
     ]
-    assert '"a|^/dev/sdb$|","r|.*|"' in ran[0][2]
+    assert '"a|^/dev/sdb$|","a|^/dev/sdc$|","r|.*|"' in ran[-1][2]
+    # Hints would tell others of a group without its new disk, a devices file hide it for good.
+    assert "hints" not in ran[-1][2]
+    assert "use_devicesfile" not in ran[-1][2]
 
 
 def test_a_spare_that_is_in_the_group_by_another_name_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,6 +243,25 @@ class TestWhenLvmIsAsked:
         assert self.read[3:] == [("/dev/sdb",), ()]
         assert host.observe().groups == self.groups
         assert host._own_disks() == ("/dev/sdb", "/dev/sdc")
+
+    def test_of_a_spare_disk_too_while_that_is_taken(self, host: PoolHost, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.look(host, 20)
+        monkeypatch.setattr(spare, "with_spare", lambda seen, _pool, path, _run: replace(seen, boot_id=path))
+        monkeypatch.setattr(CommandRunner, "change", lambda _self, _argv: None)
+        monkeypatch.setattr(CommandRunner, "run", lambda _self, argv: CompletedRun(argv, 0, "", "", 0.0))
+        monkeypatch.setattr(samedisk, "require_same_disk", lambda _disk: None)
+        host.spare = "/dev/sdc"
+        assert host.observe().boot_id == "/dev/sdc"
+        (group,) = self.groups
+        self.groups = (replace(group, pvs=(*group.pvs, replace(group.pvs[0], path="/dev/sdc", uuid="new"))),)
+        self.mark = (("/dev/sdb", b"2"),)
+        host.perform(BEFORE[ExtendVolumeGroup][0])
+        assert host.observe().groups == self.groups
+        host.spare = ""
+        self.look(host, 8)
+        # No other disk of the host is waited for, then or later.
+        assert self.read.count(()) == 1
+        assert self.read[-1] == ("/dev/sdb", "/dev/sdc")
 
     def test_of_all_disks_where_those_are_not_all_to_lvm(self, host: PoolHost) -> None:
         self.hides_own = True
@@ -452,9 +476,15 @@ def test_who_has_to_wait_for_a_lock_leaves_what_stands_by_to_others(monkeypatch:
     for is_locked in (True, False):
         monkeypatch.setattr(lvm, "is_group_locked", lambda _group, is_locked=is_locked: is_locked)
         host.perform(BEFORE[ExtendData][0])
-        host._read_group(None)
-        # The question of each minute, too, unless all disks are read for it: a process has the group's lock for longer.
+        # All else, too, unless all disks are read for it: a process has the group's lock for longer.
         for groups in (support.healthy().groups, ()):
             monkeypatch.setattr(host, "_groups", groups)
+            host._not_enough = ()
             host._compare()
-    assert used == [*["started"] * 4, *["stands by"] * 3, "started"]
+            # It tells nothing, of its own disks first and then of all.
+            host._read_group(None)
+    assert used == [*["started"] * 6, *["stands by"] * 3, *["started"] * 3]
+    monkeypatch.setattr(host, "_own_disks", lambda: ("/dev/sdb", "/dev/sdc"))
+    host.spare = "/dev/sdc"
+    host._read_group(None)
+    assert used[12:] == ["started"] * 2

@@ -239,6 +239,23 @@ def test_a_pool_at_its_limit_is_told_of(tmp_path: Path) -> None:
     assert (lab.codes(), ExtendData in lab.did()) == (["EXTENSION_AT_LIMIT"], False)
 
 
+def test_a_spare_disk_waits_while_lvm_reports_on_all_groups_and_nobody_waits_with_it(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, with_disk(support.healthy(), SPARE), support.pool(spare_devices=(SPARE,)))
+    lab.host.spares, lab.host.is_reported = (SPARE,), True
+    lab.use(0.99)
+    lab.look(3)
+    lab.use(0.99)
+    lab.look(15)
+    assert ExtendVolumeGroup not in lab.did()
+    assert lab.codes() == ["MONITOR_WAITS"]
+    assert "fuser" in lab.word.findings[0].summary
+    with Store(lab.folder, lab.lock_file).lock("apply"):
+        pass
+    lab.host.is_reported = False
+    lab.look(3)
+    assert (ExtendVolumeGroup in lab.did(), lab.codes()) == (True, [])
+
+
 @pytest.mark.parametrize(
     ("status", "code"),
     [
@@ -389,7 +406,7 @@ def test_one_that_waits_for_the_lock_is_not_busy_and_says_so_when_it_lasts(lab: 
         told = len(lab.told)
         lab.look(60, after=1.0)
         assert lab.codes() == ["MONITOR_WAITS"]
-        assert "waits for another run of thinpoolmgr" in lab.word.findings[0].summary
+        assert "another run of thinpoolmgr is changing this host" in lab.word.findings[0].summary
         assert "apply" in lab.word.findings[0].summary
         assert len(lab.told) == told + 1
     lab.look(2)
@@ -488,7 +505,7 @@ def test_a_spare_that_is_in_the_group_already_is_not_looked_at_again_and_again(l
     lab.use(0.95)
     looks = []
     observe = lab.host.observe
-    lab.host.observe = lambda: looks.append(lab.host.reads_all) or observe()  # type: ignore[func-returns-value, method-assign]
+    lab.host.observe = lambda: looks.append(bool(lab.host.spare)) or observe()  # type: ignore[func-returns-value, method-assign]
     lab.look(20, after=0.04)
     assert looks.count(True) <= 2
     assert lab.codes() == ["EXTENSION_NO_ROOM"]

@@ -30,8 +30,9 @@ SPARE = "/dev/sdd"
 class PoolInMemory(SimulatedHost):
     """The in-memory host as a watch sees it."""
 
-    reads_all = False
+    spare = ""
     locked = False
+    is_reported = False
     time = 1000.0
     stands_by = False
     heeds = 0
@@ -59,6 +60,9 @@ class PoolInMemory(SimulatedHost):
 
     def spare_paths(self) -> tuple[str, ...]:
         return self.spares
+
+    def can_take_disks(self) -> bool:
+        return not self.is_reported
 
     def stand_by(self, *, is_near: bool) -> None:
         self.stands_by = is_near

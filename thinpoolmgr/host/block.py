@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from thinpoolmgr.core.guards import PV_SIGNATURE
 from thinpoolmgr.core.matching import WHOLE_KINDS
-from thinpoolmgr.core.model import ConfiguredDevice, Disk, Signature
+from thinpoolmgr.core.model import ConfiguredDevice, Disk, DmDevice, Signature
 from thinpoolmgr.host.blkid import ProbeError, probe_signatures
 from thinpoolmgr.host.mountinfo import Mount, parse_mountinfo, unescape
 from thinpoolmgr.host.processes import list_processes
@@ -209,6 +209,21 @@ def _observe(  # noqa: PLR0913 - the sources of one observation
         labelled_partitions=_labelled(nodes) if opening else None,
         probe_error="; ".join(filter(None, (usage.trouble, *problems))),
     )
+
+
+def mapped_on(disk: Disk, roots: Roots = _HOST) -> tuple[DmDevice, ...]:
+    """Return the device-mapper device that `disk` is, and those that stand on it, as far as sysfs tells.
+
+    None is asked for its status: that of a pool on another disk, which hangs, would have to be waited for.
+    """
+    found = []
+    itself = (roots.sys / "dev/block" / disk.devno).resolve().name
+    for kernel_name, below in ((itself, ()), *((holder, (disk.devno,)) for holder in disk.holders)):
+        folder = roots.sys / "block" / kernel_name
+        if uuid := _read(folder / "dm/uuid", ""):
+            name, devno = _read(folder / "dm/name", ""), _read(folder / "dev", "")
+            found.append(DmDevice(name, uuid, devno, open_count=0, depends_on=below, is_examined=False))
+    return tuple(found)
 
 
 def _labelled(partitions: tuple[str, ...]) -> tuple[str, ...] | None:

@@ -66,10 +66,35 @@ def held_to(argv: Argv, paths: Sequence[str]) -> Argv:
     A devices file lists other groups' disks, too, and has LVM ignore all filters, even one in lvm.conf that would hide
     these disks. Hints are for all disks.
     """
-    if not paths or not all(_PLAIN.fullmatch(path) for path in paths):
+    if not (these := _filter_of(paths)):
         return argv
+    return _with_settings(argv, f'devices{{use_devicesfile=0 hints="none" filter=["a|.*|"] global_filter={these}}}')
+
+
+def vgextend_held_to(run: Callable[[Argv], CompletedRun], argv: Argv, paths: Sequence[str]) -> Argv:
+    """Return a `vgextend` such that it reads these disks alone; all, where LVM has no room for another filter.
+
+    What hides a disk from LVM must hide it from this command, too: of LVM's two filters it sets the one that nobody has
+    set. Nor are hints and devices file switched off: it clears the former, or other commands would miss the new disk,
+    and enters that in the latter (lib/label/hints.c, edit_devices_file in tools/vgextend.c). Where there is a devices
+    file no filter counts, and all disks in it are read.
+    """
+    if not (these := _filter_of(paths)):
+        return argv
+    known = run(("lvm", "lvmconfig"))
+    free = [name for name in ("global_filter", "filter") if not re.search(rf"^\s*{name}\b", known.stdout, re.MULTILINE)]
+    return _with_settings(argv, f"devices{{{free[0]}={these}}}") if free and known.code == 0 else argv
+
+
+def _filter_of(paths: Sequence[str]) -> str:
+    """Return the filter that lets LVM have these disks alone; empty where it cannot be said."""
+    if not paths or not all(_PLAIN.fullmatch(path) for path in paths):
+        return ""
     patterns = ",".join(f'"a|^{path}$|"' for path in paths)
-    settings = f'devices{{use_devicesfile=0 hints="none" filter=["a|.*|"] global_filter=[{patterns},"r|.*|"]}}'
+    return f'[{patterns},"r|.*|"]'
+
+
+def _with_settings(argv: Argv, settings: str) -> Argv:
     if "--config" in argv:
         at = argv.index("--config") + 1
         return (*argv[:at], f"{argv[at]} {settings}", *argv[at + 1 :])
@@ -125,6 +150,17 @@ def read_lvm(run: Callable[[Argv], CompletedRun], group: str = "", disks: Sequen
     return LvmState(groups, orphans, tuple(trouble))
 
 
+def read_unused(run: Callable[[Argv], CompletedRun], disk: str) -> tuple[PhysicalVolume, ...]:
+    """Return `disk` if it carries LVM's label and is in no group; nothing where that is in doubt.
+
+    No lock is waited for: the group that it may well be in has one, too.
+    """
+    if not _filter_of((disk,)):
+        return ()
+    state = read_lvm(lambda argv: run(_with_settings(argv, "global{wait_for_locks=0}")), disks=(disk,))
+    return () if state.trouble or state.groups else state.orphan_pvs
+
+
 def _marked(pvs: tuple[PhysicalVolume, ...], twice: set[str]) -> tuple[PhysicalVolume, ...]:
     return tuple(msgspec.structs.replace(pv, duplicate=pv.duplicate or pv.uuid in twice) for pv in pvs)
 
@@ -136,6 +172,11 @@ def _is_trouble(line: str) -> bool:
 def is_group_locked(group: str) -> bool:
     """Whether a command of LVM's is changing `group` just now, by the kernel's list of locks (lvm(8), file locking)."""
     return is_flocked(f"{_LOCK_FOLDER}/V_{group}")
+
+
+def can_take_disks() -> bool:
+    """Whether the lock that LVM needs for that is free: a report on all groups has it, and may wait for any of them."""
+    return not is_flocked(f"{_LOCK_FOLDER}/P_global")
 
 
 def read_profiles(folder: str = PROFILE_FOLDER) -> tuple[LvmProfile, ...]:

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from thinpoolmgr.core.commands import commands, with_low_water
-from thinpoolmgr.core.desired import DesiredState
 from thinpoolmgr.core.journal import MONITOR, unfinished_runs
 from thinpoolmgr.core.lifecycle import below, view_pool
 from thinpoolmgr.core.model import DmDevice, Snapshot
@@ -76,8 +75,8 @@ class PoolHost:
         self._is_stale = self._is_doubtful = False
         self._not_enough: tuple[str, ...] = ()
         self._boot_id = _read_boot_id()
-        self.reads_all = False
-        """Whether `observe` looks at spare disks, too: all that `apply` looks at."""
+        self.spare = ""
+        """The path of a spare disk that `observe` looks at, too: for all that `apply` looks for."""
 
     @property
     def recent_commands(self) -> tuple[str, ...]:
@@ -103,6 +102,10 @@ class PoolHost:
         """Whether a command of LVM's is changing the group just now."""
         return lvm.is_group_locked(self._pool.group)
 
+    def can_take_disks(self) -> bool:
+        """Whether LVM could take a spare disk now without waiting for what others do."""
+        return lvm.can_take_disks()
+
     def heed(self) -> None:
         """Something happened to a disk: what only LVM knows may have changed, and it is asked soon.
 
@@ -122,49 +125,27 @@ class PoolHost:
         return view_pool(self._pool, self.observe())
 
     def observe(self) -> Snapshot:
-        """Return the pool, its group and its devices; with `reads_all` the spare disks, too.
+        """Return the pool, its group and its devices; with a `spare` disk that, too, and all that forbids to take it.
 
         Raises:
             ThinpoolmgrError: the kernel or LVM did not answer.
 
         """
-        if self.reads_all:
-            return self._read_all()
         device = self._find_device()
         if device is None:
             # Whoever activates it has dmeventd watch it last of all.
             self._asked_again_at = self.seconds() - _LONGEST_SECONDS + _ACTIVATION_SECONDS
         if not self._is_current(device):
             self._ask_lvm(device)
-        elif device:
+        elif device and not self.spare:
             self._ask_again()
         devices = (device, *self._parts(device)) if device else ()
-        return Snapshot(groups=self._groups, lvm_trouble=self._trouble, dm_devices=devices, boot_id=self._boot_id)
+        seen = Snapshot(groups=self._groups, lvm_trouble=self._trouble, dm_devices=devices, boot_id=self._boot_id)
+        if not self.spare:
+            return seen
+        from thinpoolmgr.monitor.spare import with_spare  # noqa: PLC0415 - seldom needed
 
-    def _read_all(self) -> Snapshot:
-        """Return all that `apply` looks at before it takes a disk: all groups, all devices, and what is on the disk."""
-        from thinpoolmgr.host import block  # noqa: PLC0415 - only a spare disk needs this
-        from thinpoolmgr.host.disks import (  # noqa: PLC0415
-            observe_disks,
-            resolve_configured,
-            with_node_path,
-            with_node_paths,
-        )
-
-        state = lvm.read_lvm(self._runner.run)
-        groups = tuple(with_node_paths(group) for group in state.groups)
-        configured = resolve_configured(DesiredState((self._pool,)))
-        ours = [pv.path for group in groups if group.name == self._pool.group for pv in group.pvs if not pv.missing]
-        named = [device.disk for device in configured if device.disk]
-        return Snapshot(
-            configured_devices=configured,
-            disks=observe_disks([*named, *ours], block.read_usage()),
-            groups=groups,
-            orphan_pvs=tuple(with_node_path(pv) for pv in state.orphan_pvs),
-            lvm_trouble=state.trouble,
-            dm_devices=dm.list_dm_devices(),
-            boot_id=self._boot_id,
-        )
+        return with_spare(seen, self._pool, self.spare, self._runner.run)
 
     def _find_device(self) -> DmDevice | None:
         """The live pool: `VG-POOL`, or `VG-POOL-tpool` where it has thin volumes of LVM's own."""
@@ -217,23 +198,26 @@ class PoolHost:
                 return state
             self._not_enough = own
         self._is_doubtful = False
-        return lvm.read_lvm(self._read_at_once, self._pool.group)
+        # What reads all disks may wait for one of others, and with what stands by all pools would.
+        return lvm.read_lvm(self._runner.run, self._pool.group)
 
     def _read_at_once(self, argv: Argv) -> CompletedRun:
         return self._read_by(self._runner, argv)
 
     def _read_by(self, runner: CommandRunner, argv: Argv) -> CompletedRun:
-        # What stands by is there for all pools: who has to wait for a lock must not keep it from the others.
-        return (runner.run if self.is_changed_by_others() else runner.run_at_once)(argv)
+        # What stands by is there for all pools: who has to wait for a lock, or perhaps for a disk that nobody uses yet,
+        # must not keep it from the others.
+        return (runner.run if self.spare or self.is_changed_by_others() else runner.run_at_once)(argv)
 
     def _change_at_once(self, argv: Argv) -> CompletedRun:
         return (self._runner.change if self.is_changed_by_others() else self._runner.change_at_once)(argv)
 
     def _own_disks(self) -> tuple[str, ...]:
-        """Return the disks that LVM is to be held to; none while it must read all."""
+        """Return the disks that LVM is to be held to, with a spare one at hand; none while it must read all."""
         if not self._groups or self._is_doubtful or not _is_whole(self._groups):
             return ()
         own = tuple(pv.path for group in self._groups for pv in group.pvs)
+        own += (os.path.realpath(self.spare),) if self.spare else ()
         return own if own != self._not_enough else ()
 
     def _disks_below(self, device: DmDevice | None) -> tuple[str, ...]:
@@ -263,8 +247,7 @@ class PoolHost:
                 self._is_doubtful = self._is_stale = True
                 return
             runner = CommandRunner(self._standby)
-            # A process of LVM's has the group's lock ten times as long, and an extension would have to wait for it. But
-            # what reads all disks may wait for one of others, and with what stands by all pools would.
+            # A process of LVM's has the group's lock ten times as long, and an extension would have to wait for it.
             read = partial(self._read_by, runner) if own else runner.run
             found = lvm.read_lvm(read, self._pool.group, own).groups
             self._is_stale = tuple(group for group in found if group.name == self._pool.group) != before
@@ -292,6 +275,8 @@ class PoolHost:
             command = with_low_water(argv, threshold) if loads_table else argv
             if argv[0] in _OF_ONE_GROUP:
                 command = lvm.held_to(command, self._own_disks())
+            elif isinstance(step, ExtendVolumeGroup):
+                command = lvm.vgextend_held_to(self._runner.run, command, self._own_disks())
             (self._change_at_once if loads_table else self._runner.change)(command)
 
     def stand_by(self, *, is_near: bool) -> None:

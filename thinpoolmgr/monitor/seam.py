@@ -37,7 +37,8 @@ class Pause(Struct, frozen=True):
 class WatchedHost(Host, Protocol):
     """What a watch needs of a host, real or simulated, besides what the run cycle does."""
 
-    reads_all: bool
+    spare: str
+    """The path of a spare disk that `observe` looks at, too; empty: at none."""
 
     @property
     def mark(self) -> Mark | None:
@@ -58,6 +59,10 @@ class WatchedHost(Host, Protocol):
 
     def spare_paths(self) -> tuple[str, ...]:
         """Return the spare disks of the configuration that are there, and not in the group yet."""
+        ...
+
+    def can_take_disks(self) -> bool:
+        """Whether a spare disk could be taken now without waiting for what others do."""
         ...
 
     def stand_by(self, *, is_near: bool) -> None:

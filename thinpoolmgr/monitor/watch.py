@@ -80,6 +80,7 @@ _STAND_BY_SECONDS = 600.0
 """So long after it was last written to, LVM is kept ready for a pool near its threshold: it takes 30 MiB."""
 _READY_SECONDS = 2.0
 """How long LVM takes until it stands by, on a slow machine: so much earlier it begins, for a pool that fills."""
+_LVM_REPORTS = "fuser -v /run/lock/lvm/P_global tells which command does, and may be waiting for a disk or a group"
 _MILLISECONDS = 1000
 _TIMED_OUT = (PoolState.OUT_OF_DATA, "error", "queue")
 _GONE = (PoolState.ABSENT, PoolState.INACTIVE)
@@ -202,13 +203,14 @@ class PoolWatch(threading.Thread):
         return pause
 
     def _wait_for_others(self, error: LockedError) -> None:
-        """Tell of another run that has had the lock for long, while this pool needed something."""
+        """Tell of a lock that others have had for long, while this pool needed something."""
         now = self._host.seconds()
         self._waits_since = now if self._waits_since is None else self._waits_since
         found = self._word.findings
         if now - self._waits_since >= _PATIENCE_SECONDS:
-            summary = f"{self.pool.path} needs a change, and waits for another run of thinpoolmgr: {error.details}"
-            found = (Sighting("MONITOR_WAITS", self.pool.path, summary),)
+            summary = f"{self.pool.path} needs a change, and waits: {error.summary}: {error.details}"
+            others = (sighting for sighting in found if sighting.code != "MONITOR_WAITS")
+            found = (*others, Sighting("MONITOR_WAITS", self.pool.path, summary))
         self._say(self._word.state, *found, rate=fill_rate(self._readings))
 
     def _look(self) -> float:
@@ -335,11 +337,17 @@ class PoolWatch(threading.Thread):
         for path in self._host.spare_paths():
             if self._is_paused(path, now):
                 continue
-            self._host.reads_all = True
+            if not self._host.can_take_disks():
+                # To wait for it under our lock would keep all commands waiting, too.
+                raise LockedError("LVM takes no disk while it reports on all groups", _LVM_REPORTS, "")
+            self._host.spare = path
             try:
+                with suppress(ThinpoolmgrError):
+                    # One that hangs does so here: under the lock it would keep all commands waiting, too.
+                    self._host.observe()
                 result = self._try(path, self._spare_planner(path, request), "EXTENSION_NO_ROOM")
             finally:
-                self._host.reads_all = False
+                self._host.spare = ""
             if result is not None and result.outcome == "done":
                 return None
             if result is not None:

@@ -125,9 +125,9 @@ FINDINGS: Mapping[str, Kind] = {
     ),
     "MONITOR_WAITS": Kind(
         "warning",
-        "the monitor waits for another run of thinpoolmgr before it changes {path}",
+        "the monitor waits for another run of thinpoolmgr, or for LVM, before it changes {path}",
         "See what runs (thinpoolmgr history; ps -C thinpoolmgr). Let it end, or end it with Ctrl-C: it stops after its "
-        "step. The monitor goes on by itself.",
+        "step. The monitor goes on by itself. Where it is LVM: fuser -v /run/lock/lvm/P_global.",
         in_status=False,
     ),
     "MONITOR_HANGS": Kind(
