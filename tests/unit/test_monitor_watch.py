@@ -239,6 +239,58 @@ def test_a_pool_at_its_limit_is_told_of(tmp_path: Path) -> None:
     assert (lab.codes(), ExtendData in lab.did()) == (["EXTENSION_AT_LIMIT"], False)
 
 
+def refuse_room(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> list[type[Step]]:
+    """Have LVM refuse to use what is free until a spare disk is in the group; return what was tried."""
+    perform, tried = lab.host.perform, []
+    before = len(lab.host.snapshot.groups[0].pvs)
+
+    def refuse(step: Step) -> None:
+        tried.append(type(step))
+        if isinstance(step, ExtendData) and len(lab.host.snapshot.groups[0].pvs) == before:
+            raise CommandFailedError("lvextend failed", "Insufficient suitable allocatable extents", "")
+        perform(step)
+
+    monkeypatch.setattr(lab.host, "perform", refuse)
+    return tried
+
+
+def test_a_spare_disk_is_taken_where_lvm_cannot_use_what_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = Lab(tmp_path, with_disk(with_room(support.healthy()), SPARE), support.pool(spare_devices=(SPARE,)))
+    lab.use(0.2)
+    lab.look()
+    lab.use(0.9)
+    tried = refuse_room(lab, monkeypatch)
+    lab.host.spares = (SPARE,)
+    # at once, and after one second and two more
+    lab.look(2)
+    assert (lab.codes(), ExtendVolumeGroup in tried) == (["EXTENSION_FAILED"], False)
+    lab.look(3)
+    assert [kind for kind in tried if kind is not TakeCharge] == [*[ExtendData] * 3, ExtendVolumeGroup, ExtendData]
+    lab.look()
+    assert (lab.codes(), lab.word.extensions_done, lab.word.extensions_failed) == ([], 1, 3)
+    # All that is wanted, not an eighth of it: the next one is not due yet.
+    lab.look(20)
+    assert lab.word.extensions_done == 1
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_without_a_spare_disk_a_failure_stays_one(lab: Lab, monkeypatch: pytest.MonkeyPatch, *, is_there: bool) -> None:
+    lab.use(0.2)
+    lab.look()
+    lab.use(0.9)
+    tried = refuse_room(lab, monkeypatch)
+    # One that is in the group already, which counts as refused.
+    lab.host.spares = ("/dev/sdc",) if is_there else ()
+    lab.look(60)
+    assert lab.codes() == ["EXTENSION_FAILED"]
+    assert "Insufficient suitable" in lab.word.findings[0].summary
+    # after 1, 2, 4, 8, 16 and 32 seconds, in this minute
+    assert tried.count(ExtendData) == 6
+    assert {event.pool.findings[0].code for event in lab.told if event.pool.findings} == {"EXTENSION_FAILED"}
+
+
 def test_a_spare_disk_waits_while_lvm_reports_on_all_groups_and_nobody_waits_with_it(tmp_path: Path) -> None:
     lab = Lab(tmp_path, with_disk(support.healthy(), SPARE), support.pool(spare_devices=(SPARE,)))
     lab.host.spares, lab.host.is_reported = (SPARE,), True

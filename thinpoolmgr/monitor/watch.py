@@ -76,6 +76,8 @@ _SETTLE_SECONDS = 0.5
 _HURRY_SECONDS = 1.0
 _AFTER_OTHERS_SECONDS = 0.05
 _PATIENCE_SECONDS = 10.0
+_MOST_ATTEMPTS = 3
+"""So often it is tried with the room that the group says it has, before a spare disk is taken."""
 _STAND_BY_SECONDS = 600.0
 """So long after it was last written to, LVM is kept ready for a pool near its threshold: it takes 30 MiB."""
 _READY_SECONDS = 2.0
@@ -319,7 +321,14 @@ class PoolWatch(threading.Thread):
             return self._take_spare(request, now)
         if not self._is_paused("extend", now) and self._grow(view, request_now):
             return None
-        return [self._pauses["extend"].sighting] if "extend" in self._pauses else []
+        failed = self._pauses.get("extend")
+        if failed is None:
+            return []
+        if failed.failures >= _MOST_ATTEMPTS and self._take_spare(request, now) is None:
+            # Now there is other room, and all that is wanted may fit.
+            del self._pauses["extend"]
+            return None
+        return [failed.sighting]
 
     def _grow(self, view: PoolView, request: Request) -> bool:
         """Bring the pool to the sizes of the settled `request`; return whether anything was done for that."""
