@@ -239,6 +239,25 @@ def test_a_pool_at_its_limit_is_told_of(tmp_path: Path) -> None:
     assert (lab.codes(), ExtendData in lab.did()) == (["EXTENSION_AT_LIMIT"], False)
 
 
+@pytest.mark.parametrize("limit", ["none", "1GiB"])
+def test_lvm_does_not_stand_by_for_a_pool_that_may_not_grow(tmp_path: Path, limit: str) -> None:
+    pool = support.pool(extend={"max_size": limit})
+    lab = Lab(tmp_path, support.healthy(), pool)
+    for _ in range(3):
+        # what there is
+        lab.use(0.95)
+        lab.look()
+    lab.use(0.7)
+    lab.look(20)
+    lab.use(0.75)
+    lab.look()
+    assert lab.host.stands_by
+    lab.use(0.85)
+    lab.look()
+    assert lab.codes() == ["EXTENSION_NO_ROOM" if limit == "none" else "EXTENSION_AT_LIMIT"]
+    assert not lab.host.stands_by
+
+
 def refuse_room(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> list[type[Step]]:
     """Have LVM refuse to use what is free until a spare disk is in the group; return what was tried."""
     perform, tried = lab.host.perform, []
