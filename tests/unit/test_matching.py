@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from thinpoolmgr.core.desired import DesiredPool, DesiredState, MatchConfig, PoolConfig
 from thinpoolmgr.core.documents import status_document
 from thinpoolmgr.core.findings import find_all
+from thinpoolmgr.core.guards import check_paths
 from thinpoolmgr.core.matching import (
     describe_selector,
     describe_use,
@@ -23,11 +24,12 @@ from thinpoolmgr.core.matching import (
     stable_name,
 )
 from thinpoolmgr.core.model import ConfiguredDevice, DmDevice, PhysicalVolume, Signature, Snapshot
+from thinpoolmgr.core.names import OUR_TAG
 from thinpoolmgr.core.plan import Memory
 from thinpoolmgr.core.planner import plan_activate, plan_apply
 from thinpoolmgr.core.steps import CreateVolumeGroup, ExtendVolumeGroup, step_name
 from thinpoolmgr.core.teardown import plan_deactivate, plan_destroy
-from thinpoolmgr.sim.steps import apply_step
+from thinpoolmgr.sim.steps import apply_step, make_group
 from thinpoolmgr.units import GIB, TIB
 
 if TYPE_CHECKING:
@@ -291,6 +293,69 @@ def test_a_disk_and_its_partition_are_not_both_taken() -> None:
     state = DesiredState((chosen_pool(wd()), support.pool("second", "/dev/sdb1")))
     codes = [refusal.code for refusal in plan_apply(state, shot, NOTHING).refusals]
     assert "SAME_DISK_TWICE" in codes
+
+
+def spare_host(in_group: str, letters: str = "bcd") -> Snapshot:
+    """Return a host with these disks, of which the pool's group has some; /dev/spare, as it is named, is sdc."""
+    shot = host(*wd_disks(letters), configured_devices=(ConfiguredDevice("/dev/spare", "/dev/sdc"),))
+    paths = tuple(f"/dev/sd{letter}" for letter in in_group)
+    return support.checked(make_group(shot, "docker", paths, (OUR_TAG,))) if paths else shot
+
+
+def spare_pool(count: int = 1, *spares: str) -> DesiredPool:
+    return chosen_pool(wd(count), spare_devices=spares or ("/dev/spare",))
+
+
+@pytest.mark.parametrize(
+    ("in_group", "count", "chosen"),
+    [
+        # not taken yet: it is neither counted nor chosen
+        ("", 2, "bd"),
+        ("b", 1, "b"),
+        ("b", 2, "bd"),
+        ("bd", 2, "bd"),
+        # taken: counted or not, nothing else is chosen for it
+        ("bc", 1, "b"),
+        ("bc", 2, "bc"),
+        ("bcd", 2, "bd"),
+        ("bcd", 3, "bdc"),
+        ("c", 1, "c"),
+        # all that match are meant
+        ("bc", 3, "bcd"),
+    ],
+)
+def test_a_spare_disk_that_matches_never_changes_what_else_is_chosen(in_group: str, count: int, chosen: str) -> None:
+    shot, pool = spare_host(in_group), spare_pool(count)
+    resolved, refusals = resolve(shot, pool)
+    names = tuple("/dev/spare" if letter == "c" else f"/dev/sd{letter}" for letter in chosen)
+    assert (refusals, resolved.pools[0].config.devices) == ([], names)
+    assert resolve_matches(resolved, shot) == (resolved, [])
+    assert check_paths(resolved, shot) == []
+
+
+@pytest.mark.parametrize(("in_group", "count"), [("", 1), ("", 3), ("b", 3), ("bcd", 1)])
+def test_a_spare_disk_makes_no_number_right(in_group: str, count: int) -> None:
+    """Nor is it taken as an ordinary disk, where one is missing."""
+    refusal = refused(spare_host(in_group), spare_pool(count))
+    assert refusal.code == "MATCH_COUNT"
+    left_out = "Left out: /dev/sdc, 1 TiB, serial WD-c; pools.docker.spare_devices names it"
+    assert (left_out in refusal.details) is ("c" not in in_group)
+
+
+def test_two_new_disks_are_not_chosen_where_a_spare_disk_may_have_been_counted() -> None:
+    refusal = refused(spare_host("bc", "bcde"), spare_pool(3))
+    assert "exactly 3 disks, and 4 match" in refusal.summary
+
+
+def test_a_spare_disk_that_is_taken_stays_that_of_one_pool_and_named_once() -> None:
+    shot = spare_host("bc")
+    other = support.pool("second", "/dev/sdz", spare_devices=("/dev/sdc",))
+    assert refused(shot, spare_pool(2), other).code == "MATCH_TWICE"
+    assert refused(shot, chosen_pool(wd(2), {"path": "/dev/sdc"}, spare_devices=("/dev/spare",))).code == "MATCH_TWICE"
+    link = ConfiguredDevice("/dev/link", "/dev/sdc")
+    shot = replace(shot, configured_devices=(*shot.configured_devices, link))
+    plan = plan_apply(DesiredState((spare_pool(2, "/dev/spare", "/dev/link"),)), shot, NOTHING)
+    assert [(refusal.code, refusal.exit_code) for refusal in plan.refusals] == [("SAME_DISK_TWICE", 78)]
 
 
 # what the planners make of it

@@ -9,6 +9,9 @@ that is named.
 
 One exception keeps a host that is as described from being refused when a disk is added to it: physical volumes of the
 pool's own group come first, and when they are as many as asked for, the others that match are spares on the shelf.
+
+Spare disks of the pool are left out as long as they are not in its group. Once the monitor has taken one, `count` may
+count it or not: the host is as described either way, and no other disk is chosen for it.
 """
 
 from __future__ import annotations
@@ -170,23 +173,38 @@ def _resolve_pool(pool: DesiredPool, snapshot: Snapshot, taken: dict[str, str]) 
         if len(disks) != match.count:
             refusals.append(_wrong_count(match, where, fitting, pool, snapshot))
             continue
-        refusals += [_taken_twice(disk, where, taken[disk.path]) for disk in disks if disk.path in taken]
+        own = f"pools.{pool.name}.spare_devices"
+        refusals += [_taken_twice(disk, where, by) for disk in disks if (by := taken.get(disk.path, own)) != own]
         taken |= {disk.path: where for disk in disks}
         chosen += [(disk, f"match[{place}]: {describe_selector(match)}") for disk in disks]
     if refusals:
         return pool, refusals
-    names = tuple(stable_name(disk, snapshot) for disk, _ in chosen)
+    # A spare disk that is counted has one name only, or it would be a disk that is named twice.
+    spares = _own_spares(pool, snapshot)
+    names = tuple(spares.get(disk.path) or stable_name(disk, snapshot) for disk, _ in chosen)
     config = replace(pool.config, devices=names)
     return replace(pool, config=config, chosen_by=tuple(selector for _, selector in chosen)), []
 
 
 def _choose(match: MatchConfig, pool: DesiredPool, snapshot: Snapshot) -> tuple[list[Disk], list[Disk]]:
-    """Return the disks that are chosen, and all that match."""
-    fitting = [disk for disk in snapshot.disks if is_candidate(disk, snapshot) and not misses(match, disk)]
-    group = _our_group(pool, snapshot)
+    """Return the disks that are chosen, and all that match: of the pool's own spare disks those in its group."""
+    group, spares = _our_group(pool, snapshot), _own_spares(pool, snapshot)
     present = {pv.path for pv in group.pvs} if group else set()
-    ours = [disk for disk in fitting if disk.path in present]
-    return (ours if len(ours) == match.count else fitting), fitting
+    fitting = [disk for disk in _all_fitting(match, snapshot) if disk.path in present or disk.path not in spares]
+    ours = [disk for disk in fitting if disk.path in present and disk.path not in spares]
+    taken = [disk for path in spares for disk in fitting if disk.path == path]
+    if len(ours) <= match.count <= len(ours) + len(taken):
+        return [*ours, *taken[: match.count - len(ours)]], fitting
+    return fitting, fitting
+
+
+def _all_fitting(match: MatchConfig, snapshot: Snapshot) -> list[Disk]:
+    return [disk for disk in snapshot.disks if is_candidate(disk, snapshot) and not misses(match, disk)]
+
+
+def _own_spares(pool: DesiredPool, snapshot: Snapshot) -> dict[str, str]:
+    """Return how the configuration names the spare disks of `pool` that are there, by their paths and in its order."""
+    return {disk.path: path for path in pool.config.spare_devices if (disk := snapshot.find_disk(path))}
 
 
 def _our_group(pool: DesiredPool, snapshot: Snapshot) -> VolumeGroup | None:
@@ -200,6 +218,8 @@ def _wrong_count(match: MatchConfig, where: str, fitting: list[Disk], pool: Desi
     summary = f"{where} must match exactly {match.count} disk{'s' if is_plural else ''}, and {found or 'none'} "
     lines = [f"It asks for {describe_selector(match)}."]
     lines += _at_most([f"Matches: {describe_disk(disk)}; {describe_use(disk, snapshot)}" for disk in fitting])
+    left_out = [disk for disk in _all_fitting(match, snapshot) if disk not in fitting]
+    lines += [f"Left out: {describe_disk(disk)}; pools.{pool.name}.spare_devices names it" for disk in left_out]
     lines += _at_most(_near_misses(match, snapshot))
     group = _our_group(pool, snapshot)
     lines += [f"A disk of the volume group {group.name} is missing."] if group and group.is_partial else []
