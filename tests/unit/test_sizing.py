@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
@@ -22,7 +22,10 @@ from thinpoolmgr.core.sizing import (
     size_by_config,
     with_spare,
 )
-from thinpoolmgr.units import GIB, KIB, MIB, TIB
+from thinpoolmgr.units import GIB, KIB, MIB, TIB, parse_size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 EXTENT = 4 * MIB
 
@@ -152,6 +155,13 @@ def after(there: Room, growth: Growth) -> Room:
 
 
 SHARES = ["95%VG", "100%VG", "1%VG", "100%FREE", "50%FREE", "99%FREE"]
+EXACT: dict[str, Callable[[Room], int]] = {
+    "less than it has": lambda there: max(1, there.data - 3),
+    "what it has": lambda there: there.data,
+    "a little more": lambda there: there.data + 2,
+    "half of what is free": lambda there: there.data + there.free // 2,
+    "all that is free": lambda there: there.data + there.free,
+}
 CHUNKS = [64 * KIB, 128 * KIB, 256 * KIB, MIB]
 
 
@@ -167,15 +177,24 @@ def rooms(draw: st.DrawFn) -> Room:
 
 
 @settings(max_examples=1500, deadline=None)
-@given(rooms(), st.sampled_from(SHARES), st.sampled_from(["auto", "1%VG", "10%FREE", "8MiB"]), st.sampled_from(CHUNKS))
+@given(
+    rooms(),
+    st.sampled_from([*SHARES, *EXACT]),
+    st.sampled_from(["auto", "1%VG", "10%VG", "10%FREE", "8MiB"]),
+    st.sampled_from(CHUNKS),
+)
 def test_growth_by_config_is_reached_at_once_and_never_shrinks(
     there: Room, data_size: str, metadata_size: str, chunk: int
 ) -> None:
+    data_size = f"{EXACT[data_size](there) * there.extent_bytes}B" if data_size in EXACT else data_size
     config = {"data_size": data_size, "metadata_size": metadata_size, "chunk_size": f"{chunk}B"}
     try:
         growth = grown(there, **config)
     except DoesNotFitError:
-        assert metadata_size == "8MiB"  # only an exact size can be too much
+        # Only an exact size can be too much: that of the metadata, or that of the data with what maps them.
+        wanted = support.pool("docker", **config)
+        data = max(there.data, parse_size(data_size) // there.extent_bytes) if data_size.endswith("B") else there.data
+        assert metadata_size == "8MiB" or grown_for(wanted, there, data, there.metadata).needs(there) > there.free
         return
     assert growth.data >= there.data
     assert growth.metadata >= there.metadata
@@ -214,6 +233,18 @@ def test_an_exact_size_that_does_not_fit_is_told_by_how_much() -> None:
         grown(room(), data_size="8196MiB")
     with pytest.raises(DoesNotFitError, match="too little"):
         grown(room(free=0, total=1006), metadata_size="16MiB")
+
+
+@pytest.mark.parametrize("data_size", ["4000MiB", "4GiB", "1000MiB"])
+def test_a_share_for_metadata_that_the_data_left_no_room_for_is_no_error(data_size: str) -> None:
+    """As of a pool that was extended into a spare disk: of the larger group a share is more, and nothing is free."""
+    there = room(free=100, total=1106)
+    assert grown(there, data_size=data_size, metadata_size="1%VG").metadata == 11
+    there = room(free=25, total=1031)
+    growth = grown(there, data_size=data_size, metadata_size="2%VG")
+    assert (growth.data, growth.metadata) == (1024 if data_size == "4GiB" else 1000, 3)
+    with pytest.raises(DoesNotFitError, match=r"data 4.1 GiB, metadata 12 MiB and its spare need .* too little"):
+        grown(there, data_size="4200MiB", metadata_size="2%VG")
 
 
 def test_metadata_beyond_what_dm_thin_can_use_is_refused() -> None:

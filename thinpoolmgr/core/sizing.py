@@ -114,7 +114,8 @@ def growth_by_config(pool: DesiredPool, room: Room) -> Growth:
     """Return the sizes that the configuration asks of an existing pool: never less than it has.
 
     `95%VG` follows the group when that grows, and `100%FREE` takes what is there; other shares of what is free, and
-    metadata that is computed, say how a pool is made. Computed metadata only grows along with its data.
+    metadata that is computed, say how a pool is made. Computed metadata only grows along with its data, and a share
+    for it that there is no room for, such as that of a group which the data filled as it grew, is let be.
 
     Raises:
         DoesNotFitError: an exact size that is asked for needs more than is free.
@@ -124,7 +125,10 @@ def growth_by_config(pool: DesiredPool, room: Room) -> Growth:
     share = parse_share(pool.config.data_size)
     if share is None:
         data = max(room.data, _data_extents(pool, room.total, room.free, room.extent_bytes))
-        return checked_growth(grown_for(pool, room, data, metadata), room)
+        growth = grown_for(pool, room, data, metadata)
+        if growth.needs(room) > room.free and parse_share(pool.config.metadata_size):
+            growth = grown_for(pool, room, data, room.metadata)
+        return checked_growth(growth, room)
     least = with_spare(Growth(room.data, metadata), room)
     if least.needs(room) > room.free and parse_share(pool.config.metadata_size):
         least = with_spare(Growth(room.data, room.metadata), room)
