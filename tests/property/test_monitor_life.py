@@ -8,14 +8,13 @@ from pathlib import Path
 import support
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from watch_lab import Lab, with_disk, with_room
+from watch_lab import CONFIGS, SPARE, Lab, with_disk, with_room
 
-from thinpoolmgr.core.lifecycle import PoolState
+from thinpoolmgr.core.lifecycle import STATE_CODES, PoolState
 from thinpoolmgr.core.watch import STEPS, trouble_of
 from thinpoolmgr.sim.faults import Fails, Fault, Lies
 from thinpoolmgr.units import percent_of
 
-SPARE = "/dev/sdd"
 SHARES = st.floats(0.0, 1.0)
 FAULTS = st.dictionaries(
     st.integers(0, 12), st.sampled_from([Fails("before"), Fails("inside"), Fails("after"), Lies()])
@@ -23,6 +22,7 @@ FAULTS = st.dictionaries(
 ACTS = st.lists(
     st.one_of(
         st.tuples(st.just("use"), SHARES, SHARES),
+        st.tuples(st.just("fill"), st.just(0.95), st.integers(1, 20)),
         st.tuples(st.just("look"), st.floats(0.0, 100.0), st.integers(1, 4)),
         st.tuples(st.just("sick"), st.sampled_from(["needs_check", "Fail", "ro", "out_of_data_space"]), st.booleans()),
     ),
@@ -32,11 +32,16 @@ TELLS = {"EXTENSION_NO_ROOM", "EXTENSION_AT_LIMIT", "EXTENSION_FAILED"}
 
 
 @settings(deadline=None)
-@given(acts=ACTS, faults=FAULTS, is_roomy=st.booleans(), has_spare=st.booleans())
+@given(
+    acts=ACTS, faults=FAULTS, is_roomy=st.booleans(), has_spare=st.booleans(), number=st.integers(0, len(CONFIGS) - 1)
+)
 def test_there_is_room_or_a_word(
-    acts: list[tuple[str, object, object]], faults: dict[int, Fault], *, is_roomy: bool, has_spare: bool
+    acts: list[tuple[str, object, object]], faults: dict[int, Fault], *, is_roomy: bool, has_spare: bool, number: int
 ) -> None:
-    pool = support.pool(spare_devices=(SPARE,))
+    config = CONFIGS[number]
+    if is_roomy and "match" in config:
+        config = {**config, "match": [{**config["match"][0], "count": 2}]}
+    pool = support.pool(spare_devices=(SPARE,), **config)
     shot = with_disk(support.healthy(), SPARE)
     with tempfile.TemporaryDirectory() as folder:
         lab = Lab(Path(folder), with_room(shot) if is_roomy else shot, pool)
@@ -52,6 +57,10 @@ def play(lab: Lab, acts: list[tuple[str, object, object]]) -> None:
     for what, first, second in acts:
         if what == "use":
             lab.use(first, second)  # type: ignore[arg-type]
+        elif what == "fill":
+            for _ in range(second):  # type: ignore[call-overload]
+                lab.use(first)  # type: ignore[arg-type]
+                lab.look(2)
         elif what == "look":
             lab.look(second, after=first)  # type: ignore[arg-type]
         elif first == "needs_check":
@@ -66,6 +75,8 @@ def judge(lab: Lab) -> None:
     assert view.group is not None
     assert view.group.free_extents >= 0
     assert lab.word.busy_since is None
+    # What it did leaves `apply` nothing to refuse but what is wrong with the pool itself.
+    assert {refusal.code for refusal in lab.apply_plan().refusals} <= {STATE_CODES.get(view.state)}
     if trouble_of(view):
         assert lab.codes() == [trouble_of(view)]
         return

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import support
 from msgspec.structs import replace
-from watch_lab import SPARE, Lab, with_disk, with_room
+from watch_lab import CONFIGS, SPARE, Lab, with_disk, with_room
 
 from thinpoolmgr.core.journal import Began, Ended
 from thinpoolmgr.core.model import Signature
 from thinpoolmgr.core.plan import Request
-from thinpoolmgr.core.steps import ExtendData, ExtendVolumeGroup, Step, TakeCharge
+from thinpoolmgr.core.steps import ExtendData, ExtendVolumeGroup, Step, TakeCharge, step_name
 from thinpoolmgr.errors import CommandFailedError
 from thinpoolmgr.host.dm_events import Events
 from thinpoolmgr.host.store import Store
@@ -228,6 +228,23 @@ def test_a_spare_disk_in_doubt_keeps_no_other_from_being_taken(tmp_path: Path) -
     (added,) = (step for step in lab.host.took_effect if isinstance(step, ExtendVolumeGroup))
     assert [disk.path for disk in added.disks] == [SPARE]
     assert lab.host.snapshot.find_disk("/dev/sdx") == signed[-1]
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_what_the_monitor_does_leaves_apply_nothing_to_refuse(tmp_path: Path, config: dict[str, Any]) -> None:
+    """Or engines would not start after the next boot."""
+    lab = Lab(tmp_path, with_disk(support.healthy(), SPARE), support.pool(spare_devices=(SPARE,), **config))
+    lab.host.spares = (SPARE,)
+    assert lab.apply_plan().refusals == ()
+    for _ in range(20):
+        lab.use(0.95)
+        lab.look()
+        assert lab.apply_plan().refusals == ()
+    # the group is full again
+    assert (ExtendVolumeGroup in lab.did(), lab.codes()) == (True, ["EXTENSION_NO_ROOM"])
+    lab.host.snapshot = support.deactivated(lab.host.snapshot)
+    plan = lab.apply_plan()
+    assert ([step_name(step) for step in plan.steps], plan.refusals) == (["activate-pool"], ())
 
 
 def test_a_pool_at_its_limit_is_told_of(tmp_path: Path) -> None:

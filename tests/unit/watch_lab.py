@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any
 import support
 
 from thinpoolmgr.core.guards import disk_ref
+from thinpoolmgr.core.journal import remember
 from thinpoolmgr.core.lifecycle import view_pool
+from thinpoolmgr.core.planner import plan_apply
 from thinpoolmgr.core.report import WatchedPool
 from thinpoolmgr.core.steps import ExtendData, ExtendMetadata, ExtendVolumeGroup, Step, TakeCharge
+from thinpoolmgr.host.store import Store
 from thinpoolmgr.monitor.board import Board
 from thinpoolmgr.monitor.hands import PoolStore
 from thinpoolmgr.monitor.seam import Event
@@ -23,8 +26,15 @@ if TYPE_CHECKING:
     from thinpoolmgr.core.desired import DesiredPool
     from thinpoolmgr.core.lifecycle import PoolView
     from thinpoolmgr.core.model import Snapshot
+    from thinpoolmgr.core.plan import Plan
 
 SPARE = "/dev/sdd"
+CONFIGS: tuple[dict[str, Any], ...] = (
+    {},
+    {"devices": (), "match": [{"serial": "S-*"}]},
+    {"data_size": "9728MiB", "metadata_size": "1%VG"},
+)
+"""How the pool of the tests may be configured: by name, by selectors that fit its spare disk, too, and with shares."""
 
 
 class PoolInMemory(SimulatedHost):
@@ -104,6 +114,11 @@ class Lab:
             self.host.time += after
             wait = self.watch.look()
         return wait
+
+    def apply_plan(self) -> Plan:
+        """Return what `apply` would do or refuse, with all that the monitor's journal tells."""
+        runs = [run for _, run in Store(self.folder, self.lock_file).read_runs()]
+        return plan_apply(support.desired(self.pool), self.host.observe(), remember(runs, support.BOOT))
 
     @property
     def word(self) -> WatchedPool:
