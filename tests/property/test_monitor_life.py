@@ -8,7 +8,7 @@ from pathlib import Path
 import support
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from watch_lab import CONFIGS, SPARE, Lab, with_disk, with_room
+from watch_lab import CONFIGS, DEAD, SPARE, Lab, with_room, with_spares
 
 from thinpoolmgr.core.lifecycle import STATE_CODES, PoolState
 from thinpoolmgr.core.watch import STEPS, trouble_of
@@ -41,11 +41,11 @@ def test_there_is_room_or_a_word(
     config = CONFIGS[number]
     if is_roomy and "match" in config:
         config = {**config, "match": [{**config["match"][0], "count": 2}]}
-    pool = support.pool(spare_devices=(SPARE,), **config)
-    shot = with_disk(support.healthy(), SPARE)
+    pool = support.pool(spare_devices=(DEAD, SPARE), **config)
+    shot = with_spares(support.healthy())
     with tempfile.TemporaryDirectory() as folder:
         lab = Lab(Path(folder), with_room(shot) if is_roomy else shot, pool)
-        lab.host.spares = pool.config.spare_devices if has_spare else ()
+        lab.host.spares = (SPARE,) if has_spare else ()
         lab.host.faults = dict(faults)
         play(lab, acts)
         lab.host.faults = {}

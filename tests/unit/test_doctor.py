@@ -527,7 +527,7 @@ def test_an_engine_on_another_pool() -> None:
 
 
 def test_devices_of_the_configuration() -> None:
-    desired = support.desired(support.pool("docker", BY_ID, "/dev/x", "/etc/passwd", spare_devices=("/dev/y",)))
+    desired = support.desired(support.pool("docker", BY_ID, "/dev/x", "/etc/passwd", "/dev/y"))
     more = (
         ConfiguredDevice("/dev/x", problem="missing"),
         ConfiguredDevice("/etc/passwd", problem="not a block device"),
@@ -540,6 +540,35 @@ def test_devices_of_the_configuration() -> None:
         "NOT_A_BLOCK_DEVICE": "/etc/passwd",
         "DISK_UNREADABLE": "/dev/y",
     }
+
+
+DEAD = "/dev/disk/by-id/dead"
+
+
+@pytest.mark.parametrize(
+    ("device", "what", "code"),
+    [
+        (ConfiguredDevice(DEAD, problem="missing"), "is missing", "DISK_MISSING"),
+        (ConfiguredDevice(DEAD, problem="not a block device"), "is not a block device", "NOT_A_BLOCK_DEVICE"),
+        (ConfiguredDevice(DEAD, problem="Permission denied"), ": Permission denied", "DISK_UNREADABLE"),
+        (ConfiguredDevice(DEAD, "/dev/sdc"), "cannot be read: Input/output error", ""),
+    ],
+)
+def test_a_spare_disk_that_cannot_be_used_is_a_warning_while_the_pool_is_whole_without_it(
+    device: ConfiguredDevice, what: str, code: str
+) -> None:
+    desired = support.desired(support.pool("docker", BY_ID, spare_devices=(DEAD,)))
+    unread = support.disk("/dev/sdc", signatures=None, probe_error="Input/output error")
+    shot = replace(host(), disks=(*host().disks, unread))
+    shot = replace(shot, configured_devices=(*shot.configured_devices, device))
+    assert list(find(shot, desired)) == ["SPARE_UNUSABLE"]
+    (finding,) = find_all(desired, shot)
+    assert (finding.severity, finding.target) == ("warning", DEAD)
+    assert finding.summary.startswith(DEAD)
+    assert finding.summary.endswith(f"{what}; it is a spare disk of pools.docker")
+    # It may be what the group lacks.
+    partial = replace(shot, groups=(replace(shot.groups[0], attr="wz-pn-"),))
+    assert [finding.code for finding in find_all(desired, partial)] == ["POOL_PARTIAL", *([code] if code else [])]
 
 
 def test_a_name_that_may_change() -> None:

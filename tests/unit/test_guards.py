@@ -13,6 +13,7 @@ from thinpoolmgr.core.guards import (
     foreign_signatures,
     is_our_leftover,
     is_same_disk,
+    warn_of_spares,
 )
 from thinpoolmgr.core.model import ConfiguredDevice, DmDevice, PhysicalVolume, Signature
 from thinpoolmgr.core.plan import Memory
@@ -172,6 +173,23 @@ def paths(*devices: ConfiguredDevice) -> list[Refusal]:
 def test_a_path_that_leads_nowhere_is_refused_by_name(problem: str, code: str, summary: str) -> None:
     (refusal,) = paths(ConfiguredDevice("/dev/x", problem=problem))
     assert (refusal.code, refusal.target, refusal.summary, refusal.exit_code) == (code, "/dev/x", summary, 3)
+
+
+@pytest.mark.parametrize("problem", ["missing", "not a block device", "Permission denied"])
+def test_a_spare_disk_that_is_away_is_refused_only_where_the_pool_may_be_on_it(problem: str) -> None:
+    wanted = support.pool(spare_devices=("/dev/x",))
+    away = ConfiguredDevice("/dev/x", problem=problem)
+
+    def told(shot: Snapshot) -> tuple[list[str], list[str]]:
+        shot = replace(shot, configured_devices=(*shot.configured_devices, away))
+        return [r.target for r in check_paths(support.desired(wanted), shot)], warn_of_spares(wanted, shot)
+
+    whole = support.deactivated(support.healthy())
+    (group,) = whole.groups
+    assert told(support.snapshot()) == (["/dev/x"], [])
+    assert told(replace(whole, groups=(replace(group, attr="wz-pn-"),))) == (["/dev/x"], [])
+    refused, (warning,) = told(whole)
+    assert (refused, warning.startswith("/dev/x"), problem in warning) == ([], True, True)
 
 
 def test_a_path_that_was_not_looked_at_is_refused() -> None:

@@ -10,12 +10,14 @@ import support
 
 from thinpoolmgr.cli import manner
 from thinpoolmgr.cli.manner import Manner, beside_other_runs, wait_for_disks
+from thinpoolmgr.core.matching import missing_disks
 from thinpoolmgr.core.model import ConfiguredDevice, Snapshot
 from thinpoolmgr.core.plan import Plan, Refusal
 from thinpoolmgr.core.steps import ActivatePool, StartEngine
 from thinpoolmgr.cycle import RunResult
 from thinpoolmgr.errors import LockedError
-from thinpoolmgr.host import observe, retry
+from thinpoolmgr.host import lvm, observe, retry
+from thinpoolmgr.host.lvm import LvmState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,6 +72,22 @@ def test_a_look_for_devices_says_which_are_missing(tmp_path: object) -> None:
     found = observe.observe_devices(support.desired(pool))
     assert [device.problem for device in found.configured_devices] == ["missing"]
     assert not found.disks
+
+
+@pytest.mark.parametrize(("spares", "asked"), [((), 0), (("/dev/nowhere",), 1), (("/dev/null",), 0)])
+def test_lvm_is_asked_where_only_it_knows_whether_what_is_missing_is_needed(
+    monkeypatch: pytest.MonkeyPatch, spares: tuple[str, ...], asked: int
+) -> None:
+    asks: list[object] = []
+
+    def read(run: object) -> LvmState:
+        asks.append(run)
+        return LvmState(support.healthy().groups)
+
+    monkeypatch.setattr(lvm, "read_lvm", read)
+    desired = support.desired(support.pool("docker", "/dev/null", spare_devices=spares))
+    assert missing_disks(desired, observe.observe_devices(desired)) == ()
+    assert len(asks) == asked
 
 
 def locked_times(times: int) -> Iterator[RunResult | None]:

@@ -530,6 +530,28 @@ def test_what_is_still_to_come_is_missing() -> None:
     )
 
 
+def test_a_spare_disk_is_missing_only_where_the_pool_may_be_on_it() -> None:
+    pool = support.pool(spare_devices=("/dev/late",))
+    whole = support.healthy()
+    shot = replace(
+        whole, configured_devices=(*whole.configured_devices, ConfiguredDevice("/dev/late", problem="missing"))
+    )
+    partial = replace(shot.groups[0], attr="wz-pn-")
+    for groups, missing in ((shot.groups, ()), ((), ("/dev/late",)), ((partial,), ("/dev/late",))):
+        assert missing_disks(DesiredState((pool,)), replace(shot, groups=groups)) == missing
+
+
+def test_a_spare_disk_stands_in_for_no_disk_that_is_still_to_come() -> None:
+    unknown = replace(spare_host("bc", "bc"), groups=())
+    for shot, count, misses_one in (
+        (unknown, 1, False),
+        (unknown, 2, True),
+        (spare_host("b", "bc"), 2, True),
+        (spare_host("bc", "bc"), 2, False),
+    ):
+        assert bool(missing_disks(DesiredState((spare_pool(count),)), shot)) is misses_one
+
+
 def test_nothing_is_missing_where_too_many_disks_match() -> None:
     assert missing_disks(DesiredState((chosen_pool(wd(1)),)), host(*wd_disks("bc"))) == ()
     assert missing_disks(DesiredState((chosen_pool(wd(2)),)), host(*wd_disks("bc"), disk(size_bytes=0))) == ()

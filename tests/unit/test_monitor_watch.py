@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import support
 from msgspec.structs import replace
-from watch_lab import CONFIGS, SPARE, Lab, with_disk, with_room
+from watch_lab import CONFIGS, DEAD, SPARE, Lab, with_disk, with_room, with_spares
 
 from thinpoolmgr.core.journal import Began, Ended
 from thinpoolmgr.core.model import Signature
@@ -233,7 +233,7 @@ def test_a_spare_disk_in_doubt_keeps_no_other_from_being_taken(tmp_path: Path) -
 @pytest.mark.parametrize("config", CONFIGS)
 def test_what_the_monitor_does_leaves_apply_nothing_to_refuse(tmp_path: Path, config: dict[str, Any]) -> None:
     """Or engines would not start after the next boot."""
-    lab = Lab(tmp_path, with_disk(support.healthy(), SPARE), support.pool(spare_devices=(SPARE,), **config))
+    lab = Lab(tmp_path, with_spares(support.healthy()), support.pool(spare_devices=(DEAD, SPARE), **config))
     lab.host.spares = (SPARE,)
     assert lab.apply_plan().refusals == ()
     for _ in range(20):

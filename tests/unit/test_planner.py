@@ -145,6 +145,21 @@ def test_an_inactive_pool_is_activated() -> None:
     assert step_mark(found.steps[0]) == "~"
 
 
+def test_a_spare_disk_that_is_away_keeps_no_pool_from_being_activated() -> None:
+    wanted = support.pool(spare_devices=("/dev/disk/by-id/dead",))
+    away = ConfiguredDevice("/dev/disk/by-id/dead", problem="missing")
+    shot = replace(HEALTHY, configured_devices=(*HEALTHY.configured_devices, away))
+    found = plan(support.deactivated(shot), wanted)
+    assert (names(found), codes(found)) == (["activate-pool"], [])
+    assert found.warnings == (
+        "/dev/disk/by-id/dead is missing; as a spare disk of pools.docker it cannot be taken when the pool is full.",
+    )
+    # A device is what the pool is to have, and nothing says that a pool which is not there is not on the spare disk.
+    assert codes(plan(shot, support.pool("docker", "/dev/sdb", away.configured_path))) == ["DISK_MISSING"]
+    new = replace(support.snapshot(), configured_devices=shot.configured_devices)
+    assert (codes(plan(new, wanted)), names(plan(new, wanted))) == (["DISK_MISSING"], [])
+
+
 @pytest.mark.parametrize("status", [{"used_data_blocks": 19000}, {"mode": "out_of_data_space"}])
 def test_a_pool_that_is_merely_full_is_warned_of(status: dict[str, object]) -> None:
     found = plan(support.healthy(**status))

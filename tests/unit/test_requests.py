@@ -341,9 +341,16 @@ def test_a_device_that_is_configured_and_missing_does_not_keep_a_pool_from_growi
 
 
 def test_a_spare_device_that_is_missing_does_not_matter_until_it_is_needed() -> None:
-    state = with_spares("/dev/sdx")
-    assert names(plan(GROW, SMALL, state)) == ["extend-data"]
-    assert codes(plan(replace(GROW, add_data="+100GiB"), SMALL, state)) == ["DOES_NOT_FIT"]
+    away = ConfiguredDevice("/dev/sdx", problem="missing")
+    shot, state = replace(SMALL, configured_devices=(*SMALL.configured_devices, away)), with_spares("/dev/sdx")
+    assert names(plan(GROW, shot, state)) == ["extend-data"]
+    found = plan(replace(GROW, add_data="+100GiB"), shot, state)
+    assert [(r.code, r.target) for r in found.refusals] == [
+        ("DOES_NOT_FIT", "docker/thinpool"),
+        ("DISK_MISSING", "/dev/sdx"),
+    ]
+    by_name = plan(replace(GROW, add_devices=("/dev/sdx",)), shot, state)
+    assert (codes(by_name), by_name.steps) == (["DISK_MISSING"], ())
 
 
 def test_a_pool_that_is_not_there_cannot_grow() -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import support
+from msgspec.structs import replace
 
 from thinpoolmgr.core.guards import disk_ref
 from thinpoolmgr.core.journal import remember
 from thinpoolmgr.core.lifecycle import view_pool
+from thinpoolmgr.core.model import ConfiguredDevice
 from thinpoolmgr.core.planner import plan_apply
 from thinpoolmgr.core.report import WatchedPool
 from thinpoolmgr.core.steps import ExtendData, ExtendMetadata, ExtendVolumeGroup, Step, TakeCharge
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from thinpoolmgr.core.model import Snapshot
     from thinpoolmgr.core.plan import Plan
 
-SPARE = "/dev/sdd"
+SPARE, DEAD = "/dev/sdd", "/dev/disk/by-id/dead"
 CONFIGS: tuple[dict[str, Any], ...] = (
     {},
     {"devices": (), "match": [{"serial": "S-*"}]},
@@ -134,6 +136,12 @@ class Lab:
 
 def with_disk(shot: Snapshot, path: str = "/dev/sdc") -> Snapshot:
     return support.with_free_disk(shot, support.disk(path))
+
+
+def with_spares(shot: Snapshot) -> Snapshot:
+    """Return `shot` with a spare disk, and one that died and that the configuration names, too."""
+    shot = with_disk(shot, SPARE)
+    return replace(shot, configured_devices=(*shot.configured_devices, ConfiguredDevice(DEAD, problem="missing")))
 
 
 def with_room(shot: Snapshot) -> Snapshot:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from thinpoolmgr.core.conditions import why_not_refreshed, why_other_features
 from thinpoolmgr.core.desired import DesiredPool, parse_share, toml_value
-from thinpoolmgr.core.guards import check_disk, check_sector_sizes, disk_ref, plan_wipes
+from thinpoolmgr.core.guards import check_disk, check_sector_sizes, disk_ref, plan_wipes, refuse_spares
 from thinpoolmgr.core.leftovers import find_leftovers
 from thinpoolmgr.core.lifecycle import PoolState, PoolView
 from thinpoolmgr.core.names import pool_dm_name
@@ -232,7 +232,7 @@ def plan_extension(
     try:
         checked_growth(growth, room)
     except DoesNotFitError as error:
-        return Changes([], [*refusals, _no_room(pool, str(error))], [])
+        return Changes([], [*refusals, _no_room(pool, str(error)), *refuse_spares(pool, snapshot)], [])
     sizes, warnings = grow(pool, group, growth, room, because)
     return Changes([*additions, *sizes], refusals, warnings)
 

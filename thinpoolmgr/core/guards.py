@@ -7,7 +7,7 @@ is never written to. `wipe_signatures` lifts only the last of these. Unknown is 
 from __future__ import annotations
 
 from thinpoolmgr.core.desired import DesiredPool, DesiredState
-from thinpoolmgr.core.matching import multipath_over
+from thinpoolmgr.core.matching import multipath_over, needs_spares
 from thinpoolmgr.core.model import ConfiguredDevice, Disk, PhysicalVolume, Signature, Snapshot
 from thinpoolmgr.core.plan import Memory, Refusal
 from thinpoolmgr.core.steps import CreateVolumeGroup, DiskRef, ExtendVolumeGroup, RemovePhysicalVolumes, WipeSignatures
@@ -18,14 +18,18 @@ _PATH_CODES = {"missing": "DISK_MISSING", "not a block device": "NOT_A_BLOCK_DEV
 
 
 def check_paths(desired: DesiredState, snapshot: Snapshot) -> list[Refusal]:
-    """Return refusals for paths that lead nowhere, to a disk that is named already, or to one that two pools name."""
+    """Return refusals for paths that lead nowhere, to a disk that is named already, or to one that two pools name.
+
+    A spare disk that is away is no reason to keep a pool, and its engine, from running that is whole without it.
+    """
     refusals: list[Refusal] = []
     seen: dict[str, tuple[str, str]] = {}
     for pool in desired.pools:
-        for path in (*pool.config.devices, *pool.config.spare_devices):
+        for path in dict.fromkeys((*pool.config.devices, *pool.config.spare_devices)):
             device = _lead(path, pool, snapshot)
             if device is None or device.problem:
-                refusals.append(_unusable(pool, path, device))
+                is_needed = path in pool.config.devices or needs_spares(pool, snapshot)
+                refusals += [_unusable(pool, path, device)] if is_needed else []
                 continue
             twice = _same_or_nested(device.disk, seen, snapshot)
             if twice and seen[twice] != (pool.name, path):
@@ -62,6 +66,30 @@ def _unusable(pool: DesiredPool, path: str, device: ConfiguredDevice | None) -> 
         f"pools.{pool.name} of the configuration names it.",
         "Attach the disk, or correct the path; lsblk -o NAME,SIZE,SERIAL,MODEL and /dev/disk/by-id show what there is.",
     )
+
+
+def refuse_spares(pool: DesiredPool, snapshot: Snapshot) -> list[Refusal]:
+    """Return a refusal for each path of `spare_devices` that leads nowhere: for a run that needs them."""
+    led = [(path, _lead(path, pool, snapshot)) for path in pool.config.spare_devices]
+    return [_unusable(pool, path, device) for path, device in led if device and device.problem]
+
+
+def unusable_spares(pool: DesiredPool, snapshot: Snapshot) -> dict[str, str]:
+    """Return what is wrong with spare disks that `pool` does without as yet, by their paths in the configuration."""
+    group = snapshot.find_group(pool.group)
+    if group is None or needs_spares(pool, snapshot):
+        return {}
+    away = {refusal.target: refusal.summary for refusal in refuse_spares(pool, snapshot)}
+    taken = {pv.path for pv in group.pvs}
+    there = [(path, snapshot.find_disk(path)) for path in pool.config.spare_devices if path not in away]
+    unread = [(path, disk) for path, disk in there if disk and disk.signatures is None and disk.path not in taken]
+    return away | {path: f"{path} cannot be read: {disk.probe_error or 'no reason given'}" for path, disk in unread}
+
+
+def warn_of_spares(pool: DesiredPool, snapshot: Snapshot) -> list[str]:
+    """Return what a person should know of spare disks before the pool has to grow."""
+    found = unusable_spares(pool, snapshot).values()
+    return [f"{what}; as a spare disk of pools.{pool.name} it cannot be taken when the pool is full." for what in found]
 
 
 def path_code(problem: str) -> str:

@@ -69,20 +69,27 @@ def is_unresolved(pool: DesiredPool) -> bool:
 
 
 def missing_disks(desired: DesiredState, snapshot: Snapshot) -> tuple[str, ...]:
-    """Return what `desired` names or selects and `snapshot`, of which only devices and disks count, does not have.
+    """Return what `desired` names or selects and `snapshot`, of which devices, disks and groups count, does not have.
 
-    A selector that more disks fit than it asks for misses none: no disk that is still to come would change that.
+    A selector that more disks fit than it asks for misses none: no disk that is still to come would change that. Spare
+    disks are not missing where the groups are known, and the pool's is whole.
     """
     gone = {device.configured_path for device in snapshot.configured_devices if device.problem == "missing"}
-    named = [path for pool in desired.pools for path in (*pool.config.devices, *pool.config.spare_devices)]
-    fitting = [disk for disk in snapshot.disks if is_candidate(disk, snapshot)]
+    named = [path for pool in desired.pools for path in pool.config.devices]
+    named += [path for pool in desired.pools if needs_spares(pool, snapshot) for path in pool.config.spare_devices]
     selectors = [
         f"pools.{pool.name}.match[{place}] ({describe_selector(match)})"
         for pool in desired.pools
         for place, match in enumerate(pool.config.match)
-        if sum(not misses(match, disk) for disk in fitting) < match.count
+        if len(_choose(match, pool, snapshot)[1]) < match.count
     ]
     return (*(path for path in dict.fromkeys(named) if path in gone), *selectors)
+
+
+def needs_spares(pool: DesiredPool, snapshot: Snapshot) -> bool:
+    """Whether a spare disk that is away may carry `pool`, or a part of it: its group is not there, or not whole."""
+    group = snapshot.find_group(pool.group)
+    return group is None or group.is_partial
 
 
 def is_wanted(disk: Disk, pool: DesiredPool, snapshot: Snapshot) -> bool:

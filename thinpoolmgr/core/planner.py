@@ -21,7 +21,7 @@ from thinpoolmgr.core.changes import (
 from thinpoolmgr.core.desired import DesiredPool, DesiredState, unstable_name_warning, unstable_names
 from thinpoolmgr.core.engine_plan import plan_engine, plan_engine_start, plan_implied_engine
 from thinpoolmgr.core.fingerprint import fingerprint_of_host
-from thinpoolmgr.core.guards import check_disk, check_paths, check_sector_sizes, disk_ref, plan_wipes
+from thinpoolmgr.core.guards import check_disk, check_paths, check_sector_sizes, disk_ref, plan_wipes, warn_of_spares
 from thinpoolmgr.core.holders import Holders
 from thinpoolmgr.core.leftovers import find_leftovers, remove_leftovers, unexpected_lvs
 from thinpoolmgr.core.lifecycle import PoolState, PoolView, view_pool
@@ -76,7 +76,7 @@ def plan_apply(desired: DesiredState, snapshot: Snapshot, memory: Memory, only: 
         steps += (*engine_plan.steps[:first], *pool_plan.steps, *engine_plan.steps[first:])
         warnings += _warn_of_names(view, snapshot) if pool_plan.steps else []
         warnings += [f"{pool.path} is {view.state}: {view.because}."] if view.state in _WORTH_A_WARNING else []
-        warnings += pool_plan.warnings
+        warnings += [*warn_of_spares(pool, snapshot), *pool_plan.warnings]
         refusals += _without_repeats(pool_plan.refusals, refusals)
         refusals += engine_plan.refusals
         notes += engine_plan.notes

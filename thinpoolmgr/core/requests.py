@@ -237,7 +237,10 @@ def _refuse_devices(pool: DesiredPool, request: Request, desired: DesiredState, 
     """Return why disks that are to be added cannot be used: they lead nowhere, or another pool is to have them."""
     others = tuple(other for other in desired.pools if other is not pool)
     resolved, _ = resolve_matches(replace(desired, pools=others), snapshot)
-    found = check_paths(replace(desired, pools=(*resolved.pools, pool)), snapshot)
+    # Spare disks may be away, those that are to be added must not.
+    added = [path for path in pool.config.spare_devices if path in request.add_devices]
+    asked = replace(pool, config=replace(pool.config, devices=(*pool.config.devices, *added)))
+    found = check_paths(replace(desired, pools=(*resolved.pools, asked)), snapshot)
     # A disk named twice is refused whichever of its names comes second.
     refusals = [r for r in found if r.target in request.add_devices or r.code == "SAME_DISK_TWICE"]
     disks = [disk for path in request.add_devices if (disk := snapshot.find_disk(path))]

@@ -10,7 +10,7 @@ import msgspec
 
 from thinpoolmgr.core.engine_base import shrinks
 from thinpoolmgr.core.lifecycle import view_pool
-from thinpoolmgr.core.matching import is_wanted
+from thinpoolmgr.core.matching import is_wanted, missing_disks
 from thinpoolmgr.core.model import (
     Disk,
     DmDevice,
@@ -25,10 +25,10 @@ from thinpoolmgr.host import block, dm, lvm
 from thinpoolmgr.host.blkid import probe_signatures
 from thinpoolmgr.host.disks import observe_disks, resolve_configured, with_node_path, with_node_paths
 from thinpoolmgr.host.engines import OBSERVERS, read_base, read_graph
+from thinpoolmgr.host.runner import CommandRunner
 
 if TYPE_CHECKING:
     from thinpoolmgr.core.desired import DesiredEngine, DesiredState
-    from thinpoolmgr.host.runner import CommandRunner
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _TARGET = "thin-pool"
@@ -95,12 +95,20 @@ def observe(
 
 
 def observe_devices(desired: DesiredState) -> Snapshot:
-    """Return what there is of the disks that `desired` names or selects: quick, without LVM, and none is opened."""
+    """Return what there is of the disks that `desired` names or selects: quick, and none is opened.
+
+    LVM is asked only where something is missing that may be, or stand in for, a spare disk that no pool needs.
+    """
     configured = resolve_configured(desired)
     disks: tuple[Disk, ...] = ()
     if any(pool.config.match for pool in desired.pools):
         disks = observe_disks(list(block.list_whole_disks()), block.read_usage(), opening=False)
-    return Snapshot(configured_devices=configured, disks=disks)
+    snapshot = Snapshot(configured_devices=configured, disks=disks)
+    has_spares = any(pool.config.spare_devices for pool in desired.pools)
+    if not has_spares or not missing_disks(desired, snapshot):
+        return snapshot
+    groups = lvm.read_lvm(CommandRunner().run).groups
+    return msgspec.structs.replace(snapshot, groups=tuple(with_node_paths(group) for group in groups))
 
 
 def _with_what_is_in_pools(

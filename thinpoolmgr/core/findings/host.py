@@ -10,7 +10,7 @@ from msgspec import Struct
 from thinpoolmgr.core.conditions import Condition, condition_of, why_not_done
 from thinpoolmgr.core.desired import unstable_names
 from thinpoolmgr.core.findings.sighting import Sighting, sight
-from thinpoolmgr.core.guards import path_code
+from thinpoolmgr.core.guards import path_code, unusable_spares
 from thinpoolmgr.core.journal import Doing, Done, Failed, Run, StoredRun, finishing_request, fold_run, unfinished_runs
 from thinpoolmgr.core.lifecycle import PoolState, PoolView
 from thinpoolmgr.core.steps import step_name, target
@@ -76,10 +76,12 @@ class Journal(Struct, frozen=True):
 
 def disk_sightings(pool: DesiredPool, snapshot: Snapshot) -> list[Sighting]:
     """Return what is to be said about the devices that the configuration names for `pool`."""
-    found = []
+    spares = unusable_spares(pool, snapshot)
+    evidence = f"pools.{pool.name}.spare_devices names it, and the volume group {pool.group} is whole without it"
+    found = [sight("SPARE_UNUSABLE", path, evidence, pool=pool.name, what=what) for path, what in spares.items()]
     for path in (*pool.config.devices, *pool.config.spare_devices):
         device = next((d for d in snapshot.configured_devices if d.configured_path == path), None)
-        if device is not None and device.problem:
+        if device is not None and device.problem and path not in spares:
             evidence = f"pools.{pool.name} of the configuration names it: {device.problem}"
             found.append(sight(path_code(device.problem), path, evidence, pool=pool.name))
     for path in unstable_names(pool):

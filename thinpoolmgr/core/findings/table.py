@@ -211,6 +211,11 @@ FINDINGS: Mapping[str, Kind] = {
     "DISK_UNREADABLE": Kind(
         "error", "{target} of pools.{pool} cannot be looked at", "See why: ls -lL {target}; dmesg | tail"
     ),
+    "SPARE_UNUSABLE": Kind(
+        "warning",
+        "{what}; it is a spare disk of pools.{pool}",
+        "Attach or replace the disk, or correct pools.{pool}.spare_devices; then: systemctl reload thinpoolmgr-monitor",
+    ),
     "DISK_NAME_UNSTABLE": Kind(
         "info",
         "{target} of pools.{pool} may be another disk after the next boot",
