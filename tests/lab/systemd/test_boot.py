@@ -149,6 +149,36 @@ def test_a_missing_physical_volume_comes_back_and_the_pool_with_it(hasty: Instal
 
 
 @pytest.mark.campaign
+def test_a_spare_disk_that_died_keeps_no_pool_from_being_activated(tool: InstalledTool, loop_disks: MakeDisk) -> None:
+    disk, dead = loop_disks(SIZE), "/dev/disk/by-id/dead"
+    tool.want(on(disk))
+    tool.succeed("apply", "--yes")
+    sh("vgchange", "-q", "--activate", "n", "docker")
+    tool.want(f'{on(disk)}spare_devices = ["{dead}"]\n')
+    assert tool.pool()["state"] == "inactive"
+    assert has_started(DOCKER), log_of(APPLY)
+    assert (result(APPLY), tool.pool()["state"], storage()) == ("success", "healthy", ON_POOL)
+    assert (f"seconds for {dead}" in log_of(APPLY), f"{dead} is missing" in log_of(APPLY)) == (False, True)
+
+
+@pytest.mark.campaign
+def test_a_spare_disk_that_the_pool_is_on_is_waited_for(tool: InstalledTool, loop_disks: MakeDisk) -> None:
+    tool.want(f'{on(loop_disks(SIZE))}spare_devices = ["{SCSI_DISK}"]\n', engine="")
+    with scsi_host():
+        plug()
+        assert has_started(APPLY), log_of(APPLY)
+        tool.succeed("extend", "docker", "--add-device", str(SCSI_DISK), "--yes")
+        sh("vgchange", "-q", "--activate", "n", "docker")
+        pull()
+        sh("systemctl", "start", "--no-block", APPLY)
+        until(lambda: f"Waiting up to 60 seconds for {SCSI_DISK}" in log_of(APPLY))
+        plug()
+        until(lambda: state(APPLY) == "inactive")
+        assert (result(APPLY), tool.pool()["state"]) == ("success", "healthy")
+        tool.succeed("destroy", "docker", "--yes", "--allow", "destroy")
+
+
+@pytest.mark.campaign
 def test_docker_does_not_start_on_a_pool_that_needs_a_check(hasty: InstalledTool, loop_disks: MakeDisk) -> None:
     disk = loop_disks(SIZE)
     hasty.want(on(disk))
