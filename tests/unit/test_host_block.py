@@ -490,3 +490,8 @@ def test_what_is_mapped_on_a_disk_is_known_without_asking_it(host: FakeHost) -> 
     assert not above.is_examined
     (itself,) = block.mapped_on(host.observe("dm-3"), host.roots)
     assert (itself.name, itself.devno, itself.depends_on) == ("paths", "254:3", ())
+    uuid = folder / "dm/uuid"
+    uuid.unlink()
+    # what cannot be read, as one that is just being removed
+    uuid.mkdir()
+    assert block.mapped_on(host.observe("sdb"), host.roots) == ()

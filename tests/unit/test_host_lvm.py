@@ -271,6 +271,7 @@ def test_what_lvm_hides_is_not_known_where_it_does_not_say_so() -> None:
     [
         ("/dev/sdb", "", ["/dev/sdb"]),
         ("/dev/sdb", "Cannot process volume group a", []),
+        ("/dev/sdb", "WARNING: PV /dev/sdb is marked in use but no VG was found using it.", []),
         ("/dev/mapper/a+b", "", []),
     ],
 )

@@ -536,9 +536,15 @@ def test_a_spare_disk_is_missing_only_where_the_pool_may_be_on_it() -> None:
     shot = replace(
         whole, configured_devices=(*whole.configured_devices, ConfiguredDevice("/dev/late", problem="missing"))
     )
-    partial = replace(shot.groups[0], attr="wz-pn-")
-    for groups, missing in ((shot.groups, ()), ((), ("/dev/late",)), ((partial,), ("/dev/late",))):
-        assert missing_disks(DesiredState((pool,)), replace(shot, groups=groups)) == missing
+    empty = replace(shot, groups=(replace(shot.groups[0], lvs=()),))
+    away = ("/dev/late",)
+    for seen, missing in ((shot, ()), (replace(shot, groups=()), away), (partial(shot), away), (empty, away)):
+        assert missing_disks(DesiredState((pool,)), seen) == missing
+
+
+def partial(shot: Snapshot) -> Snapshot:
+    """Return `shot` while a disk of its group is away."""
+    return replace(shot, groups=(replace(shot.groups[0], attr="wz-pn-"),))
 
 
 def test_a_spare_disk_stands_in_for_no_disk_that_is_still_to_come() -> None:
@@ -548,6 +554,8 @@ def test_a_spare_disk_stands_in_for_no_disk_that_is_still_to_come() -> None:
         (unknown, 2, True),
         (spare_host("b", "bc"), 2, True),
         (spare_host("bc", "bc"), 2, False),
+        (partial(spare_host("bc", "bc")), 2, True),
+        (partial(spare_host("bc", "bc")), 1, False),
     ):
         assert bool(missing_disks(DesiredState((spare_pool(count),)), shot)) is misses_one
 

@@ -311,6 +311,32 @@ def test_a_spare_disk_is_taken_where_lvm_cannot_use_what_is_free(
     assert lab.word.extensions_done == 1
 
 
+def test_only_one_spare_disk_is_taken_where_that_does_not_help(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = (SPARE, "/dev/sde", "/dev/sdf")
+    shot = with_room(support.healthy())
+    for name in names:
+        shot = with_disk(shot, name)
+    lab = Lab(tmp_path, shot, support.pool(spare_devices=names))
+    lab.use(0.2)
+    lab.look()
+    lab.use(0.9)
+    perform = lab.host.perform
+
+    def fail(step: Step) -> None:
+        if isinstance(step, ExtendData):
+            raise CommandFailedError("lvextend failed", "lvm.conf cannot be parsed", "")
+        perform(step)
+
+    monkeypatch.setattr(lab.host, "perform", fail)
+    lab.host.spares = names
+    before = len(lab.host.snapshot.groups[0].pvs)
+    lab.look(120)
+    assert (lab.codes(), len(lab.host.snapshot.groups[0].pvs)) == (["EXTENSION_FAILED"], before + 1)
+    monkeypatch.setattr(lab.host, "perform", perform)
+    lab.look(120)
+    assert (lab.codes(), lab.word.extensions_done > 0) == ([], True)
+
+
 @pytest.mark.parametrize("is_there", [True, False])
 def test_without_a_spare_disk_a_failure_stays_one(lab: Lab, monkeypatch: pytest.MonkeyPatch, *, is_there: bool) -> None:
     lab.use(0.2)

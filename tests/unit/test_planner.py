@@ -160,6 +160,22 @@ def test_a_spare_disk_that_is_away_keeps_no_pool_from_being_activated() -> None:
     assert (codes(plan(new, wanted)), names(plan(new, wanted))) == (["DISK_MISSING"], [])
 
 
+def test_no_disk_is_taken_for_a_pool_while_it_may_be_another_one_s_spare() -> None:
+    whole = support.pool(spare_devices=("/dev/disk/by-id/dead",))
+    away = ConfiguredDevice("/dev/disk/by-id/dead", problem="missing")
+    other = support.pool("other", "/dev/sdc")
+    shot = support.with_free_disk(HEALTHY, support.disk("/dev/sdc"))
+    shot = replace(shot, configured_devices=(*shot.configured_devices, away))
+    for pools in ((whole, other), (other, whole)):
+        found = plan_apply(support.desired(*pools), shot, Memory())
+        assert codes(found) == ["DISK_MISSING"]
+    # What was taken before is nobody's spare.
+    alone = plan_apply(support.desired(support.pool(), other), shot, Memory())
+    assert (codes(alone), "create-volume-group" in names(alone)) == ([], True)
+    made = support.carried_out(shot, alone)
+    assert codes(plan_apply(support.desired(whole, other), made, Memory())) == []
+
+
 @pytest.mark.parametrize("status", [{"used_data_blocks": 19000}, {"mode": "out_of_data_space"}])
 def test_a_pool_that_is_merely_full_is_warned_of(status: dict[str, object]) -> None:
     found = plan(support.healthy(**status))

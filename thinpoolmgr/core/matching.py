@@ -81,15 +81,22 @@ def missing_disks(desired: DesiredState, snapshot: Snapshot) -> tuple[str, ...]:
         f"pools.{pool.name}.match[{place}] ({describe_selector(match)})"
         for pool in desired.pools
         for place, match in enumerate(pool.config.match)
-        if len(_choose(match, pool, snapshot)[1]) < match.count
+        if len(_there(match, pool, snapshot)) < match.count
     ]
     return (*(path for path in dict.fromkeys(named) if path in gone), *selectors)
 
 
 def needs_spares(pool: DesiredPool, snapshot: Snapshot) -> bool:
-    """Whether a spare disk that is away may carry `pool`, or a part of it: its group is not there, or not whole."""
+    """Whether a spare disk that is away may carry `pool`, or a part of it: one of them is not there, or not whole."""
     group = snapshot.find_group(pool.group)
-    return group is None or group.is_partial
+    return group is None or group.is_partial or group.find_lv(pool.lv) is None
+
+
+def _there(match: MatchConfig, pool: DesiredPool, snapshot: Snapshot) -> list[Disk]:
+    """Return the disks that match; without spare disks where another one of the pool's group is still to come."""
+    fitting, group = _choose(match, pool, snapshot)[1], _our_group(pool, snapshot)
+    spares = _own_spares(pool, snapshot) if group and group.is_partial else {}
+    return [disk for disk in fitting if disk.path not in spares]
 
 
 def is_wanted(disk: Disk, pool: DesiredPool, snapshot: Snapshot) -> bool:

@@ -21,7 +21,15 @@ from thinpoolmgr.core.changes import (
 from thinpoolmgr.core.desired import DesiredPool, DesiredState, unstable_name_warning, unstable_names
 from thinpoolmgr.core.engine_plan import plan_engine, plan_engine_start, plan_implied_engine
 from thinpoolmgr.core.fingerprint import fingerprint_of_host
-from thinpoolmgr.core.guards import check_disk, check_paths, check_sector_sizes, disk_ref, plan_wipes, warn_of_spares
+from thinpoolmgr.core.guards import (
+    check_disk,
+    check_paths,
+    check_sector_sizes,
+    disk_ref,
+    plan_wipes,
+    refuse_spares,
+    warn_of_spares,
+)
 from thinpoolmgr.core.holders import Holders
 from thinpoolmgr.core.leftovers import find_leftovers, remove_leftovers, unexpected_lvs
 from thinpoolmgr.core.lifecycle import PoolState, PoolView, view_pool
@@ -36,6 +44,7 @@ from thinpoolmgr.core.steps import (
     ActivatePool,
     CreateThinPool,
     CreateVolumeGroup,
+    ExtendVolumeGroup,
     RemoveDmDevice,
     StartEngine,
     Step,
@@ -78,10 +87,17 @@ def plan_apply(desired: DesiredState, snapshot: Snapshot, memory: Memory, only: 
         warnings += [f"{pool.path} is {view.state}: {view.because}."] if view.state in _WORTH_A_WARNING else []
         warnings += [*warn_of_spares(pool, snapshot), *pool_plan.warnings]
         refusals += _without_repeats(pool_plan.refusals, refusals)
+        if not only and any(isinstance(step, CreateVolumeGroup | ExtendVolumeGroup) for step in pool_plan.steps):
+            refusals += _without_repeats(_others_spares(pool, desired, snapshot), refusals)
         refusals += engine_plan.refusals
         notes += engine_plan.notes
     fingerprint = fingerprint_of_host(desired, snapshot, memory)
     return Plan(numbered(steps), tuple(refusals), tuple(dict.fromkeys(notes)), tuple(warnings), fingerprint)
+
+
+def _others_spares(pool: DesiredPool, desired: DesiredState, snapshot: Snapshot) -> tuple[Refusal, ...]:
+    """Return what refuses new disks for `pool`: one of them may be a spare of another pool whose name leads nowhere."""
+    return tuple(refusal for other in desired.pools if other is not pool for refusal in refuse_spares(other, snapshot))
 
 
 def _concerns(refusal: Refusal, pool: DesiredPool) -> bool:

@@ -220,9 +220,11 @@ def mapped_on(disk: Disk, roots: Roots = _HOST) -> tuple[DmDevice, ...]:
     itself = (roots.sys / "dev/block" / disk.devno).resolve().name
     for kernel_name, below in ((itself, ()), *((holder, (disk.devno,)) for holder in disk.holders)):
         folder = roots.sys / "block" / kernel_name
-        if uuid := _read(folder / "dm/uuid", ""):
-            name, devno = _read(folder / "dm/name", ""), _read(folder / "dev", "")
-            found.append(DmDevice(name, uuid, devno, open_count=0, depends_on=below, is_examined=False))
+        # One that goes just now; as a holder of the disk it was seen.
+        with suppress(OSError):
+            if uuid := _read(folder / "dm/uuid", ""):
+                name, devno = _read(folder / "dm/name", ""), _read(folder / "dev", "")
+                found.append(DmDevice(name, uuid, devno, open_count=0, depends_on=below, is_examined=False))
     return tuple(found)
 
 

@@ -157,8 +157,17 @@ def read_unused(run: Callable[[Argv], CompletedRun], disk: str) -> tuple[Physica
     """
     if not _filter_of((disk,)):
         return ()
-    state = read_lvm(lambda argv: run(_with_settings(argv, "global{wait_for_locks=0}")), disks=(disk,))
-    return () if state.trouble or state.groups else state.orphan_pvs
+    said: list[str] = []
+
+    def read(argv: Argv) -> CompletedRun:
+        done = run(_with_settings(argv, "global{wait_for_locks=0}"))
+        said.append(done.stderr)
+        return done
+
+    state = read_lvm(read, disks=(disk,))
+    # A disk of a group whose metadata are on its other disks alone (pvcreate --pvmetadatacopies 0).
+    is_used = any("marked in use" in text for text in said)
+    return () if state.trouble or state.groups or is_used else state.orphan_pvs
 
 
 def _marked(pvs: tuple[PhysicalVolume, ...], twice: set[str]) -> tuple[PhysicalVolume, ...]:

@@ -116,7 +116,7 @@ class PoolWatch(threading.Thread):
         self._extension_seconds = _FIRST_GUESS_SECONDS
         self._pauses: dict[str, Pause] = {}
         self._cut_short_since: float | None = None
-        self._has_resumed = False
+        self._has_resumed = self._has_new_room = False
         self._hurries_until = 0.0
         self._filled_at = -math.inf
         self._waits_since: float | None = None
@@ -326,8 +326,11 @@ class PoolWatch(threading.Thread):
         failed = self._pauses.get("extend")
         if failed is None:
             return []
-        if failed.failures >= _MOST_ATTEMPTS and self._take_spare(request, now) is None:
-            # Now there is other room, and all that is wanted may fit.
+        # Where it did not help that there is other room, more of that does not either.
+        is_due = failed.failures >= _MOST_ATTEMPTS and not self._has_new_room
+        if is_due and self._take_spare(request, now) is None:
+            self._has_new_room = True
+            # All that is wanted may fit now.
             del self._pauses["extend"]
             return None
         return [failed.sighting]
@@ -337,6 +340,7 @@ class PoolWatch(threading.Thread):
         began = self._host.seconds()
         self._begin(view)
         result = self._try("extend", self._growth_planner(request))
+        self._has_new_room = self._has_new_room and result is None
         self._end(request, result, began)
         return result is not None and result.outcome == "done"
 
