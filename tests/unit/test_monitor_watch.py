@@ -257,7 +257,7 @@ def test_a_pool_at_its_limit_is_told_of(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("limit", ["none", "1GiB"])
-def test_lvm_does_not_stand_by_for_a_pool_that_may_not_grow(tmp_path: Path, limit: str) -> None:
+def test_lvm_stands_by_for_a_full_group_and_not_for_a_pool_that_may_not_grow(tmp_path: Path, limit: str) -> None:
     pool = support.pool(extend={"max_size": limit})
     lab = Lab(tmp_path, support.healthy(), pool)
     for _ in range(3):
@@ -272,7 +272,7 @@ def test_lvm_does_not_stand_by_for_a_pool_that_may_not_grow(tmp_path: Path, limi
     lab.use(0.85)
     lab.look()
     assert lab.codes() == ["EXTENSION_NO_ROOM" if limit == "none" else "EXTENSION_AT_LIMIT"]
-    assert not lab.host.stands_by
+    assert lab.host.stands_by == (limit == "none")
 
 
 def refuse_room(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> list[type[Step]]:

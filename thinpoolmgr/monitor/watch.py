@@ -78,7 +78,6 @@ _AFTER_OTHERS_SECONDS = 0.05
 _PATIENCE_SECONDS = 10.0
 _MOST_ATTEMPTS = 3
 """So often it is tried with the room that the group says it has, before a spare disk is taken."""
-_CANNOT_GROW = frozenset({"EXTENSION_NO_ROOM", "EXTENSION_AT_LIMIT"})
 _STAND_BY_SECONDS = 600.0
 """So long after it was last written to, LVM is kept ready for a pool near its threshold: it takes 30 MiB."""
 _READY_SECONDS = 2.0
@@ -252,7 +251,8 @@ class PoolWatch(threading.Thread):
         self._charge(view, now)
         is_filling = now - self._filled_at < _STAND_BY_SECONDS
         ahead = ahead_of(rate, max(self._extension_seconds, _READY_SECONDS))
-        can_grow = not any(sighting.code in _CANNOT_GROW for sighting in found)
+        # Room in a full group may come at any moment, a larger limit not before the configuration is read again.
+        can_grow = all(sighting.code != "EXTENSION_AT_LIMIT" for sighting in found)
         self._host.stand_by(is_near=can_grow and is_filling and is_near(view, ahead))
         self._say(view.state, *found, *self._undone(), *lost, rate=rate)
         return seconds_to_next_look(status, view, rate)
