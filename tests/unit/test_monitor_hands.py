@@ -14,7 +14,7 @@ from thinpoolmgr.core.journal import Began, Ended
 from thinpoolmgr.core.steps import ExtendData, ExtendVolumeGroup, ResumeDevice, Step, TakeCharge
 from thinpoolmgr.core.watch import STEPS
 from thinpoolmgr.errors import CommandFailedError, LockedError, NeedsPersonError, RefusedError
-from thinpoolmgr.host import lvm, samedisk
+from thinpoolmgr.host import dm, lvm, samedisk
 from thinpoolmgr.host.lvm import LvmState
 from thinpoolmgr.host.runner import CommandRunner, CompletedRun
 from thinpoolmgr.host.standby import Standby
@@ -314,6 +314,21 @@ class TestWhenLvmIsAsked:
         self.groups = (replace(group, lvs=tuple(replace(lv, monitored=True) for lv in group.lvs)),)
         self.look(host, 2, after=60.0)
         assert host.observe().groups == self.groups
+
+    def test_whose_event_it_was(self, host: PoolHost, monkeypatch: pytest.MonkeyPatch) -> None:
+        numbers = {"docker-thinpool": 7}
+        monkeypatch.setattr(dm, "event_number", lambda name: numbers[name])
+        assert not host.has_event()
+        self.look(host)
+        assert [host.has_event() for _ in range(2)] == [True, False]
+        numbers["docker-thinpool"] = 8
+        assert [host.has_event() for _ in range(2)] == [True, False]
+
+        def gone(_name: str) -> int:
+            raise CommandFailedError("no such device", "")
+
+        monkeypatch.setattr(dm, "event_number", gone)
+        assert host.has_event()
 
     def test_who_watches_a_pool_that_was_activated_is_seen_within_seconds(
         self, host: PoolHost, monkeypatch: pytest.MonkeyPatch

@@ -91,10 +91,13 @@ def test_lvm_begins_to_stand_by_before_a_pool_that_fills_is_near(lab: Lab) -> No
     assert [percent for percent, stands_by in seen if stands_by] == [60, 63]
 
 
-@pytest.mark.parametrize(("at_most", "waits"), [(1.0, [True, False]), (0.25, [True])])
+@pytest.mark.parametrize(
+    ("at_most", "is_its_own", "waits"), [(1.0, False, [True, False]), (1.0, True, [True]), (0.25, False, [True])]
+)
 def test_a_pool_that_is_far_from_its_threshold_lets_the_others_look_first(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch, at_most: float, waits: list[bool]
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, at_most: float, waits: list[bool], *, is_its_own: bool
 ) -> None:
+    lab.host.is_its_own = is_its_own
     event = os.eventfd(1)
     heard = []
 

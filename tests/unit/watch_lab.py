@@ -44,7 +44,7 @@ class PoolInMemory(SimulatedHost):
 
     spare = ""
     locked = False
-    is_reported = False
+    is_reported = is_its_own = False
     time = 1000.0
     stands_by = False
     heeds = 0
@@ -72,6 +72,9 @@ class PoolInMemory(SimulatedHost):
 
     def spare_paths(self) -> tuple[str, ...]:
         return self.spares
+
+    def has_event(self) -> bool:
+        return self.is_its_own
 
     def can_take_disks(self) -> bool:
         return not self.is_reported

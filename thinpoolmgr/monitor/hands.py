@@ -67,7 +67,8 @@ class PoolHost:
         self._groups: tuple[VolumeGroup, ...] = ()
         self._trouble: tuple[str, ...] = ()
         self._mark: Mark | None = None
-        self._known_uuid = ""
+        self._known_uuid = self._dm_name = ""
+        self._event_number: int | None = None
         self._asked_at = self._asked_again_at = -math.inf
         self._asking: threading.Thread | None = None
         self._unsure_seconds = _UNSURE_SECONDS
@@ -102,6 +103,16 @@ class PoolHost:
         """Whether a command of LVM's is changing the group just now."""
         return lvm.is_group_locked(self._pool.group)
 
+    def has_event(self) -> bool:
+        """Whether the pool itself has had an event since this was asked last; True where that is not known."""
+        if not self._dm_name:
+            return False
+        try:
+            before, self._event_number = self._event_number, dm.event_number(self._dm_name)
+        except ThinpoolmgrError:
+            return True
+        return before is None or before != self._event_number
+
     def can_take_disks(self) -> bool:
         """Whether LVM could take a spare disk now without waiting for what others do."""
         return lvm.can_take_disks()
@@ -132,6 +143,7 @@ class PoolHost:
 
         """
         device = self._find_device()
+        self._dm_name = device.name if device else ""
         if device is None:
             # Whoever activates it has dmeventd watch it last of all.
             self._asked_again_at = self.seconds() - _LONGEST_SECONDS + _ACTIVATION_SECONDS

@@ -61,6 +61,10 @@ class WatchedHost(Host, Protocol):
         """Return the spare disks of the configuration that are there, and not in the group yet."""
         ...
 
+    def has_event(self) -> bool:
+        """Whether the pool itself has had an event since this was asked last; True where that is not known."""
+        ...
+
     def can_take_disks(self) -> bool:
         """Whether a spare disk could be taken now without waiting for what others do."""
         ...

@@ -171,8 +171,8 @@ class PoolWatch(threading.Thread):
         ready = {descriptor for descriptor, _ in poll.poll(pause * _MILLISECONDS)}
         if events.fileno() in ready:
             self._hurries_until = self._host.seconds() + _HURRY_SECONDS
-            if at_most > NEAR_SECONDS:
-                # An event of any device wakes all pools: it is most likely about one that is nearer its threshold.
+            if at_most > NEAR_SECONDS and not self._host.has_event():
+                # An event of any device wakes all pools.
                 poll.unregister(events)
                 poll.poll(_AFTER_OTHERS_SECONDS * _MILLISECONDS)
 
