@@ -51,24 +51,25 @@ def test_a_run_is_written_and_read(store: Store, tmp_path: Path) -> None:
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
-def test_runs_are_read_in_the_order_they_were_made(store: Store) -> None:
+def made(store: Store) -> list[str]:
+    """Return the names of five runs, in the order in which they were made."""
     names = []
     for _ in range(5):
         name, run_file = store.new_run("apply")
         run_file.append(BEGAN)
         run_file.close()
         names.append(name)
+    return names
+
+
+def test_runs_are_read_in_the_order_they_were_made(store: Store) -> None:
+    names = made(store)
     assert [path.stem for path, _ in store.read_runs()] == names
 
 
 def test_runs_are_read_in_the_order_they_were_made_when_the_clock_was_set_back(store: Store, tmp_path: Path) -> None:
     before = write(tmp_path, encode_record(BEGAN), "20991231T235959.999998Z-destroy-ffff")
-    names = []
-    for _ in range(5):
-        name, run_file = store.new_run("apply")
-        run_file.append(BEGAN)
-        run_file.close()
-        names.append(name)
+    names = made(store)
     assert [path.stem for path, _ in store.read_runs()] == [before.stem, *names]
     assert [stored.name for stored in store.read_leniently()] == [before.stem, *names]
     assert all(re.fullmatch(r"\d{8}T\d{6}\.\d{6}Z-apply-[0-9a-f]{4}", name) for name in names)

@@ -15,6 +15,20 @@ if TYPE_CHECKING:
 _KERNEL_LOCKS = "/proc/locks"
 
 
+def open_lock(path: str | os.PathLike[str]) -> int:
+    """Return a descriptor of the file at `path`, which is made with its folder if need be, and not locked yet.
+
+    Raises:
+        ThinpoolmgrError: it cannot be made or opened.
+
+    """
+    try:
+        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise ThinpoolmgrError(f"{path} cannot be opened", error.strerror or str(error)) from error
+
+
 @contextmanager
 def flocked(path: str) -> Iterator[int]:
     """Wait for the lock on the file at `path`, hold it while this is open, and give its descriptor.
@@ -25,11 +39,7 @@ def flocked(path: str) -> Iterator[int]:
         ThinpoolmgrError: the file cannot be made or opened.
 
     """
-    try:
-        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        raise ThinpoolmgrError(f"{path} cannot be opened", error.strerror or str(error)) from error
+    descriptor = open_lock(path)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield descriptor

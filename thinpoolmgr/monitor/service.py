@@ -19,8 +19,9 @@ from msgspec.structs import replace
 
 from thinpoolmgr.config import file_stamps, load_config
 from thinpoolmgr.core.report import LOCK_PATH, REPORT_PATH, SCHEMA, MonitorReport, Sighting
-from thinpoolmgr.errors import ConfigError, LockedError, ThinpoolmgrError
+from thinpoolmgr.errors import ConfigError, LockedError
 from thinpoolmgr.host import journald, udev
+from thinpoolmgr.host.locks import open_lock
 from thinpoolmgr.host.standby import Standby
 from thinpoolmgr.monitor.board import Board
 from thinpoolmgr.monitor.hands import PoolHost, PoolStore
@@ -241,11 +242,7 @@ def _only_one() -> int:
         ThinpoolmgrError: it cannot be opened.
 
     """
-    try:
-        os.makedirs(os.path.dirname(LOCK_PATH), mode=0o755, exist_ok=True)
-        descriptor = os.open(LOCK_PATH, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        raise ThinpoolmgrError(f"{LOCK_PATH} cannot be opened", error.strerror or str(error), "") from error
+    descriptor = open_lock(LOCK_PATH)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
